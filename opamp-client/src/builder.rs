@@ -1,0 +1,185 @@
+//! How a client is put together.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::{HeaderName, HeaderValue};
+use opamp_proto::{InstanceUid, v1};
+use tokio::sync::{mpsc, watch};
+
+use crate::core::{ClientConfig, ClientCore, ClientState, Transport};
+use crate::driver::{Driver, Endpoint};
+use crate::error::{Error, ErrorKind};
+use crate::handle::{Client, Events, Mailbox, Status};
+
+type Configure = Box<dyn FnOnce(&mut ClientConfig) + Send>;
+
+/// Describes a client before it runs: see [`Client::builder`].
+#[must_use = "call build"]
+pub struct Builder {
+    url: String,
+    transport: Option<Transport>,
+    headers: Vec<(String, String)>,
+    state: Option<ClientState>,
+    config: ClientConfig,
+    configure: Vec<Configure>,
+    #[cfg(feature = "tls")]
+    tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Neither the headers nor a URL's userinfo are for logs.
+        f.debug_struct("Builder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    pub(crate) fn new(url: String) -> Self {
+        let unset = ClientState::new(InstanceUid::from_bytes([0; 16]));
+        Self {
+            url,
+            transport: None,
+            headers: Vec::new(),
+            state: None,
+            config: ClientConfig::new(unset, v1::AgentDescription::default()),
+            configure: Vec::new(),
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+
+    /// The transport, where the scheme of the URL should not choose it: a `ws` URL can be used for
+    /// plain HTTP, and an `http` URL for WebSocket.
+    pub fn transport(mut self, transport: Transport) -> Self {
+        self.transport = Some(transport);
+        self
+    }
+
+    /// What an earlier process of this agent saved: see [`Status::state`]. Without it the agent
+    /// starts as a new one, with a new UUID v7 (ID-02, ID-06).
+    pub fn state(mut self, state: ClientState) -> Self {
+        self.state = Some(state);
+        self
+    }
+
+    /// Adds an attribute that identifies the agent, by the OpenTelemetry resource conventions:
+    /// `service.name`, `service.namespace`, `service.version`, `service.instance.id` (DESC-04 to
+    /// DESC-08).
+    pub fn identifying_attribute(mut self, key: &str, value: impl Into<v1::AnyValue>) -> Self {
+        let attribute = v1::KeyValue::new(key, value);
+        self.config.description.identifying_attributes.push(attribute);
+        self
+    }
+
+    /// Adds an attribute that says where the agent runs: `os.type`, `host.name` and so on
+    /// (DESC-09).
+    pub fn attribute(mut self, key: &str, value: impl Into<v1::AnyValue>) -> Self {
+        let attribute = v1::KeyValue::new(key, value);
+        self.config.description.non_identifying_attributes.push(attribute);
+        self
+    }
+
+    /// The agent's health at the start; with it the agent announces that it reports health.
+    pub fn health(mut self, health: v1::ComponentHealth) -> Self {
+        self.config.health = Some(health);
+        self
+    }
+
+    /// What the agent runs at the start; with it the agent announces that it reports it.
+    pub fn effective_config(mut self, config: v1::EffectiveConfig) -> Self {
+        self.config.effective_config = Some(config);
+        self
+    }
+
+    /// The agent takes remote configuration: it has to answer
+    /// [`Event::RemoteConfig`](crate::core::Event::RemoteConfig).
+    pub fn accept_remote_config(mut self) -> Self {
+        self.config.accepts_remote_config = true;
+        self
+    }
+
+    /// The agent restarts when told to: it has to act on
+    /// [`Event::Restart`](crate::core::Event::Restart).
+    pub fn accept_restart(mut self) -> Self {
+        self.config.accepts_restart = true;
+        self
+    }
+
+    /// A header for every HTTP request and WebSocket handshake, `Authorization` for example.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// How `wss` and `https` connections are made: see [`tls`](crate::tls). Default: the system's
+    /// trust store and no client certificate.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, config: Arc<rustls::ClientConfig>) -> Self {
+        self.tls = Some(config);
+        self
+    }
+
+    /// Sets what has no method of its own: intervals, limits, timeouts. Applied last, in order.
+    pub fn configure(mut self, configure: impl FnOnce(&mut ClientConfig) + Send + 'static) -> Self {
+        self.configure.push(Box::new(configure));
+        self
+    }
+
+    /// Builds the client: the handle, the events, and the driver to spawn.
+    ///
+    /// # Errors
+    ///
+    /// When the URL, a header, the TLS configuration or an option cannot work.
+    pub fn build(self) -> Result<(Client, Events, Driver), Error> {
+        let mut config = self.config;
+        config.state = self.state.unwrap_or_else(|| ClientState::new(InstanceUid::generate()));
+        config.seed = seed();
+        for configure in self.configure {
+            configure(&mut config);
+        }
+        let endpoint = Endpoint::parse(&self.url)?;
+        config.transport = self.transport.unwrap_or(endpoint.transport());
+        let headers = self
+            .headers
+            .iter()
+            .map(|(name, value)| header(name, value))
+            .collect::<Result<Vec<_>, _>>()?;
+        let connector = crate::driver::Connector::new(
+            endpoint,
+            headers,
+            &config,
+            #[cfg(feature = "tls")]
+            self.tls,
+        )?;
+        #[expect(clippy::disallowed_methods, reason = "the driver reads the clock for the core")]
+        let core = ClientCore::new(config, Instant::now())
+            .map_err(|error| Error::with_source(ErrorKind::Config, error.to_string(), error))?;
+        let mailbox = Arc::new(Mailbox::default());
+        let (status_sender, status) = watch::channel(Status::of(&core));
+        // One place: an offer that waits there longer than that is superseded in the core.
+        let (event_sender, events) = mpsc::channel(1);
+        let client = Client::new(Arc::clone(&mailbox), status);
+        let driver = Driver::new(core, connector, mailbox, status_sender, event_sender);
+        Ok((client, Events::new(events), driver))
+    }
+}
+
+fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Error> {
+    let parsed_name = HeaderName::try_from(name).map_err(|error| {
+        Error::with_source(ErrorKind::Header, format!("{name:?} is no header name"), error)
+    })?;
+    let mut parsed_value = HeaderValue::try_from(value).map_err(|error| {
+        let message = format!("the value of header {name} has illegal characters");
+        Error::with_source(ErrorKind::Header, message, error)
+    })?;
+    parsed_value.set_sensitive(true);
+    Ok((parsed_name, parsed_value))
+}
+
+/// Jitter has to differ between agents; the random part of a UUID does.
+fn seed() -> u64 {
+    let uid = InstanceUid::generate();
+    let [.., a, b, c, d, e, f, g, h] = *uid.as_bytes();
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}

@@ -1,0 +1,171 @@
+//! What the application decides before the client starts.
+
+use std::time::Duration;
+
+use opamp_proto::frame::HeaderPolicy;
+use opamp_proto::{AgentCapabilities, MessageLimits, v1};
+
+use super::{BackoffConfig, ClientState};
+
+/// Which of OpAMP's two transports a client uses (NET-02).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// One long-lived connection; the server can send at any time.
+    WebSocket,
+    /// One request at a time; the server answers, and the client polls.
+    Http,
+}
+
+/// The configuration of a [`ClientCore`](super::ClientCore).
+///
+/// The capabilities an agent announces follow from it: an agent that was given a health reports
+/// health, one that accepts remote configuration also reports what became of it.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ClientConfig {
+    /// The transport. Default: WebSocket.
+    pub transport: Transport,
+    /// What was saved by an earlier process, or a new identity.
+    pub state: ClientState,
+    /// Ask the server for an instance uid; the one in `state` serves until then (ID-07, ID-08).
+    /// Default: no.
+    pub request_instance_uid: bool,
+    /// What the agent is and where it runs (DESC rows).
+    pub description: v1::AgentDescription,
+    /// The agent's health, where it reports one (HEALTH-10).
+    pub health: Option<v1::ComponentHealth>,
+    /// What the agent runs, where it reports that (CFG-05).
+    pub effective_config: Option<v1::EffectiveConfig>,
+    /// Whether the agent takes remote configuration (CFG-02). Off until the user turns it on
+    /// (SEC-11).
+    pub accepts_remote_config: bool,
+    /// Whether the agent restarts when it is told to (CMD-03, CMD-04). Default: no.
+    pub accepts_restart: bool,
+    /// Time between heartbeats over WebSocket, counted from the last message; `None` announces and
+    /// sends none (HB-01, HB-03, HB-14). Default: 30 s.
+    pub heartbeat_interval: Option<Duration>,
+    /// Time between polls over HTTP, counted from the last request (HTTP-07, HTTP-08). Default:
+    /// 30 s.
+    pub polling_interval: Duration,
+    /// Time between attempts to connect, and after failed requests.
+    pub backoff: BackoffConfig,
+    /// Largest messages, framing included and compression excluded. Default: 64 MiB either way.
+    pub limits: MessageLimits,
+    /// Whether a WebSocket message without the header is taken. Default: no (WS-08).
+    pub header_policy: HeaderPolicy,
+    /// How long a connection may take to be established, and how long an HTTP exchange may take.
+    /// Default: 30 s.
+    pub connect_timeout: Duration,
+    /// How long a report waits for its reply over WebSocket before the next one may be sent
+    /// (RETRY-02). Default: 10 s.
+    pub reply_timeout: Duration,
+    /// How long the agent may take for an offer before it counts as failed. Default: 5 min.
+    pub offer_timeout: Duration,
+    /// How long a WebSocket may be silent before it is pinged; `None` never pings. Default: 30 s.
+    pub ping_interval: Option<Duration>,
+    /// How long a ping may go unanswered before the connection is given up. Default: 20 s.
+    pub ping_timeout: Duration,
+    /// How long an orderly close may take, and how long stopping may take. Default: 5 s.
+    pub close_timeout: Duration,
+    /// Least time between two reconnects without a delay; a connection lost again before that is
+    /// tried again with backoff, also when it had worked (EST-06). Default: 10 s.
+    pub immediate_reconnect_interval: Duration,
+    /// Seed of all jitter. Two agents should not share it; the drivers draw one at random.
+    pub seed: u64,
+}
+
+impl ClientConfig {
+    /// A configuration with the defaults named at each field.
+    #[must_use]
+    pub fn new(state: ClientState, description: v1::AgentDescription) -> Self {
+        Self {
+            transport: Transport::WebSocket,
+            state,
+            request_instance_uid: false,
+            description,
+            health: None,
+            effective_config: None,
+            accepts_remote_config: false,
+            accepts_restart: false,
+            heartbeat_interval: Some(Duration::from_secs(30)),
+            polling_interval: Duration::from_secs(30),
+            backoff: BackoffConfig::default(),
+            limits: MessageLimits::default(),
+            header_policy: HeaderPolicy::Required,
+            connect_timeout: Duration::from_secs(30),
+            reply_timeout: Duration::from_secs(10),
+            offer_timeout: Duration::from_secs(300),
+            ping_interval: Some(Duration::from_secs(30)),
+            ping_timeout: Duration::from_secs(20),
+            close_timeout: Duration::from_secs(5),
+            immediate_reconnect_interval: Duration::from_secs(10),
+            seed: 0,
+        }
+    }
+
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        let intervals = [
+            ("heartbeat_interval", self.heartbeat_interval.unwrap_or(Duration::MAX)),
+            ("polling_interval", self.polling_interval),
+            ("connect_timeout", self.connect_timeout),
+            ("reply_timeout", self.reply_timeout),
+            ("offer_timeout", self.offer_timeout),
+            ("ping_interval", self.ping_interval.unwrap_or(Duration::MAX)),
+            ("ping_timeout", self.ping_timeout),
+            ("close_timeout", self.close_timeout),
+            ("backoff.initial", self.backoff.initial),
+            ("backoff.max", self.backoff.max),
+        ];
+        if let Some((field, _)) = intervals.iter().find(|(_, interval)| interval.is_zero()) {
+            return Err(ConfigError::ZeroInterval { field });
+        }
+        if self.limits.max_send() < MIN_SEND_LIMIT {
+            return Err(ConfigError::SendLimitTooSmall { limit: self.limits.max_send() });
+        }
+        if self.description.identifying_attributes.is_empty()
+            && self.description.non_identifying_attributes.is_empty()
+        {
+            return Err(ConfigError::EmptyDescription);
+        }
+        Ok(())
+    }
+
+    /// What follows from the configuration and from the parts that have a value.
+    pub(super) fn capabilities(&self, snapshot: &v1::AgentToServer) -> AgentCapabilities {
+        let mut capabilities = AgentCapabilities::REPORTS_STATUS;
+        capabilities.set(
+            AgentCapabilities::ACCEPTS_REMOTE_CONFIG | AgentCapabilities::REPORTS_REMOTE_CONFIG,
+            self.accepts_remote_config,
+        );
+        capabilities
+            .set(AgentCapabilities::REPORTS_EFFECTIVE_CONFIG, snapshot.effective_config.is_some());
+        capabilities.set(AgentCapabilities::REPORTS_HEALTH, snapshot.health.is_some());
+        capabilities.set(AgentCapabilities::ACCEPTS_RESTART_COMMAND, self.accepts_restart);
+        capabilities.set(AgentCapabilities::REPORTS_HEARTBEAT, self.heartbeat_interval.is_some());
+        capabilities
+    }
+}
+
+/// Room for a message without status and then some.
+const MIN_SEND_LIMIT: usize = 256;
+
+/// The configuration cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// An interval of zero would make a hot loop.
+    #[error("{field} is zero: give it a positive duration")]
+    ZeroInterval {
+        /// The field of [`ClientConfig`].
+        field: &'static str,
+    },
+    /// Not even a heartbeat would fit.
+    #[error("limits.max_send is {limit} bytes: at least {MIN_SEND_LIMIT} are needed")]
+    SendLimitTooSmall {
+        /// The limit that was given.
+        limit: usize,
+    },
+    /// An agent has to say what it is.
+    #[error("description has no attributes: give at least service.name")]
+    EmptyDescription,
+}

@@ -1,0 +1,169 @@
+//! What the core tells the application.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use opamp_proto::{InstanceUid, ServerCapabilities};
+
+use super::{Parts, RemoteConfigOffer};
+
+/// Something the application may want to know or has to act on.
+///
+/// Events wait in a bounded queue; when the application does not take them, the oldest give way and
+/// [`Missed`](Self::Missed) says how many. An offer is never among those: there is at most one of a
+/// kind, always the newest. Nor is [`StateChanged`](Self::StateChanged).
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A connection is established (WebSocket), or a request got its first good response after the
+    /// start or after a failure (HTTP).
+    Connected,
+    /// An established connection is over.
+    Disconnected {
+        /// Why, for a log.
+        reason: String,
+    },
+    /// An attempt to connect, or an HTTP exchange, failed; it is tried again (EST-03).
+    ConnectFailed {
+        /// What failed.
+        failure: Failure,
+        /// When it is tried again, from now.
+        retry_in: Duration,
+    },
+    /// The server said what it can do, for the first time or otherwise than before (CAP-10).
+    ServerCapabilities(ServerCapabilities),
+    /// The server offers a configuration: to be answered (CFG-01).
+    RemoteConfig(RemoteConfigOffer),
+    /// The server gave the agent another instance uid, which is used from now on (ID-12).
+    InstanceUidChanged {
+        /// The uid until now.
+        old: InstanceUid,
+        /// The uid from now on, also after a restart.
+        new: InstanceUid,
+    },
+    /// The server wants the agent to restart (CMD-03).
+    Restart,
+    /// The server is overloaded; the client comes back after a while (THR-02).
+    Throttled {
+        /// When, from now.
+        retry_in: Duration,
+    },
+    /// The server refused what was reported. It is not sent again until it changes or the server
+    /// asks for full state (ERR-06, ERR-14, SIZE-24).
+    Refused {
+        /// What was refused.
+        parts: Parts,
+        /// The server's words, or what its answer means.
+        reason: String,
+    },
+    /// A part of the status is larger than may be sent, and stays unreported until it changes
+    /// (SIZE-16, SIZE-17, SIZE-34, SIZE-35).
+    TooLargeToSend {
+        /// Which part.
+        part: Parts,
+        /// Its size in bytes.
+        size: usize,
+        /// The limit for a whole message in bytes.
+        limit: usize,
+    },
+    /// The server sent something that is wrong; it was ignored.
+    PeerMisbehaved(PeerMisbehaved),
+    /// What has to survive a restart changed: save [`ClientCore::state`](super::ClientCore::state).
+    StateChanged,
+    /// Events were dropped because the application did not take them.
+    Missed {
+        /// How many.
+        count: u64,
+    },
+    /// The client stopped as it was asked to. Nothing follows.
+    Stopped,
+}
+
+/// Why a connection could not be made, or an exchange failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The class of failure.
+    pub kind: FailureKind,
+    /// The details, for a log.
+    pub message: String,
+}
+
+/// Classes of failure, by what an operator would do about them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// No connection: name resolution, refused, reset, timed out.
+    Unreachable,
+    /// TLS could not be established: an untrusted or expired certificate, no common version.
+    Tls,
+    /// 401 or 403: the server does not accept the credentials (AUTH-05).
+    Unauthorized,
+    /// 404: nothing is served at this path.
+    NotFound,
+    /// 429 or 503: the server is overloaded (THR-10).
+    Throttled,
+    /// Any other status than the expected one.
+    UnexpectedStatus(u16),
+    /// The answer was not OpAMP, was for another agent, or was larger than is accepted.
+    BadResponse,
+    /// The local configuration makes the connection impossible: an unusable URL or header.
+    Configuration,
+}
+
+/// What the server did wrong. Each is ignored; none harms the state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PeerMisbehaved {
+    /// A message that is not a framed `ServerToAgent` (WS-08, A09).
+    Malformed(String),
+    /// A WebSocket message of type text (WS-01).
+    TextMessage,
+    /// A message above the receive limit (SIZE-10, SIZE-27).
+    TooLarge {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// A message for another agent (A33).
+    ForeignInstanceUid,
+    /// A new instance uid that is not 16 bytes long (ID-16).
+    BadNewInstanceUid,
+    /// A part for which the agent has not announced the capability (CAP-05).
+    NotAnnounced(&'static str),
+    /// A command this version does not know.
+    UnknownCommand(i32),
+}
+
+/// The most events that wait to be taken.
+pub(super) const MAX_EVENTS: usize = 128;
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Events {
+    waiting: VecDeque<Event>,
+    missed: u64,
+}
+
+impl Events {
+    pub(super) fn push(&mut self, event: Event) {
+        if matches!(event, Event::StateChanged) && self.waiting.contains(&event) {
+            return;
+        }
+        if self.waiting.len() == MAX_EVENTS {
+            // What is not saved in time is lost for good. There is one such event at most.
+            let oldest = usize::from(self.waiting.front() == Some(&Event::StateChanged));
+            self.waiting.remove(oldest);
+            self.missed += 1;
+        }
+        self.waiting.push_back(event);
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Event> {
+        match std::mem::take(&mut self.missed) {
+            0 => self.waiting.pop_front(),
+            count => Some(Event::Missed { count }),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.missed == 0
+    }
+}

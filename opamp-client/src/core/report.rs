@@ -1,0 +1,338 @@
+//! What the server should know of this agent, and what of it the server surely has.
+//!
+//! The report is a snapshot, never a queue: a message is composed from it when the transport can
+//! take one, so any number of changes becomes one message (RETRY-07, RETRY-08). Each part moves
+//! through these states:
+//!
+//! ```text
+//!            changed                    sent                  surely answered
+//!   clean ──────────────► dirty ─────────────────► outstanding ─────────────► clean
+//!     ▲                     ▲  ▲                     │       │
+//!     │                     │  └──── link lost, 5xx, ┘       │ refused: BAD_REQUEST, UNKNOWN,
+//!     │                     │        UNAVAILABLE             │ too large
+//!     │                     └───── changed, full state ──── parked ◄┘
+//! ```
+//!
+//! What is outstanding is not sent again on the same connection, unless its answer is overdue: then
+//! it goes along with the next report. Over WebSocket nothing says which
+//! message a reply belongs to (A34), so answers are counted: a reply that carries nothing but an
+//! acknowledgement is *the* answer to the oldest unanswered message, while a message with an offer,
+//! a flag, a command or a custom message may as well be a push. Such a message lets the next report
+//! go out, but confirms nothing: what it may have answered stays outstanding and would be sent again
+//! after an unclean loss, which is allowed, where losing it is not.
+
+use opamp_proto::{AgentCapabilities, Message, v1};
+
+use super::part::Parts;
+
+#[derive(Debug, Clone)]
+pub(super) struct Report {
+    /// The present value of everything that can be reported.
+    snapshot: v1::AgentToServer,
+    dirty: Parts,
+    /// Parts for which the server lacks the capability (INTEROP-04).
+    withheld: Parts,
+    /// The first message of a connection is owed, with or without content (STATUS-01, A06).
+    opening: bool,
+    /// A full report is owed (SEQ-07).
+    full: bool,
+    /// The number of the last message; goes on over connections (SEQ-01, SEQ-02).
+    sequence_num: u64,
+    /// Messages sent on this connection.
+    sent: u64,
+    /// How many of them are surely answered.
+    answered: u64,
+    /// Messages received that may have been answers, beyond `answered`.
+    perhaps_answered: u64,
+    /// The message with content that holds back the next one.
+    awaiting: Option<u64>,
+    /// Parts whose answer did not come in time: they go along with the next report (A06).
+    overdue: Parts,
+    /// For each part, which message of this connection last carried it; 0 for none.
+    last_sent: [u64; Parts::COUNT],
+}
+
+/// A part that alone would make a message larger than may be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Oversized {
+    pub(super) part: Parts,
+    pub(super) size: usize,
+}
+
+impl Report {
+    pub(super) fn new(snapshot: v1::AgentToServer) -> Self {
+        let present = Parts::all().present_in(&snapshot);
+        Self {
+            snapshot,
+            dirty: present,
+            withheld: Parts::empty(),
+            opening: true,
+            full: false,
+            sequence_num: 0,
+            sent: 0,
+            answered: 0,
+            perhaps_answered: 0,
+            awaiting: None,
+            overdue: Parts::empty(),
+            last_sent: [0; Parts::COUNT],
+        }
+    }
+
+    pub(super) fn sequence_num(&self) -> u64 {
+        self.sequence_num
+    }
+
+    pub(super) fn snapshot(&self) -> &v1::AgentToServer {
+        &self.snapshot
+    }
+
+    /// Changes one part of the snapshot through `change`; an equal value is no change.
+    /// Returns whether there was one.
+    pub(super) fn update<M>(
+        &mut self,
+        part: Parts,
+        slot: impl FnOnce(&mut v1::AgentToServer) -> &mut Option<M>,
+        value: Option<M>,
+    ) -> bool
+    where
+        M: Message + PartialEq,
+    {
+        let slot = slot(&mut self.snapshot);
+        if same(slot.as_ref(), value.as_ref()) {
+            return false;
+        }
+        let present = value.is_some();
+        *slot = value;
+        self.dirty.set(part, present);
+        true
+    }
+
+    pub(super) fn set_capabilities(&mut self, capabilities: AgentCapabilities) {
+        let bits = capabilities.to_wire();
+        if self.snapshot.capabilities != bits {
+            self.snapshot.capabilities = bits;
+            self.dirty.insert(Parts::CAPABILITIES);
+        }
+    }
+
+    pub(super) fn set_instance_uid(&mut self, uid: bytes::Bytes) {
+        self.snapshot.instance_uid = uid;
+    }
+
+    pub(super) fn set_flags(&mut self, flags: u64) {
+        self.snapshot.flags = flags;
+    }
+
+    /// What the server cannot take is dirty, as it had to ignore what it was told of it, and causes no
+    /// message.
+    pub(super) fn withhold(&mut self, parts: Parts) {
+        self.withheld = parts;
+        self.dirty |= parts.present_in(&self.snapshot);
+    }
+
+    /// Everything is to be told again, as to a server that knows nothing.
+    pub(super) fn forget_delivered(&mut self) {
+        self.dirty = Parts::all().present_in(&self.snapshot);
+        self.last_sent = [0; Parts::COUNT];
+    }
+
+    pub(super) fn request_full(&mut self) {
+        self.full = true;
+    }
+
+    pub(super) fn full_owed(&self) -> bool {
+        self.full
+    }
+
+    /// A new connection: its first message is owed at once.
+    pub(super) fn open(&mut self) {
+        self.opening = true;
+        self.sent = 0;
+        self.answered = 0;
+        self.perhaps_answered = 0;
+        self.awaiting = None;
+        self.overdue = Parts::empty();
+        self.last_sent = [0; Parts::COUNT];
+    }
+
+    /// Whether there is something to tell that may be told now.
+    pub(super) fn due(&self) -> bool {
+        self.awaiting.is_none()
+            && (self.opening || self.full || !(self.dirty - self.withheld).is_empty())
+    }
+
+    /// Composes the message that is due, within `limit` bytes. Parts that fit only into a message of
+    /// their own wait for the next one; parts that do not even fit there are parked and reported
+    /// through `oversized`; `None` when nothing is left to send (SIZE-15, SIZE-16, A10).
+    pub(super) fn compose(
+        &mut self,
+        limit: usize,
+        mut oversized: impl FnMut(Oversized),
+    ) -> Option<v1::AgentToServer> {
+        if !self.due() {
+            return None;
+        }
+        let mut parts = if self.full {
+            Parts::all().present_in(&self.snapshot) - self.withheld
+        } else {
+            (self.dirty | (self.overdue & self.outstanding())) - self.withheld
+        };
+        self.overdue = Parts::empty();
+        let mut message = self.bare();
+        message.flags = self.snapshot.flags;
+        let len_without_parts = message.encoded_len();
+        parts.copy(&self.snapshot, &mut message);
+        let mut len = message.encoded_len();
+        while len > limit {
+            let part = (parts - Parts::CAPABILITIES).largest_in(&self.snapshot)?;
+            parts.remove(part);
+            part.copy(&v1::AgentToServer::default(), &mut message);
+            let share = len - message.encoded_len();
+            len -= share;
+            if len_without_parts + share <= limit {
+                self.dirty.insert(part);
+                continue;
+            }
+            let size = part.encoded_len(&self.snapshot).unwrap_or(0);
+            oversized(Oversized { part, size });
+            self.park(part);
+        }
+        self.full = false;
+        if parts.is_empty() && !self.opening {
+            return None;
+        }
+        self.opening = false;
+        self.record_sent(parts);
+        self.awaiting = Some(self.sent);
+        Some(message)
+    }
+
+    /// A message without status: a heartbeat, a poll (A02).
+    pub(super) fn heartbeat(&mut self) -> v1::AgentToServer {
+        let message = self.bare();
+        self.record_sent(Parts::empty());
+        message
+    }
+
+    /// The last message of a connection (CLOSE-01).
+    pub(super) fn goodbye(&mut self) -> v1::AgentToServer {
+        v1::AgentToServer { agent_disconnect: Some(v1::AgentDisconnect {}), ..self.heartbeat() }
+    }
+
+    /// What every message has. A message that is composed and then not sent uses up no number.
+    fn bare(&self) -> v1::AgentToServer {
+        v1::AgentToServer {
+            instance_uid: self.snapshot.instance_uid.clone(),
+            sequence_num: self.sequence_num + 1,
+            capabilities: self.snapshot.capabilities,
+            ..Default::default()
+        }
+    }
+
+    /// Every message carries the mask, so every message tells a change of it.
+    fn record_sent(&mut self, parts: Parts) {
+        self.sequence_num += 1;
+        self.sent += 1;
+        for part in parts | (self.dirty & Parts::CAPABILITIES) {
+            self.dirty.remove(part);
+            self.last_sent[part.index()] = self.sent;
+        }
+    }
+
+    /// The oldest unanswered message is answered.
+    pub(super) fn answered(&mut self) {
+        self.answered = (self.answered + 1).min(self.sent);
+        self.settle();
+    }
+
+    /// A message came that may have been an answer or a push.
+    pub(super) fn perhaps_answered(&mut self) {
+        self.perhaps_answered += 1;
+        self.settle();
+    }
+
+    /// Everything sent is answered (an HTTP response belongs to its request).
+    pub(super) fn all_answered(&mut self) {
+        self.answered = self.sent;
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        self.perhaps_answered = self.perhaps_answered.min(self.sent - self.answered);
+        let surely_or_perhaps = self.answered + self.perhaps_answered;
+        if self.awaiting.is_some_and(|message| message <= surely_or_perhaps) {
+            self.awaiting = None;
+        }
+    }
+
+    /// No answer came in time: the next report need not wait for it any longer, and tells again what
+    /// was not answered. That alone is no reason for a report.
+    pub(super) fn stop_waiting(&mut self) {
+        self.awaiting = None;
+        self.overdue = self.outstanding();
+    }
+
+    /// Whether an answer is waited for before more content is sent.
+    pub(super) fn waiting(&self) -> bool {
+        self.awaiting.is_some()
+    }
+
+    /// What was sent on this connection, was not withdrawn since, and is not surely with the server.
+    fn outstanding(&self) -> Parts {
+        let sent = Parts::all().present_in(&self.snapshot);
+        sent.iter().filter(|part| self.last_sent[part.index()] > self.answered).collect()
+    }
+
+    /// What is outstanding may be lost: it is told again at the next opportunity (DELTA-04).
+    pub(super) fn lost(&mut self) {
+        self.dirty |= self.outstanding();
+        self.close();
+    }
+
+    /// What is outstanding was refused: it is not sent again until it changes or full state is
+    /// asked for (ERR-06, ERR-14). Returns what was parked.
+    pub(super) fn refused(&mut self) -> Parts {
+        let refused = self.outstanding() - self.dirty - Parts::CAPABILITIES;
+        self.park(refused);
+        self.answered();
+        refused
+    }
+
+    /// What is outstanding made too large a message: its largest part is parked, so that the next
+    /// report is smaller; the rest is told again (SIZE-24, A10). Returns what was parked.
+    pub(super) fn too_large(&mut self) -> Parts {
+        let outstanding = self.outstanding();
+        let candidates = outstanding - self.dirty - Parts::CAPABILITIES;
+        let largest = candidates.largest_in(&self.snapshot).unwrap_or(Parts::empty());
+        self.dirty |= outstanding;
+        self.park(largest);
+        self.close();
+        largest
+    }
+
+    /// What is neither dirty nor outstanding is not sent until it changes, delivered or not.
+    fn park(&mut self, parts: Parts) {
+        self.dirty -= parts;
+        for part in parts {
+            self.last_sent[part.index()] = 0;
+        }
+    }
+
+    /// The connection is over.
+    fn close(&mut self) {
+        self.overdue = Parts::empty();
+        self.last_sent = [0; Parts::COUNT];
+        self.answered = self.sent;
+        self.perhaps_answered = 0;
+        self.awaiting = None;
+    }
+}
+
+/// Equal, or encoded alike: a NaN in an attribute is not a change of the attribute.
+fn same<M: Message + PartialEq>(a: Option<&M>, b: Option<&M>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => a == b || a.encode_to_vec() == b.encode_to_vec(),
+        _ => false,
+    }
+}

@@ -1,0 +1,31 @@
+//! The client core against scripted and model servers, in virtual time.
+//!
+//! The scenarios script both ends by hand through a [`pair::Pair`]; each file is about one concept
+//! of the protocol. The properties in `model` let generated operations loose on the core and a model
+//! server instead, and state what holds whatever happens.
+
+mod model;
+mod pair;
+mod values;
+
+mod changes;
+mod command;
+mod config;
+mod errors;
+mod events;
+mod full_state;
+mod heartbeat;
+mod http_status;
+mod identity;
+mod liveness;
+mod malformed;
+mod numbering;
+mod opening;
+mod polling;
+mod reconnect;
+mod remote_config;
+mod restored;
+mod server_capabilities;
+mod size;
+mod stopping;
+mod throttling;

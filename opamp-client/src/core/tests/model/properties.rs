@@ -1,0 +1,158 @@
+//! What holds whatever happens.
+
+use opamp_proto::v1;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::Config;
+
+use super::super::values::seconds;
+use super::op::{Op, agent, application, network, refusals, server, silence};
+use super::server::Server;
+use super::world::{QUIET, World};
+use crate::core::{Event, Parts};
+
+/// A failing case is written down as a scenario, not kept as a seed.
+pub(super) fn runs() -> Config {
+    Config { cases: 256, failure_persistence: None, ..Config::default() }
+}
+
+/// Everything the core says, the server knows.
+fn assert_in_step(world: &World) {
+    let status = world.core.status();
+    let view = world.server.view().expect("the server knows the agent");
+    let told = |parts: Parts, from: &v1::AgentToServer| {
+        let mut told = v1::AgentToServer::default();
+        parts.copy(from, &mut told);
+        told
+    };
+    // What was withdrawn cannot be untold.
+    let present = Parts::all().present_in(status);
+    assert_eq!(told(present, view), told(present, status));
+    assert_eq!(view.instance_uid, world.core.instance_uid().to_bytes());
+    assert_eq!(view.sequence_num, world.core.sequence_num());
+}
+
+fn assert_no_offer_hangs(world: &World) {
+    assert_eq!(world.core.state().pending_remote_config, None);
+    let status = world.core.status().remote_config_status.as_ref();
+    let applying = v1::RemoteConfigStatuses::Applying;
+    assert!(status.is_none_or(|status| status.status() != applying));
+}
+
+proptest! {
+    #![proptest_config(runs())]
+
+    #[test]
+    fn nothing_is_lost_on_the_way_to_a_server_that_notices_gaps(
+        agent in agent(),
+        ops in vec(prop_oneof![3 => application(), 4 => network(), 4 => server()], 0..100),
+    ) {
+        let _judged = opamp_spec::judges(&[
+            "SEQ-01", "SEQ-02", "SEQ-07", "SEQ-08", "STATUS-04", "STATUS-14", "STATUS-15",
+            "DELTA-01", "DELTA-04", "RETRY-08", "CAP-01", "CAP-06", "INTEROP-04", "CFG-08",
+        ]);
+        let mut world = World::new(agent, Server::new(true));
+        for op in ops {
+            world.apply(op);
+        }
+        world.recover(QUIET);
+        assert_in_step(&world);
+        assert_no_offer_hangs(&world);
+        world.last_events();
+    }
+
+    #[test]
+    fn nothing_is_lost_on_the_way_to_a_server_that_notices_nothing(
+        agent in agent(),
+        ops in vec(prop_oneof![6 => application(), 8 => network(), 1 => silence()], 0..100),
+    ) {
+        let _judged = opamp_spec::judges(&["STATUS-04", "DELTA-04", "RETRY-08", "RETRY-03"]);
+        let mut world = World::new(agent, Server::new(false));
+        for op in ops {
+            world.apply(op);
+        }
+        world.recover(QUIET);
+        assert_in_step(&world);
+    }
+
+    #[test]
+    fn refused_content_is_told_when_full_state_is_asked_for(
+        agent in agent(),
+        ops in vec(
+            prop_oneof![3 => application(), 4 => network(), 2 => server(), 3 => refusals()],
+            0..100,
+        ),
+    ) {
+        let _judged = opamp_spec::judges(&[
+            "ERR-06", "ERR-14", "SIZE-24", "THR-13", "SEQ-07", "STATUS-04", "DELTA-04",
+        ]);
+        let mut world = World::new(agent, Server::new(true));
+        for op in ops {
+            world.apply(op);
+        }
+        world.server.wants_full_state = world.refused;
+        world.recover(QUIET);
+        assert_in_step(&world);
+        assert_no_offer_hangs(&world);
+    }
+
+    #[test]
+    fn a_quiet_client_beats_and_polls_and_does_nothing_else(
+        agent in agent(),
+        ops in vec(prop_oneof![application(), network(), server(), refusals()], 0..60),
+    ) {
+        let _judged = opamp_spec::judges(&["HB-12", "HB-13", "HTTP-05", "STATUS-14"]);
+        let beats = agent.heartbeat_interval.is_some()
+            || agent.transport == crate::core::Transport::Http;
+        let mut world = World::new(agent, Server::new(true));
+        for op in ops {
+            world.apply(op);
+        }
+        world.recover(QUIET);
+        let before = world.messages();
+        for _ in 0..600 {
+            world.wait(seconds(1));
+            world.apply(Op::Deliver);
+        }
+        let expected = if beats { 600 / 30 } else { 0 };
+        prop_assert_eq!(world.messages() - before, expected);
+    }
+
+    #[test]
+    fn stopping_ends_in_time_and_for_good(
+        agent in agent(),
+        ops in vec(prop_oneof![application(), network(), server(), refusals()], 0..60),
+        last_ops in vec(
+            prop_oneof![
+                4 => Just(Op::Deliver),
+                1 => Just(Op::ToServer),
+                1 => Just(Op::ToClient),
+                2 => application().prop_filter("the agent lives on", |op| !matches!(op, Op::Crash)),
+                2 => server(),
+                2 => refusals(),
+            ],
+            0..20,
+        ),
+    ) {
+        let _judged = opamp_spec::judges(&["CLOSE-01", "CLOSE-02", "CLOSE-05"]);
+        let mut world = World::new(agent, Server::new(true));
+        for op in ops {
+            world.apply(op);
+        }
+        world.stop();
+        for op in last_ops {
+            world.apply(op);
+        }
+        world.wait(seconds(5));
+        prop_assert!(world.core.is_stopped());
+        let messages = world.messages();
+        let events = world.last_events();
+        prop_assert!(events.contains(&Event::Stopped) || world.events.contains(&Event::Stopped));
+        world.apply(Op::Health(Some(9)));
+        world.wait(seconds(3600));
+        world.apply(Op::Deliver);
+        prop_assert_eq!(world.messages(), messages);
+        prop_assert_eq!(world.core.poll_timeout(), None);
+        prop_assert_eq!(world.last_events(), []);
+    }
+}

@@ -1,0 +1,340 @@
+//! The driver: one task that owns the connection and the core.
+//!
+//! It gives the core what happens and does what the core says; it decides nothing itself. It never
+//! waits for the application: what the handles want lies in a mailbox, and an event is taken from
+//! the core only when the application has room for it, so a slow event consumer stops neither
+//! heartbeats nor replies nor shutdown.
+
+mod connector;
+mod endpoint;
+#[cfg(feature = "http")]
+mod http;
+#[cfg(feature = "ws")]
+mod websocket;
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, info, warn};
+
+use crate::core::{ClientCore, ConnectionAction, Epoch, Event, Failure, FailureKind, Transmit};
+#[cfg(feature = "http")]
+use crate::core::{Response, Ticket};
+use crate::handle::{Mailbox, Status};
+
+pub(crate) use self::connector::Connector;
+pub(crate) use self::endpoint::Endpoint;
+
+/// The work of a client, as a future to spawn: see [`run`](Self::run).
+#[must_use = "nothing happens until run is awaited or spawned"]
+pub struct Driver {
+    core: ClientCore,
+    connector: Connector,
+    io: Io,
+    mailbox: Arc<Mailbox>,
+    status: watch::Sender<Status>,
+    events: mpsc::Sender<Event>,
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").field("core", &self.core).finish_non_exhaustive()
+    }
+}
+
+/// How long the events that are left when the client stops are offered.
+const LAST_EVENTS: Duration = Duration::from_secs(5);
+
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What the driver has under way. There is one thing at most.
+enum Io {
+    Nothing,
+    #[cfg(feature = "ws")]
+    Dialling(Epoch, Boxed<Result<websocket::Socket, websocket::DialError>>),
+    #[cfg(feature = "ws")]
+    Open(Epoch, Box<websocket::Socket>),
+    #[cfg(feature = "http")]
+    Requesting(Ticket, Boxed<Result<Response, Failure>>),
+}
+
+/// What came of it.
+enum Done {
+    #[cfg(feature = "ws")]
+    Dialled(Result<Box<websocket::Socket>, websocket::DialError>),
+    #[cfg(feature = "ws")]
+    Socket(websocket::Happening),
+    #[cfg(feature = "http")]
+    Response(Result<Response, Failure>),
+}
+
+impl Driver {
+    pub(crate) fn new(
+        core: ClientCore,
+        connector: Connector,
+        mailbox: Arc<Mailbox>,
+        status: watch::Sender<Status>,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
+        Self { core, connector, io: Io::Nothing, mailbox, status, events }
+    }
+
+    /// Connects, reports, reconnects, until the client is stopped through its handle. Nothing that
+    /// goes wrong ends it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the connection without a goodbye; what was saved of
+    /// [`Status::state`] is all that is left. Stop the client instead.
+    pub async fn run(mut self) {
+        loop {
+            let now = now();
+            self.mailbox.empty_into(&mut self.core, now);
+            self.core.handle_timeout(now);
+            self.act(now);
+            self.publish();
+            if self.core.is_stopped() {
+                break;
+            }
+            self.wait(now).await;
+        }
+        self.hand_over_last_events().await;
+    }
+
+    /// Does what the core says, until it has nothing more to say.
+    fn act(&mut self, now: Instant) {
+        while let Some(action) = self.core.poll_connection(now) {
+            self.connection_action(action);
+        }
+        while self.can_transmit() {
+            let Some(transmit) = self.core.poll_transmit(now) else {
+                break;
+            };
+            self.transmit(transmit);
+        }
+        // What was sent may have been the last message before a close.
+        while let Some(action) = self.core.poll_connection(now) {
+            self.connection_action(action);
+        }
+    }
+
+    fn connection_action(&mut self, action: ConnectionAction) {
+        debug!(?action, "connection");
+        match action {
+            ConnectionAction::Connect { epoch } => self.connect(epoch),
+            ConnectionAction::Close { code, reason, .. } => self.close(code, reason),
+            ConnectionAction::Abort { .. } => self.io = Io::Nothing,
+        }
+    }
+
+    #[cfg(feature = "ws")]
+    fn connect(&mut self, epoch: Epoch) {
+        self.io = Io::Dialling(epoch, Box::pin(self.connector.websocket.clone().dial()));
+    }
+
+    #[cfg(feature = "ws")]
+    fn close(&mut self, code: u16, reason: &'static str) {
+        if let Io::Open(_, socket) = &mut self.io {
+            socket.close(code, reason);
+        }
+    }
+
+    #[cfg(not(feature = "ws"))]
+    fn connect(&mut self, _: Epoch) {}
+
+    #[cfg(not(feature = "ws"))]
+    fn close(&mut self, _: u16, _: &'static str) {}
+
+    fn can_transmit(&self) -> bool {
+        match &self.io {
+            #[cfg(feature = "ws")]
+            Io::Open(_, socket) => socket.can_send(),
+            // Only a request can start from nothing; the core has one at a time.
+            Io::Nothing => true,
+            _ => false,
+        }
+    }
+
+    fn transmit(&mut self, transmit: Transmit) {
+        match transmit {
+            #[cfg(feature = "ws")]
+            Transmit::Message { message, .. } => {
+                if let Io::Open(_, socket) = &mut self.io {
+                    socket.send(message);
+                }
+            }
+            #[cfg(feature = "ws")]
+            Transmit::Ping { .. } => {
+                if let Io::Open(_, socket) = &mut self.io {
+                    socket.ping();
+                }
+            }
+            #[cfg(feature = "http")]
+            Transmit::Request { ticket, instance_uid, body } => {
+                if let Some(exchanger) = self.connector.http.clone() {
+                    let exchange = Box::pin(exchanger.exchange(instance_uid, body));
+                    self.io = Io::Requesting(ticket, exchange);
+                }
+            }
+            #[cfg(not(all(feature = "ws", feature = "http")))]
+            _ => {}
+        }
+    }
+
+    fn publish(&self) {
+        self.status.send_if_modified(|status| status.update(&self.core));
+    }
+
+    /// Waits for the next thing to happen and gives it to the core.
+    async fn wait(&mut self, now: Instant) {
+        let deadlines = [self.core.poll_timeout(), self.io.deadline()];
+        let wake = deadlines.into_iter().flatten().min();
+        let has_events = self.core.has_events();
+        let done = tokio::select! {
+            done = poll_fn(|cx| self.io.poll(cx, now)) => Some(done),
+            () = self.mailbox.filled() => None,
+            permit = self.events.reserve(), if has_events && !self.events.is_closed() => {
+                if let Ok(permit) = permit && let Some(event) = self.core.poll_event() {
+                    log(&event);
+                    permit.send(event);
+                }
+                None
+            }
+            () = sleep_until(wake) => None,
+        };
+        if let Some(done) = done {
+            self.handle(done);
+        }
+        if self.events.is_closed() {
+            while let Some(event) = self.core.poll_event() {
+                log(&event);
+            }
+        }
+    }
+
+    fn handle(&mut self, done: Done) {
+        let now = now();
+        let io = std::mem::replace(&mut self.io, Io::Nothing);
+        match (done, io) {
+            #[cfg(feature = "ws")]
+            (Done::Dialled(Ok(socket)), Io::Dialling(epoch, _)) => {
+                self.io = Io::Open(epoch, socket);
+                self.core.handle_connected(epoch, now);
+            }
+            #[cfg(feature = "ws")]
+            (Done::Dialled(Err((failure, retry_after))), Io::Dialling(epoch, _)) => {
+                self.core.handle_connect_failed(epoch, failure, retry_after, now);
+            }
+            #[cfg(feature = "ws")]
+            (Done::Socket(websocket::Happening::Lost(loss)), Io::Open(epoch, _)) => {
+                self.core.handle_connection_lost(epoch, loss, now);
+            }
+            #[cfg(feature = "ws")]
+            (Done::Socket(happening), Io::Open(epoch, socket)) => {
+                self.io = Io::Open(epoch, socket);
+                if let websocket::Happening::Received(received) = happening {
+                    self.core.handle_received(epoch, received, now);
+                }
+            }
+            #[cfg(feature = "http")]
+            (Done::Response(Ok(response)), Io::Requesting(ticket, _)) => {
+                self.core.handle_response(ticket, response, now);
+            }
+            #[cfg(feature = "http")]
+            (Done::Response(Err(failure)), Io::Requesting(ticket, _)) => {
+                self.core.handle_request_failed(ticket, failure, now);
+            }
+            // What is done always belongs to what was under way.
+            (_, io) => self.io = io,
+        }
+    }
+
+    /// The application may be slow to take the last events, or never take them: they are offered
+    /// for a while.
+    async fn hand_over_last_events(self) {
+        let Self { mut core, events, status, .. } = self;
+        // Whoever waits for the stop need not wait for the events to be taken.
+        drop(status);
+        let hand_over = async {
+            while let Some(event) = core.poll_event() {
+                log(&event);
+                if events.send(event).await.is_err() {
+                    break;
+                }
+            }
+        };
+        // What is not taken by then is not wanted.
+        let _ = tokio::time::timeout(LAST_EVENTS, hand_over).await;
+    }
+}
+
+impl Io {
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            #[cfg(feature = "ws")]
+            Self::Open(_, socket) => socket.deadline(),
+            _ => None,
+        }
+    }
+
+    #[cfg_attr(not(feature = "ws"), expect(unused_variables, reason = "no request needs the time"))]
+    fn poll(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Done> {
+        match self {
+            Self::Nothing => Poll::Pending,
+            #[cfg(feature = "ws")]
+            Self::Dialling(_, dialling) => {
+                dialling.as_mut().poll(cx).map(|result| Done::Dialled(result.map(Box::new)))
+            }
+            #[cfg(feature = "ws")]
+            Self::Open(_, socket) => socket.poll(cx, now).map(Done::Socket),
+            #[cfg(feature = "http")]
+            Self::Requesting(_, request) => request.as_mut().poll(cx).map(Done::Response),
+        }
+    }
+}
+
+fn now() -> Instant {
+    // Tokio's clock can be paused in tests.
+    tokio::time::Instant::now().into_std()
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => tokio::time::sleep_until(wake.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What an operator wants to find in a log. Nothing of it is secret.
+fn log(event: &Event) {
+    match event {
+        Event::Connected => info!("connected to the OpAMP server"),
+        Event::Disconnected { reason } => info!(reason, "disconnected from the OpAMP server"),
+        Event::ConnectFailed { failure: Failure { kind, message }, retry_in } => {
+            // A server that is down is news once; an operator has to act on the rest.
+            if matches!(kind, FailureKind::Unreachable | FailureKind::Throttled) {
+                info!(?kind, message, ?retry_in, "cannot reach the OpAMP server");
+            } else {
+                warn!(?kind, message, ?retry_in, "cannot reach the OpAMP server");
+            }
+        }
+        Event::Throttled { retry_in } => warn!(?retry_in, "the OpAMP server is overloaded"),
+        Event::Refused { parts, reason } => {
+            warn!(?parts, reason, "the OpAMP server refused what was reported");
+        }
+        Event::TooLargeToSend { part, size, limit } => {
+            warn!(?part, size, limit, "a part of the status is too large to be reported");
+        }
+        Event::PeerMisbehaved(what) => warn!(?what, "ignored a message of the OpAMP server"),
+        Event::InstanceUidChanged { old, new } => {
+            info!(%old, %new, "the OpAMP server gave the agent another instance uid");
+        }
+        Event::Restart => info!("the OpAMP server asks for a restart"),
+        Event::Missed { count } => warn!(count, "events were dropped: nothing took them"),
+        _ => debug!(?event, "event"),
+    }
+}

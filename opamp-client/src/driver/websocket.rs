@@ -1,0 +1,377 @@
+//! A WebSocket to the server: dialling it, and driving it once it is open.
+//!
+//! This is the only file that knows the WebSocket library.
+
+use std::io;
+use std::pin::Pin;
+#[cfg(feature = "tls")]
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::{Sink as _, Stream as _};
+use http::StatusCode;
+use http::header::{HeaderName, HeaderValue};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::error::Error as WsError;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+
+use super::connector::retry_after;
+use super::endpoint::Endpoint;
+use super::now;
+use crate::core::{ClientConfig, Failure, FailureKind, Loss, Received};
+use crate::error::{Error, ErrorKind};
+
+/// Buffers of a connection that mostly idles.
+const BUFFER: usize = 4 * 1024;
+
+/// How long a Close frame of ours or theirs may take to be answered or delivered.
+const CLOSE_LINGER: Duration = Duration::from_secs(1);
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// Counts what is written, so that a slow peer can be told from one that takes nothing.
+struct Counted {
+    io: Box<dyn Io>,
+    written: u64,
+}
+
+impl Counted {
+    fn new(io: Box<dyn Io>) -> Self {
+        Self { io, written: 0 }
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+        self.written += written as u64;
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// Why dialling failed, and what `Retry-After` said.
+pub(super) type DialError = (Failure, Option<Duration>);
+
+#[derive(Clone)]
+pub(super) struct Dialer {
+    endpoint: Endpoint,
+    request: http::Request<()>,
+    config: WebSocketConfig,
+    write_timeout: Duration,
+    #[cfg(feature = "tls")]
+    tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+impl Dialer {
+    pub(super) fn new(
+        endpoint: Endpoint,
+        headers: Vec<(HeaderName, HeaderValue)>,
+        config: &ClientConfig,
+        #[cfg(feature = "tls")] tls: Option<Arc<rustls::ClientConfig>>,
+    ) -> Result<Self, Error> {
+        let mut request = endpoint.websocket_url().into_client_request().map_err(|error| {
+            Error::with_source(ErrorKind::Url, "the server's URL cannot be read", error)
+        })?;
+        for (name, value) in headers {
+            request.headers_mut().append(name, value);
+        }
+        let limits = config.limits;
+        let websocket = WebSocketConfig::default()
+            .read_buffer_size(BUFFER)
+            .write_buffer_size(BUFFER)
+            .max_write_buffer_size(limits.max_send().saturating_add(4 * BUFFER))
+            .max_message_size(Some(limits.max_receive()))
+            .max_frame_size(Some(limits.max_receive()));
+        Ok(Self {
+            endpoint,
+            request,
+            config: websocket,
+            write_timeout: config.ping_timeout,
+            #[cfg(feature = "tls")]
+            tls,
+        })
+    }
+
+    pub(super) async fn dial(self) -> Result<Socket, DialError> {
+        let Endpoint { host, port, .. } = &self.endpoint;
+        let tcp = TcpStream::connect((host.as_str(), *port)).await.map_err(|error| {
+            let message = format!("cannot connect to {host}:{port}: {error}");
+            (Failure { kind: FailureKind::Unreachable, message }, None)
+        })?;
+        // Messages are small and wanted now. A socket that refuses the option works all the same.
+        let _ = tcp.set_nodelay(true);
+        let io = self.secure(tcp).await?;
+        let handshake = tokio_tungstenite::client_async_with_config(
+            self.request,
+            Counted::new(io),
+            Some(self.config),
+        );
+        let (stream, _response) = handshake.await.map_err(refusal)?;
+        Ok(Socket {
+            stream,
+            state: State::Open,
+            deaf: false,
+            flush_by: None,
+            written: 0,
+            write_timeout: self.write_timeout,
+        })
+    }
+
+    async fn secure(&self, tcp: TcpStream) -> Result<Box<dyn Io>, DialError> {
+        #[cfg(feature = "tls")]
+        if self.endpoint.secure
+            && let Some(config) = &self.tls
+        {
+            let name = rustls::pki_types::ServerName::try_from(self.endpoint.host.clone())
+                .map_err(|error| {
+                    let message = format!("the host is no name for TLS: {error}");
+                    (Failure { kind: FailureKind::Tls, message }, None)
+                })?;
+            let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
+            let stream = connector.connect(name, tcp).await.map_err(|error| {
+                let message = format!("TLS could not be established: {error}");
+                (Failure { kind: broken(&error), message }, None)
+            })?;
+            return Ok(Box::new(stream));
+        }
+        Ok(Box::new(tcp))
+    }
+}
+
+/// What it means that a connection broke before it was established. A server that refuses the
+/// client's certificate says so only after the client's end of the TLS handshake is complete.
+fn broken(error: &io::Error) -> FailureKind {
+    #[cfg(feature = "tls")]
+    if crate::tls::is_cause_of(error) {
+        return FailureKind::Tls;
+    }
+    let _ = error;
+    FailureKind::Unreachable
+}
+
+/// What a failed handshake means.
+fn refusal(error: WsError) -> DialError {
+    match error {
+        WsError::Http(response) => {
+            let status = response.status();
+            let kind = match status {
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => FailureKind::Unauthorized,
+                StatusCode::NOT_FOUND => FailureKind::NotFound,
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                    FailureKind::Throttled
+                }
+                status => FailureKind::UnexpectedStatus(status.as_u16()),
+            };
+            let message = format!("the server answered the handshake with status {status}");
+            (Failure { kind, message }, retry_after(response.headers()))
+        }
+        WsError::Io(error) => {
+            let message = format!("the connection broke in the handshake: {error}");
+            (Failure { kind: broken(&error), message }, None)
+        }
+        error => {
+            let message = format!("the handshake failed: {error}");
+            (Failure { kind: FailureKind::BadResponse, message }, None)
+        }
+    }
+}
+
+/// What happened on a socket.
+#[derive(Debug)]
+pub(super) enum Happening {
+    Received(Received),
+    /// What was given to send is with the kernel: there is room for more.
+    Sent,
+    /// The connection is over; the socket is of no use any more.
+    Lost(Loss),
+}
+
+/// An open WebSocket that takes one message at a time.
+pub(super) struct Socket {
+    stream: WebSocketStream<Counted>,
+    state: State,
+    /// A message above the limit came: its bytes cannot be told from the next message, so only
+    /// writing still makes sense.
+    deaf: bool,
+    /// Until when the kernel has to take some of what was given to send; `None` when it has all.
+    flush_by: Option<Instant>,
+    /// How much it had taken when `flush_by` was set.
+    written: u64,
+    write_timeout: Duration,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// A Close frame came or went; the rest of the handshake may take until `by`.
+    Closing {
+        by: Instant,
+        loss: Loss,
+    },
+}
+
+impl Socket {
+    /// Whether a message may be given to send.
+    pub(super) fn can_send(&self) -> bool {
+        self.flush_by.is_none() && !matches!(self.state, State::Closing { .. })
+    }
+
+    pub(super) fn send(&mut self, message: Bytes) {
+        self.start(Message::Binary(message));
+    }
+
+    pub(super) fn ping(&mut self) {
+        self.start(Message::Ping(Bytes::new()));
+    }
+
+    /// Sends a Close frame; [`Happening::Lost`] follows, in bounded time.
+    pub(super) fn close(&mut self, code: u16, reason: &'static str) {
+        let frame =
+            CloseFrame { code: CloseCode::from(code), reason: Utf8Bytes::from_static(reason) };
+        self.start(Message::Close(Some(frame)));
+        let loss = Loss::Closed { code: Some(code), reason: reason.to_owned() };
+        self.state = State::Closing { by: now() + CLOSE_LINGER, loss };
+    }
+
+    fn start(&mut self, message: Message) {
+        // An error here comes again from flushing, where it is dealt with.
+        let _ = Pin::new(&mut self.stream).start_send(message);
+        self.await_progress();
+    }
+
+    fn await_progress(&mut self) {
+        self.written = self.stream.get_ref().written;
+        // Masking a large message takes time, which is not the server's.
+        self.flush_by = Some(now() + self.write_timeout);
+    }
+
+    /// When [`poll`](Self::poll) is to be called again although nothing happened.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let closing = match &self.state {
+            State::Closing { by, .. } => Some(*by),
+            _ => None,
+        };
+        [closing, self.flush_by].into_iter().flatten().min()
+    }
+
+    /// Writes and reads, both at once, so that two peers that write to each other cannot block each
+    /// other.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Happening> {
+        if let State::Closing { by, loss } = &self.state
+            && *by <= now
+        {
+            return Poll::Ready(Happening::Lost(loss.clone()));
+        }
+        if self.flush_by.is_some() {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => {
+                    self.flush_by = None;
+                    return Poll::Ready(Happening::Sent);
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(self.over(Some(error))),
+                // A large message over a slow network is under way as long as some of it moves.
+                Poll::Pending if self.flush_by.is_some_and(|by| by <= now) => {
+                    if self.stream.get_ref().written > self.written {
+                        self.await_progress();
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    let why = "the server does not take what is sent".to_owned();
+                    return Poll::Ready(Happening::Lost(Loss::Broken(why)));
+                }
+                Poll::Pending => {}
+            }
+        }
+        if self.deaf {
+            return self.poll_drain(cx);
+        }
+        let message = match ready!(Pin::new(&mut self.stream).poll_next(cx)) {
+            Some(Ok(message)) => message,
+            Some(Err(WsError::Capacity(_))) => {
+                self.deaf = true;
+                return Poll::Ready(Happening::Received(Received::TooLarge));
+            }
+            Some(Err(error)) => return Poll::Ready(self.over(Some(error))),
+            None => return Poll::Ready(self.over(None)),
+        };
+        Poll::Ready(Happening::Received(match message {
+            Message::Binary(bytes) => Received::Binary(bytes),
+            Message::Text(_) => Received::Text,
+            Message::Close(frame) => {
+                if self.state == State::Open {
+                    let (code, reason) = match frame {
+                        Some(frame) => (Some(frame.code.into()), frame.reason.as_str().to_owned()),
+                        None => (None, String::new()),
+                    };
+                    let loss = Loss::Closed { code, reason };
+                    self.state = State::Closing { by: now + CLOSE_LINGER, loss };
+                    // The library has queued the answering Close frame.
+                    self.flush_by = Some(now + CLOSE_LINGER);
+                }
+                Received::Control
+            }
+            _ => Received::Control,
+        }))
+    }
+
+    /// Reads and forgets, so that unread bytes do not make the kernel reset the connection before
+    /// our Close frame is read.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Happening> {
+        let mut scratch = [0; BUFFER];
+        // Bounded work per poll; the rest of the flood waits for the next turn.
+        for _ in 0..16 {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            let io = Pin::new(self.stream.get_mut());
+            match ready!(io.poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                Ok(()) => return Poll::Ready(self.over(None)),
+                Err(error) => return Poll::Ready(self.over(Some(WsError::Io(error)))),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn over(&mut self, error: Option<WsError>) -> Happening {
+        if let State::Closing { loss, .. } = &self.state {
+            return Happening::Lost(loss.clone());
+        }
+        Happening::Lost(Loss::Broken(match error {
+            None => "the server dropped the connection".to_owned(),
+            Some(WsError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                "the server dropped the connection".to_owned()
+            }
+            Some(error) => error.to_string(),
+        }))
+    }
+}

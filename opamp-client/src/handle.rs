@@ -1,0 +1,250 @@
+//! The handle and the event stream: the application's side of a client.
+//!
+//! The handle leaves what it is given in a mailbox with one slot per kind, where the newest value
+//! wins; the driver empties it whole. So no call waits, none fails, nothing queues up, and what is
+//! set together is reported together.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use opamp_proto::{InstanceUid, ServerCapabilities, v1};
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::builder::Builder;
+use crate::core::{ClientCore, ClientState, Event, Resolution};
+
+/// The handle of a running client: takes what is to be reported. Cheap to clone.
+///
+/// No method blocks or fails. What is set before the driver runs is in the first report; what is
+/// set after it stopped has no effect.
+#[derive(Debug, Clone)]
+pub struct Client {
+    mailbox: Arc<Mailbox>,
+    status: watch::Receiver<Status>,
+}
+
+/// What a client knows of itself and its server.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Status {
+    /// Whether the server can be reached as far as is known.
+    pub connected: bool,
+    /// What the server announced; `None` until it did.
+    pub server_capabilities: Option<ServerCapabilities>,
+    /// What has to survive a restart of the agent: save it when it changes.
+    pub state: ClientState,
+    /// Whether the client has stopped.
+    pub stopped: bool,
+    /// Which state `state` is: cheaper to compare than a configuration in it.
+    state_version: u64,
+}
+
+impl Status {
+    pub(crate) fn of(core: &ClientCore) -> Self {
+        Self {
+            connected: core.is_connected(),
+            server_capabilities: core.server_capabilities(),
+            state: core.state().clone(),
+            stopped: core.is_stopped(),
+            state_version: core.state_version(),
+        }
+    }
+
+    /// Takes over what changed in the core; says whether anything did.
+    pub(crate) fn update(&mut self, core: &ClientCore) -> bool {
+        let same = self.connected == core.is_connected()
+            && self.server_capabilities == core.server_capabilities()
+            && self.stopped == core.is_stopped()
+            && self.state_version == core.state_version();
+        if !same {
+            *self = Self::of(core);
+        }
+        !same
+    }
+}
+
+impl Client {
+    /// Starts to describe a client of the server at `url`: `ws`, `wss`, `http` or `https`. The
+    /// scheme chooses the transport; a URL without a path gets `/v1/opamp` (NET-03).
+    pub fn builder(url: impl Into<String>) -> Builder {
+        Builder::new(url.into())
+    }
+
+    pub(crate) fn new(mailbox: Arc<Mailbox>, status: watch::Receiver<Status>) -> Self {
+        Self { mailbox, status }
+    }
+
+    /// Describes the agent anew. An equal description causes no message.
+    pub fn set_description(&self, description: v1::AgentDescription) {
+        self.mailbox.put(|changes| changes.description = Some(description));
+    }
+
+    /// Reports the agent's health; `None` withdraws the capability. An equal health causes no
+    /// message.
+    pub fn set_health(&self, health: impl Into<Option<v1::ComponentHealth>>) {
+        let health = health.into();
+        self.mailbox.put(|changes| changes.health = Some(health));
+    }
+
+    /// Reports what the agent runs; `None` withdraws the capability. An equal configuration causes
+    /// no message.
+    pub fn set_effective_config(&self, config: impl Into<Option<v1::EffectiveConfig>>) {
+        let config = config.into();
+        self.mailbox.put(|changes| {
+            changes.effective_config = Some(config);
+            changes.effective_config_last = true;
+        });
+    }
+
+    /// Turns remote configuration on or off while the client runs (CAP-03).
+    pub fn set_accepts_remote_config(&self, accepts: bool) {
+        self.mailbox.put(|changes| changes.accepts_remote_config = Some(accepts));
+    }
+
+    /// Turns the restart command on or off while the client runs (CAP-03).
+    pub fn set_accepts_restart(&self, accepts: bool) {
+        self.mailbox.put(|changes| changes.accepts_restart = Some(accepts));
+    }
+
+    /// Tells the server what became of an offer. Without effect when a newer offer took its place
+    /// or its deadline passed.
+    pub fn resolve(&self, resolution: Resolution) {
+        self.mailbox.put(|changes| {
+            let newer = |kept: &Resolution| kept.id() > resolution.id();
+            if !changes.resolution.as_ref().is_some_and(newer) {
+                changes.resolution = Some(resolution);
+                changes.effective_config_last = false;
+            }
+        });
+    }
+
+    /// The agent's present instance uid; the server may change it (ID-12).
+    #[must_use]
+    pub fn instance_uid(&self) -> InstanceUid {
+        self.status.borrow().state.instance_uid
+    }
+
+    /// What the client knows of itself and its server, as of now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Waits until the status is one that `wanted` accepts, and returns it; `None` when the driver
+    /// is gone before that.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling loses nothing.
+    pub async fn wait_for(&self, wanted: impl FnMut(&Status) -> bool) -> Option<Status> {
+        let mut status = self.status.clone();
+        status.wait_for(wanted).await.ok().map(|status| status.clone())
+    }
+
+    /// Stops the client in an orderly way and waits for it: what is untold is told, the goodbye is
+    /// said, the connection closed (CLOSE-01 to CLOSE-03), all within
+    /// [`close_timeout`](crate::core::ClientConfig::close_timeout). May be called anywhere, any
+    /// number of times.
+    ///
+    /// # Cancel safety
+    ///
+    /// The client stops also when the wait is cancelled.
+    pub async fn stop(&self) {
+        self.mailbox.put(|changes| changes.stop = true);
+        self.wait_for(|status| status.stopped).await;
+    }
+}
+
+/// The events of a client. See [`Event`].
+#[derive(Debug)]
+pub struct Events {
+    receiver: mpsc::Receiver<Event>,
+}
+
+impl Events {
+    pub(crate) fn new(receiver: mpsc::Receiver<Event>) -> Self {
+        Self { receiver }
+    }
+
+    /// The next event; `None` when the client has stopped and every event was taken.
+    ///
+    /// A client whose events are not taken goes on: it keeps the newest offer, and a bounded number
+    /// of the newest other events.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling loses nothing.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.receiver.recv().await
+    }
+}
+
+/// What the handles want, the newest of each kind.
+#[derive(Debug, Default)]
+struct Changes {
+    description: Option<v1::AgentDescription>,
+    health: Option<Option<v1::ComponentHealth>>,
+    effective_config: Option<Option<v1::EffectiveConfig>>,
+    accepts_remote_config: Option<bool>,
+    accepts_restart: Option<bool>,
+    resolution: Option<Resolution>,
+    /// Whether the effective configuration was set after the resolution, which may carry one too.
+    effective_config_last: bool,
+    stop: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Mailbox {
+    changes: Mutex<Changes>,
+    filled: Notify,
+}
+
+impl Mailbox {
+    fn put(&self, change: impl FnOnce(&mut Changes)) {
+        change(&mut self.lock());
+        self.filled.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Changes> {
+        // Each change is a single assignment: a panic elsewhere cannot leave one half made.
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Completes when something was put since the last time it completed.
+    pub(crate) async fn filled(&self) {
+        self.filled.notified().await;
+    }
+
+    /// Hands everything to the core.
+    pub(crate) fn empty_into(&self, core: &mut ClientCore, now: std::time::Instant) {
+        let changes = std::mem::take(&mut *self.lock());
+        if let Some(description) = changes.description {
+            core.set_description(description);
+        }
+        if let Some(health) = changes.health {
+            core.set_health(health);
+        }
+        let (before, after) = match changes.effective_config_last {
+            false => (changes.effective_config, None),
+            true => (None, changes.effective_config),
+        };
+        if let Some(config) = before {
+            core.set_effective_config(config);
+        }
+        if let Some(accepts) = changes.accepts_restart {
+            core.set_accepts_restart(accepts);
+        }
+        if let Some(accepts) = changes.accepts_remote_config {
+            core.set_accepts_remote_config(accepts);
+        }
+        if let Some(resolution) = changes.resolution {
+            // An offer that is no longer pending needs no answer.
+            let _ = core.resolve(resolution);
+        }
+        if let Some(config) = after {
+            core.set_effective_config(config);
+        }
+        if changes.stop {
+            core.stop(now);
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The drivers on real sockets: every peer is scripted by hand on the loopback interface.
+//!
+//! A test plays the server in its own task, step by step, so nothing waits for a length of time
+//! where it can wait for what happens; [`support::soon`] turns a wait that never ends into a
+//! failure.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests spawn the driver and read the clock as an application does"
+)]
+
+mod exchange;
+mod faults;
+mod features;
+mod large;
+mod offer;
+mod refusal;
+mod report;
+mod secrets;
+mod stop;
+mod support;
+mod tls;
+mod websocket;

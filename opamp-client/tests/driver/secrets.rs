@@ -1,0 +1,202 @@
+//! What nobody may find in a log: header values, configuration bodies, tokens in the URL.
+
+use std::cell::RefCell;
+use std::io;
+use std::sync::Once;
+
+use opamp_client::core::Event;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::support::{Agent, agent, effective, http, offer_to, reply_to, soon, websocket};
+
+const HEADER: &str = "secret-of-the-header";
+const TOKEN: &str = "secret-of-the-query";
+const OFFERED: &str = "secret-of-the-offer";
+const RUNNING: &str = "secret-of-the-agent";
+
+thread_local! {
+    /// What was logged on this thread; each test has its own, and its driver runs on it.
+    static LOG: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
+
+/// Takes what `tracing` and `log` say on this thread while a test captures.
+#[derive(Clone, Copy)]
+struct Capture;
+
+impl io::Write for Capture {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LOG.with_borrow_mut(|log| {
+            if let Some(log) = log {
+                log.extend_from_slice(bytes);
+            }
+        });
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Capture {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        *self
+    }
+}
+
+impl log::Log for Capture {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Debug && LOG.with_borrow(Option::is_some)
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let line = format!("{} {}\n", record.target(), record.args());
+            let _ = io::Write::write(&mut Self, line.as_bytes());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Captures all that `tracing` says at any level, and what dependencies say through `log` down to
+/// DEBUG. (At TRACE the WebSocket library logs whole frames, which nothing here can prevent.)
+fn capture() -> tracing::subscriber::DefaultGuard {
+    static LOGGER: Once = Once::new();
+    LOGGER.call_once(|| {
+        log::set_boxed_logger(Box::new(Capture)).unwrap();
+        log::set_max_level(log::LevelFilter::Debug);
+    });
+    LOG.set(Some(Vec::new()));
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(Capture)
+        .with_ansi(false)
+        .finish();
+    tracing::subscriber::set_default(subscriber)
+}
+
+fn captured() -> String {
+    String::from_utf8(LOG.take().unwrap()).unwrap()
+}
+
+fn assert_secret(what: &str, text: &str) {
+    for secret in [HEADER, TOKEN, OFFERED, RUNNING] {
+        assert!(!text.contains(secret), "{secret} in {what}:\n{text}");
+    }
+}
+
+/// Shows every value the application holds.
+fn show(agent: &Agent, event: &Event) -> String {
+    format!("{:?} {:?} {:?}", agent.client, agent.client.status(), event)
+}
+
+#[tokio::test]
+async fn no_secret_is_logged_or_shown_over_websocket() {
+    let guard = capture();
+    let server = websocket::Server::start().await;
+    let builder = agent(format!("{}/v1/opamp?token={TOKEN}", server.url()))
+        .header("Authorization", HEADER)
+        .effective_config(effective(RUNNING))
+        .accept_remote_config();
+    assert_secret("the builder", &format!("{builder:?}"));
+    let (client, events, driver) = builder.build().unwrap();
+    assert_secret("the driver", &format!("{driver:?} {events:?} {client:?}"));
+    drop((client, events, driver));
+
+    let builder = agent(format!("{}/v1/opamp?token={TOKEN}", server.url()))
+        .header("Authorization", HEADER)
+        .effective_config(effective(RUNNING))
+        .accept_remote_config();
+    let mut agent = Agent::start(builder);
+    // Failures first: their messages quote what went wrong.
+    drop(server.accept_tcp().await);
+    let (failure, _) = agent.failure().await;
+    assert_secret("a failure", &failure.message);
+    let (mut peer, report) = server.welcome().await;
+    assert_eq!(peer.headers["authorization"], HEADER);
+    assert!(peer.path_and_query.contains(TOKEN));
+    peer.send(&offer_to(&report, OFFERED, "h1")).await;
+    let offer = agent.offer().await;
+    let event = Event::RemoteConfig(offer.clone());
+    assert_secret("what the application holds", &show(&agent, &event));
+    agent.client.resolve(offer.applied_with(effective(RUNNING)));
+    peer.report().await;
+    peer.send(&reply_to(&report)).await;
+    let stopping = tokio::spawn({
+        let client = agent.client.clone();
+        async move { client.stop().await }
+    });
+    peer.goodbye().await;
+    soon(stopping).await.unwrap();
+    agent.ended().await;
+    drop(guard);
+    let log = captured();
+    assert!(log.contains("connected to the OpAMP server"), "the log is captured:\n{log}");
+    assert!(log.contains("tungstenite"), "that of dependencies too:\n{log}");
+    assert_secret("the log", &log);
+}
+
+#[tokio::test]
+async fn no_secret_is_logged_or_shown_over_http() {
+    let guard = capture();
+    let server = http::Server::start().await;
+    let builder = agent(format!("{}/v1/opamp?token={TOKEN}", server.url()))
+        .header("Authorization", HEADER)
+        .effective_config(effective(RUNNING))
+        .accept_remote_config();
+    let mut agent = Agent::start(builder);
+    drop(server.request().await);
+    let (failure, _) = agent.failure().await;
+    assert_secret("a failure", &failure.message);
+    server.request().await.answer(500, &[], HEADER.as_bytes()).await;
+    let (failure, _) = agent.failure().await;
+    assert_secret("a failure", &failure.message);
+    let request = server.request().await;
+    assert_eq!(request.header("authorization"), Some(HEADER));
+    assert!(request.path_and_query.contains(TOKEN));
+    let report = request.report();
+    request.reply(&offer_to(&report, OFFERED, "h1")).await;
+    let offer = agent.offer().await;
+    let event = Event::RemoteConfig(offer.clone());
+    assert_secret("what the application holds", &show(&agent, &event));
+    agent.client.resolve(offer.failed("not today"));
+    server.welcome().await;
+    agent.abort_driver().await;
+    drop(guard);
+    let log = captured();
+    assert!(log.contains("connected to the OpAMP server"), "the log is captured:\n{log}");
+    assert!(log.contains("reqwest"), "that of dependencies too:\n{log}");
+    assert_secret("the log", &log);
+}
+
+/// Whoever takes no events still finds them in the log.
+#[tokio::test]
+async fn events_are_logged_when_nobody_takes_them() {
+    let guard = capture();
+    let server = websocket::Server::start().await;
+    let Agent { client, events, .. } = Agent::start(agent(server.url()));
+    drop(events);
+    let (mut peer, _) = server.welcome().await;
+    client.set_health(crate::support::healthy("fine"));
+    peer.report().await;
+    drop(guard);
+    let log = captured();
+    assert!(log.contains("connected to the OpAMP server"), "{log}");
+}
+
+#[test]
+fn no_secret_is_in_an_error() {
+    for builder in [
+        agent("ws://127.0.0.1").header("Authorization", format!("{HEADER}\n")),
+        agent(format!("ws://user:{TOKEN}@127.0.0.1")),
+        agent(format!("ws://127.0.0.1/ ?token={TOKEN}")),
+        agent(format!("gopher://127.0.0.1/?token={TOKEN}")),
+        agent(format!("127.0.0.1/?token={TOKEN}")),
+    ] {
+        let error = builder.build().unwrap_err();
+        assert_secret("an error", &format!("{error} {error:?}"));
+    }
+}

@@ -1,0 +1,172 @@
+//! TLS on both transports: whom the client trusts, and who it is.
+
+use std::time::Duration;
+
+use opamp_client::core::FailureKind;
+use opamp_client::tls::Tls;
+use opamp_client::{Builder, ErrorKind};
+use tokio_rustls::TlsAcceptor;
+
+use crate::support::certificates::{Authority, Identity};
+use crate::support::{Agent, agent, http, soon, websocket};
+
+/// A client that trusts `authority` and shows `identity`.
+fn trusting(url: &str, authority: &Authority, identity: Option<&Identity>) -> Builder {
+    let mut tls = Tls::new().trust_pem(authority.pem().as_bytes()).unwrap();
+    if let Some(Identity { certificate, key }) = identity {
+        tls = tls.identity_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
+    }
+    agent(url).tls(tls.config().unwrap())
+}
+
+fn secure(url: &str) -> String {
+    url.replace("ws://", "wss://").replace("http://", "https://")
+}
+
+/// The first failure of a client that is refused, or refuses, on both transports.
+async fn fails(
+    acceptor: TlsAcceptor,
+    host: &str,
+    authority: &Authority,
+    identity: Option<&Identity>,
+) -> [FailureKind; 2] {
+    let mut kinds = Vec::new();
+    for scheme in ["wss", "https"] {
+        let server = websocket::Server::start().await;
+        let url = format!("{scheme}://{host}:{}", server.port());
+        let mut agent = Agent::start(trusting(&url, authority, identity));
+        let acceptor = acceptor.clone();
+        let serving = tokio::spawn(async move {
+            loop {
+                // The handshake fails on one side or the other; if on the client's, this one may
+                // see a connection that says nothing.
+                let _ = acceptor.accept(server.accept_tcp().await).await;
+            }
+        });
+        let (failure, _) = agent.failure().await;
+        kinds.push(failure.kind);
+        serving.abort();
+    }
+    kinds.try_into().unwrap()
+}
+
+#[tokio::test]
+async fn a_trusted_server_is_reached_over_both_transports() {
+    let _judged = opamp_spec::judges(&["NET-07"]);
+    let authority = Authority::new();
+    for host in ["127.0.0.1", "localhost"] {
+        let acceptor = Authority::acceptor(&authority.server(host));
+        let server = websocket::Server::start_tls(acceptor.clone()).await;
+        let url = format!("wss://{host}:{}", server.port());
+        let _agent = Agent::start(trusting(&url, &authority, None));
+        server.welcome().await;
+
+        let server = http::Server::start_tls(acceptor).await;
+        let url = format!("https://{host}:{}", server.port());
+        let _agent = Agent::start(trusting(&url, &authority, None));
+        server.welcome().await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_of_another_authority_is_refused() {
+    let stranger = Authority::new();
+    let acceptor = Authority::acceptor(&stranger.server("127.0.0.1"));
+    let kinds = fails(acceptor, "127.0.0.1", &Authority::new(), None).await;
+    assert_eq!(kinds, [FailureKind::Tls; 2]);
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_host_is_refused() {
+    let authority = Authority::new();
+    let acceptor = Authority::acceptor(&authority.server("opamp.example.com"));
+    let kinds = fails(acceptor, "127.0.0.1", &authority, None).await;
+    assert_eq!(kinds, [FailureKind::Tls; 2]);
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_where_it_is_asked_for() {
+    let authority = Authority::new();
+    let acceptor = authority.mutual_acceptor(&authority.server("127.0.0.1"));
+    let identity = authority.client("agent-7");
+    let server = websocket::Server::start_tls(acceptor.clone()).await;
+    let url = secure(&server.url());
+    let _agent = Agent::start(trusting(&url, &authority, Some(&identity)));
+    server.welcome().await;
+
+    let server = http::Server::start_tls(acceptor).await;
+    let url = secure(&server.url());
+    let _agent = Agent::start(trusting(&url, &authority, Some(&identity)));
+    server.welcome().await;
+}
+
+#[tokio::test]
+async fn a_missing_or_foreign_client_certificate_is_a_failure_of_tls() {
+    let authority = Authority::new();
+    let acceptor = authority.mutual_acceptor(&authority.server("127.0.0.1"));
+    let kinds = fails(acceptor.clone(), "127.0.0.1", &authority, None).await;
+    assert_eq!(kinds, [FailureKind::Tls; 2]);
+    let foreign = Authority::new().client("agent-7");
+    let kinds = fails(acceptor, "127.0.0.1", &authority, Some(&foreign)).await;
+    assert_eq!(kinds, [FailureKind::Tls; 2]);
+}
+
+#[tokio::test]
+async fn a_server_without_tls_is_a_failure_of_tls() {
+    let authority = Authority::new();
+    for scheme in ["wss", "https"] {
+        let server = websocket::Server::start().await;
+        let url = format!("{scheme}://127.0.0.1:{}", server.port());
+        let mut agent = Agent::start(trusting(&url, &authority, None));
+        let mut tcp = server.accept_tcp().await;
+        let answer = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+        tokio::io::AsyncWriteExt::write_all(&mut tcp, answer).await.unwrap();
+        let (failure, _) = agent.failure().await;
+        assert_eq!(failure.kind, FailureKind::Tls, "{}", failure.message);
+    }
+}
+
+#[tokio::test]
+async fn a_tls_handshake_that_is_never_answered_is_given_up() {
+    let authority = Authority::new();
+    for scheme in ["wss", "https"] {
+        let server = websocket::Server::start().await;
+        let url = format!("{scheme}://127.0.0.1:{}", server.port());
+        let builder = trusting(&url, &authority, None)
+            .configure(|config| config.connect_timeout = Duration::from_millis(100));
+        let mut agent = Agent::start(builder);
+        let silent = server.accept_tcp().await;
+        assert_eq!(agent.failure().await.0.kind, FailureKind::Unreachable);
+        soon(server.accept_tcp()).await;
+        drop(silent);
+    }
+}
+
+#[test]
+fn what_cannot_be_read_or_does_not_fit_is_refused_at_once() {
+    let authority = Authority::new();
+    let one = authority.client("one");
+    let two = authority.client("two");
+    let errors = [
+        Tls::new().trust_pem(b"").unwrap_err(),
+        Tls::new().trust_pem(one.key.as_bytes()).unwrap_err(),
+        Tls::new()
+            .trust_pem(b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n")
+            .unwrap_err(),
+        Tls::new()
+            .trust_pem(b"-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n")
+            .and_then(Tls::config)
+            .unwrap_err(),
+        Tls::new().identity_pem(one.certificate.as_bytes(), b"").unwrap_err(),
+        Tls::new().identity_pem(b"", one.key.as_bytes()).unwrap_err(),
+        Tls::new()
+            .trust_pem(authority.pem().as_bytes())
+            .and_then(|tls| tls.identity_pem(one.certificate.as_bytes(), two.key.as_bytes()))
+            .and_then(Tls::config)
+            .unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!(error.kind(), ErrorKind::Tls, "{error}");
+        assert!(!error.is_retryable());
+    }
+}
