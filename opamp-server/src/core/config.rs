@@ -1,0 +1,102 @@
+//! The limits and times of a Server, with the reasons for their defaults.
+
+use std::time::{Duration, Instant};
+
+use opamp_proto::{MessageLimits, ServerCapabilities};
+
+/// Deviations from the specification that are served although a row of the catalogue calls them
+/// malformed. All are off by default; every use is [counted](crate::Counters).
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tolerances {
+    /// Takes an `instance_uid` that is the text of a ULID, 32 hexadecimal digits or the text of a
+    /// UUID instead of 16 bytes (ID-05, reading A33). The Agent is known, and addressed, by the very
+    /// bytes it sent.
+    pub legacy_instance_uid: bool,
+    /// Takes a WebSocket message without the header byte (WS-07, WS-08, reading A29).
+    pub missing_header: bool,
+}
+
+/// What a Server offers, and what it grants its Agents.
+///
+/// ```
+/// let mut config = opamp_server::ServerConfig::default();
+/// config.max_agents = 10_000;
+/// config.tolerances.missing_header = true;
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ServerConfig {
+    /// The mask sent to Agents. Default: `AcceptsStatus`, `OffersRemoteConfig`,
+    /// `AcceptsEffectiveConfig`, which is what this Server does. `AcceptsStatus` is added if it is
+    /// missing, and undefined bits are never sent (CAP-09, CAP-13, INTEROP-08).
+    pub capabilities: ServerCapabilities,
+    /// The greatest message taken and sent, on either transport. Default: 64 MiB each (SIZE-02,
+    /// SIZE-03, SIZE-19, SIZE-20). A `max_send` below 512 bytes leaves no room for the text of an
+    /// error.
+    pub limits: MessageLimits,
+    /// Deviations that are served. Default: none.
+    pub tolerances: Tolerances,
+    /// Agents the registry holds; one more is told UNAVAILABLE. Default: 1,000,000.
+    pub max_agents: usize,
+    /// Agents that may share one connection; one more is told BAD_REQUEST (ID-11). Default: 1,024.
+    pub max_agents_per_connection: usize,
+    /// Bytes of reported state kept for one Agent; a report that would exceed it is told
+    /// BAD_REQUEST and changes nothing. Default: 64 MiB, a full report of the greatest size.
+    pub max_retained_bytes: usize,
+    /// The pause before an Agent that did not deliver its full state is asked again. Default: 60 s.
+    pub full_state_pause: Duration,
+    /// The pause before the same configuration is offered again on a session without any news from
+    /// the Agent (reading A32). Default: 60 s.
+    pub offer_pause: Duration,
+    /// How long a command waits for its Agent. Default: 60 s: a restart that was meant for now should
+    /// not happen tomorrow.
+    pub command_expiry: Duration,
+    /// How long a rename waits for the Agent to speak under its new instance uid. Default: 24 h.
+    pub rename_expiry: Duration,
+    /// How long an HTTP Agent may be silent before it counts as disconnected (CLOSE-08). Default:
+    /// 90 s, three of the advised polling intervals.
+    pub http_offline_after: Duration,
+    /// How long a disconnected Agent is remembered. Default: 24 h.
+    pub retain_disconnected: Duration,
+    /// Parts the registry is divided into, each behind a lock of its own. Default: 64.
+    pub shards: usize,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            capabilities: ServerCapabilities::ACCEPTS_STATUS
+                | ServerCapabilities::OFFERS_REMOTE_CONFIG
+                | ServerCapabilities::ACCEPTS_EFFECTIVE_CONFIG,
+            limits: MessageLimits::default(),
+            tolerances: Tolerances::default(),
+            max_agents: 1_000_000,
+            max_agents_per_connection: 1_024,
+            max_retained_bytes: 64 * 1024 * 1024,
+            full_state_pause: Duration::from_secs(60),
+            offer_pause: Duration::from_secs(60),
+            command_expiry: Duration::from_secs(60),
+            rename_expiry: Duration::from_secs(24 * 60 * 60),
+            http_offline_after: Duration::from_secs(90),
+            retain_disconnected: Duration::from_secs(24 * 60 * 60),
+            shards: 64,
+        }
+    }
+}
+
+impl ServerConfig {
+    /// The mask as it is sent.
+    #[must_use]
+    pub fn sent_capabilities(&self) -> ServerCapabilities {
+        ServerCapabilities::from_bits_truncate(self.capabilities.bits())
+            | ServerCapabilities::ACCEPTS_STATUS
+    }
+}
+
+/// The moment after a span of time, be it as long as it may.
+pub(crate) fn later(now: Instant, span: Duration) -> Instant {
+    /// Beyond any use, and within what clocks can count.
+    const LONGEST: Duration = Duration::from_secs(50 * 365 * 24 * 60 * 60);
+    now + span.min(LONGEST)
+}

@@ -1,0 +1,47 @@
+//! The protocol of the Server's end without I/O: no socket, no clock, no lock, no task, no random
+//! source. Everything comes in as an argument and goes out as a return value.
+//!
+//! [`Scan`] finds what an encoded message holds, [`AgentState`] keeps what an Agent reported, and
+//! [`Agent`] is the machine that decides what to answer and what to push. Most programs use them
+//! through the [`Fleet`](crate::Fleet).
+
+mod agent;
+mod changes;
+mod config;
+mod offer;
+mod reply;
+mod scan;
+mod sequence;
+mod state;
+
+pub use self::agent::{Agent, Due, Handled, Push, Terms, Transport};
+pub use self::changes::Changes;
+pub(crate) use self::config::later;
+pub use self::config::{ServerConfig, Tolerances};
+pub use self::offer::RemoteConfig;
+pub use self::reply::{MAX_HEAD, Refusal, RefusalKind};
+pub use self::scan::{Malformed, Part, Scan};
+pub use self::state::AgentState;
+
+/// Why the Server does not do what its operator wants.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OperationError {
+    /// The registry holds no such Agent.
+    #[error("no Agent has this instance uid")]
+    UnknownAgent,
+    /// The Agent lacks the capability for it (CMD-05, INTEROP-03).
+    #[error("the Agent does not accept this")]
+    NotAccepted,
+    /// The message would exceed the greatest size the Server sends (SIZE-12, SIZE-30).
+    #[error("the message would have up to {size} bytes, more than the limit of {limit}")]
+    TooLarge {
+        /// Bytes of the message.
+        size: usize,
+        /// The limit, [`MessageLimits::max_send`](opamp_proto::MessageLimits::max_send).
+        limit: usize,
+    },
+    /// Another Agent has the instance uid or is about to get it.
+    #[error("another Agent has this instance uid")]
+    UidInUse,
+}

@@ -1,0 +1,412 @@
+//! A look at an encoded `AgentToServer` that does not decode what it holds.
+//!
+//! Most reports repeat what the Server knows. To tell so, the sub-messages need not be decoded, only
+//! found: a [`Scan`] has the message's scalar fields and, for each sub-message, its encoded bytes. A
+//! scan whose parts are all [valid](Scan::validate) accepts and refuses exactly the bytes that
+//! decoding the whole message would, and holds the same values.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Buf;
+use opamp_proto::{DecodeError, Message, WireUid, v1};
+use prost::encoding::{
+    self, DecodeContext, WireType, check_wire_type, decode_key, decode_varint, skip_field,
+};
+
+use super::changes::Changes;
+
+/// A sub-message of `AgentToServer`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Part {
+    /// `agent_description`.
+    AgentDescription,
+    /// `health`.
+    Health,
+    /// `effective_config`.
+    EffectiveConfig,
+    /// `remote_config_status`.
+    RemoteConfigStatus,
+    /// `package_statuses`.
+    PackageStatuses,
+    /// `custom_capabilities`.
+    CustomCapabilities,
+    /// `available_components`.
+    AvailableComponents,
+    /// `connection_settings_status`.
+    ConnectionSettingsStatus,
+    /// `agent_disconnect`; it says something of the moment and is not kept.
+    AgentDisconnect,
+    /// `connection_settings_request`; it asks for something and is not kept.
+    ConnectionSettingsRequest,
+    /// `custom_message`; it is passed on and not kept.
+    CustomMessage,
+}
+
+impl Part {
+    /// The parts that describe the Agent's state: an omitted one keeps its value (DELTA-03).
+    pub const STATE: [Self; 8] = [
+        Self::AgentDescription,
+        Self::Health,
+        Self::EffectiveConfig,
+        Self::RemoteConfigStatus,
+        Self::PackageStatuses,
+        Self::CustomCapabilities,
+        Self::AvailableComponents,
+        Self::ConnectionSettingsStatus,
+    ];
+
+    /// Every part.
+    pub const ALL: [Self; 11] = [
+        Self::AgentDescription,
+        Self::Health,
+        Self::EffectiveConfig,
+        Self::RemoteConfigStatus,
+        Self::PackageStatuses,
+        Self::CustomCapabilities,
+        Self::AvailableComponents,
+        Self::ConnectionSettingsStatus,
+        Self::AgentDisconnect,
+        Self::ConnectionSettingsRequest,
+        Self::CustomMessage,
+    ];
+
+    /// The number of the part's field.
+    #[must_use]
+    pub const fn tag(self) -> u32 {
+        match self {
+            Self::AgentDescription => 3,
+            Self::Health => 5,
+            Self::EffectiveConfig => 6,
+            Self::RemoteConfigStatus => 7,
+            Self::PackageStatuses => 8,
+            Self::AgentDisconnect => 9,
+            Self::ConnectionSettingsRequest => 11,
+            Self::CustomCapabilities => 12,
+            Self::CustomMessage => 13,
+            Self::AvailableComponents => 14,
+            Self::ConnectionSettingsStatus => 15,
+        }
+    }
+
+    const fn from_tag(tag: u32) -> Option<Self> {
+        Some(match tag {
+            3 => Self::AgentDescription,
+            5 => Self::Health,
+            6 => Self::EffectiveConfig,
+            7 => Self::RemoteConfigStatus,
+            8 => Self::PackageStatuses,
+            9 => Self::AgentDisconnect,
+            11 => Self::ConnectionSettingsRequest,
+            12 => Self::CustomCapabilities,
+            13 => Self::CustomMessage,
+            14 => Self::AvailableComponents,
+            15 => Self::ConnectionSettingsStatus,
+            _ => return None,
+        })
+    }
+
+    /// The name of the part's field.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AgentDescription => "agent_description",
+            Self::Health => "health",
+            Self::EffectiveConfig => "effective_config",
+            Self::RemoteConfigStatus => "remote_config_status",
+            Self::PackageStatuses => "package_statuses",
+            Self::CustomCapabilities => "custom_capabilities",
+            Self::AvailableComponents => "available_components",
+            Self::ConnectionSettingsStatus => "connection_settings_status",
+            Self::AgentDisconnect => "agent_disconnect",
+            Self::ConnectionSettingsRequest => "connection_settings_request",
+            Self::CustomMessage => "custom_message",
+        }
+    }
+
+    /// The place of the part in a table with one entry for each of [`ALL`](Self::ALL); the parts of
+    /// [`STATE`](Self::STATE) come first.
+    pub(super) const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The change that a new value of this part is; none for parts that are not kept.
+    pub(super) fn change(self) -> Changes {
+        match self {
+            Self::AgentDescription => Changes::AGENT_DESCRIPTION,
+            Self::Health => Changes::HEALTH,
+            Self::EffectiveConfig => Changes::EFFECTIVE_CONFIG,
+            Self::RemoteConfigStatus => Changes::REMOTE_CONFIG_STATUS,
+            Self::PackageStatuses => Changes::PACKAGE_STATUSES,
+            Self::CustomCapabilities => Changes::CUSTOM_CAPABILITIES,
+            Self::AvailableComponents => Changes::AVAILABLE_COMPONENTS,
+            Self::ConnectionSettingsStatus => Changes::CONNECTION_SETTINGS_STATUS,
+            Self::AgentDisconnect | Self::ConnectionSettingsRequest | Self::CustomMessage => {
+                Changes::empty()
+            }
+        }
+    }
+
+    /// Whether these bytes are what the whole message's decoder would accept as this part.
+    fn check(self, content: &[u8]) -> Result<(), DecodeError> {
+        match self {
+            Self::AgentDescription => check::<v1::AgentDescription>(content),
+            Self::Health => check::<v1::ComponentHealth>(content),
+            Self::EffectiveConfig => check::<v1::EffectiveConfig>(content),
+            Self::RemoteConfigStatus => check::<v1::RemoteConfigStatus>(content),
+            Self::PackageStatuses => check::<v1::PackageStatuses>(content),
+            Self::CustomCapabilities => check::<v1::CustomCapabilities>(content),
+            Self::AvailableComponents => check::<v1::AvailableComponents>(content),
+            Self::ConnectionSettingsStatus => check::<v1::ConnectionSettingsStatus>(content),
+            Self::AgentDisconnect => check::<v1::AgentDisconnect>(content),
+            Self::ConnectionSettingsRequest => check::<v1::ConnectionSettingsRequest>(content),
+            Self::CustomMessage => check::<v1::CustomMessage>(content),
+        }
+    }
+}
+
+/// Decodes `content` one level below the top, with its length in front: the depth of nesting that is
+/// left is then the same as in the decoding of the whole message.
+fn check<M: Message + Default>(content: &[u8]) -> Result<(), DecodeError> {
+    let mut prefix = [0_u8; 10];
+    let mut unwritten = &mut prefix[..];
+    encoding::encode_varint(content.len() as u64, &mut unwritten);
+    let written = 10 - unwritten.len();
+    let mut encoded = prefix[..written].chain(content);
+    encoding::message::merge(
+        WireType::LengthDelimited,
+        &mut M::default(),
+        &mut encoded,
+        DecodeContext::default(),
+    )
+}
+
+/// An encoded `AgentToServer` in its top-level fields.
+///
+/// ```
+/// use opamp_server::core::{Part, Scan};
+/// use opamp_proto::{Message as _, v1};
+///
+/// let report = v1::AgentToServer {
+///     instance_uid: vec![7; 16].into(),
+///     sequence_num: 1,
+///     health: Some(v1::ComponentHealth { healthy: true, ..Default::default() }),
+///     ..Default::default()
+/// };
+/// let encoded = report.encode_to_vec();
+/// let scan = Scan::new(&encoded)?;
+/// assert_eq!(scan.sequence_num(), 1);
+/// assert!(scan.part(Part::Health).is_some());
+/// assert!(scan.part(Part::AgentDescription).is_none());
+/// # Ok::<(), opamp_server::core::Malformed>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Scan<'a> {
+    instance_uid: &'a [u8],
+    sequence_num: u64,
+    capabilities: u64,
+    flags: u64,
+    parts: [Option<Cow<'a, [u8]>>; Part::ALL.len()],
+    /// One bit for each part already known to be well formed.
+    valid: u16,
+}
+
+impl<'a> Scan<'a> {
+    /// Finds the fields of an encoded message.
+    ///
+    /// The parts themselves are not looked at; see [`validate`](Self::validate). Unknown fields are
+    /// skipped, and of a scalar that occurs twice the last value counts, as decoding has it.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] if the message cannot be decoded whatever its parts hold.
+    pub fn new(body: &'a [u8]) -> Result<Self, Malformed> {
+        let mut scan = Self {
+            instance_uid: &[],
+            sequence_num: 0,
+            capabilities: 0,
+            flags: 0,
+            parts: Default::default(),
+            valid: 0,
+        };
+        let mut rest = body;
+        while !rest.is_empty() {
+            let offset = body.len() - rest.len();
+            if let Err(fault) = scan.field(&mut rest) {
+                return Err(Malformed { offset: Some(offset), uid: scan.readable_uid(), ..fault });
+            }
+        }
+        Ok(scan)
+    }
+
+    fn field(&mut self, rest: &mut &'a [u8]) -> Result<(), Malformed> {
+        let (tag, wire_type) = decode_key(rest)?;
+        match tag {
+            1 => self.instance_uid = length_delimited(wire_type, rest)?,
+            2 => self.sequence_num = varint(wire_type, rest)?,
+            4 => self.capabilities = varint(wire_type, rest)?,
+            10 => self.flags = varint(wire_type, rest)?,
+            _ => match Part::from_tag(tag) {
+                Some(part) => {
+                    let content = length_delimited(wire_type, rest)
+                        .map_err(|fault| Malformed { part: Some(part), ..fault })?;
+                    self.add(part, content)?;
+                }
+                None => skip_field(wire_type, tag, rest, DecodeContext::default())?,
+            },
+        }
+        Ok(())
+    }
+
+    /// A sub-message that occurs twice is merged, which for encoded bytes is to append them. Each
+    /// piece has to be well formed on its own, or two broken halves could make a whole.
+    fn add(&mut self, part: Part, content: &'a [u8]) -> Result<(), Malformed> {
+        match &mut self.parts[part.index()] {
+            empty @ None => *empty = Some(Cow::Borrowed(content)),
+            Some(earlier) => {
+                let checked = part.check(earlier).and_then(|()| part.check(content));
+                checked.map_err(|error| Malformed::part(part, &error))?;
+                earlier.to_mut().extend_from_slice(content);
+                self.valid |= 1 << part.index();
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes of `instance_uid`; empty if it is missing.
+    #[must_use]
+    pub const fn instance_uid(&self) -> &'a [u8] {
+        self.instance_uid
+    }
+
+    /// `sequence_num`.
+    #[must_use]
+    pub const fn sequence_num(&self) -> u64 {
+        self.sequence_num
+    }
+
+    /// `capabilities`; 0 means unchanged.
+    #[must_use]
+    pub const fn capabilities(&self) -> u64 {
+        self.capabilities
+    }
+
+    /// `flags`.
+    #[must_use]
+    pub const fn flags(&self) -> u64 {
+        self.flags
+    }
+
+    /// The encoded bytes of a part, or `None` if the message does not have it.
+    #[must_use]
+    pub fn part(&self, part: Part) -> Option<&[u8]> {
+        self.parts[part.index()].as_deref()
+    }
+
+    /// Checks the parts that are longer than `threshold` bytes, so that whoever folds them under a
+    /// lock need not.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] names the first part that is not well formed.
+    pub fn validate_longer_than(&mut self, threshold: usize) -> Result<(), Malformed> {
+        for part in Part::ALL {
+            if self.part(part).is_some_and(|content| content.len() > threshold) {
+                self.validate_part(part)?;
+                self.valid |= 1 << part.index();
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks every part.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] names the first part that is not well formed.
+    pub fn validate(&self) -> Result<(), Malformed> {
+        Part::ALL.into_iter().try_for_each(|part| self.validate_part(part))
+    }
+
+    /// Checks one part unless that was done before.
+    pub(super) fn validate_part(&self, part: Part) -> Result<(), Malformed> {
+        if self.valid & (1 << part.index()) != 0 {
+            return Ok(());
+        }
+        let Some(content) = self.part(part) else { return Ok(()) };
+        part.check(content).map_err(|error| Malformed {
+            uid: self.readable_uid(),
+            ..Malformed::part(part, &error)
+        })
+    }
+
+    fn readable_uid(&self) -> Option<WireUid> {
+        WireUid::new(self.instance_uid).ok()
+    }
+}
+
+fn length_delimited<'a>(wire_type: WireType, rest: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
+    check_wire_type(WireType::LengthDelimited, wire_type)?;
+    let length = decode_varint(rest)?;
+    let split = usize::try_from(length).ok().and_then(|length| rest.split_at_checked(length));
+    let Some((content, after)) = split else {
+        return Err(Malformed::new(format!("a length of {length} reaches beyond the message")));
+    };
+    *rest = after;
+    Ok(content)
+}
+
+fn varint(wire_type: WireType, rest: &mut &[u8]) -> Result<u64, DecodeError> {
+    check_wire_type(WireType::Varint, wire_type)?;
+    decode_varint(rest)
+}
+
+/// What is wrong with a message, and where: the text for `ServerErrorResponse.error_message`
+/// (ERR-13).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Malformed {
+    part: Option<Part>,
+    offset: Option<usize>,
+    uid: Option<WireUid>,
+    what: String,
+}
+
+impl Malformed {
+    fn new(what: String) -> Self {
+        Self { part: None, offset: None, uid: None, what }
+    }
+
+    fn part(part: Part, error: &DecodeError) -> Self {
+        Self { part: Some(part), ..Self::from(error.clone()) }
+    }
+
+    /// The Agent's identifier, if it could be read before the fault was met.
+    #[must_use]
+    pub const fn uid(&self) -> Option<&WireUid> {
+        self.uid.as_ref()
+    }
+}
+
+impl From<DecodeError> for Malformed {
+    fn from(error: DecodeError) -> Self {
+        let text = error.to_string();
+        let what = text.strip_prefix("failed to decode Protobuf message: ").unwrap_or(&text);
+        Self::new(what.to_owned())
+    }
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AgentToServer")?;
+        if let Some(part) = self.part {
+            write!(f, ".{}", part.name())?;
+        }
+        if let Some(offset) = self.offset {
+            write!(f, ", field at byte {offset}")?;
+        }
+        write!(f, ": {}", self.what)
+    }
+}
+
+impl std::error::Error for Malformed {}

@@ -1,0 +1,124 @@
+//! Sequence numbers, and when to ask for what was missed (SEQ-03 to SEQ-06).
+//!
+//! What counts is not the last message but what the Agent has told since the Server last lost track
+//! of it: at the first message, and at every gap, nothing is known to be current but what that
+//! message holds. As long as a part that the Agent promises by its capabilities has not come in
+//! since, data is missing.
+//!
+//! ```text
+//!            first message, or gap                   a promised part is missing
+//!   ─────────────────────────────────▶ current := ──────────────────────────────▶ ask at once
+//!                                      its parts
+//!            next number               current :=   still missing: ask again after a pause,
+//!   ─────────────────────────────────▶ current ∪  ─▶ three times; then only at the next gap
+//!                                      its parts     or the next session
+//!            same number again
+//!   ─────────────────────────────────▶ a repetition: never asks
+//! ```
+//!
+//! A gap in a complete report asks for nothing, since nothing was left out of it.
+
+use std::time::{Duration, Instant};
+
+use super::state::Parts;
+
+/// How often an Agent that does not deliver is asked again before the next gap or session.
+const MAX_REPEATS: u8 = 3;
+
+/// How a sequence number relates to the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// No number was seen before.
+    First,
+    /// The next one.
+    Next,
+    /// The same one again.
+    Repeated,
+    /// Any other: something was missed.
+    Gap,
+}
+
+/// What the Server knows of one Agent's numbering.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Sequence {
+    last: Option<u64>,
+    current: Parts,
+    asked: Option<Instant>,
+    repeats: u8,
+}
+
+impl Sequence {
+    /// The last number received.
+    pub(super) const fn last(&self) -> Option<u64> {
+        self.last
+    }
+
+    /// The Agent has a new session: if data is missing, the request for it may have been lost.
+    pub(super) fn session_began(&mut self) {
+        self.asked = None;
+        self.repeats = 0;
+    }
+
+    /// The step to this number; nothing changes.
+    pub(super) fn step(&self, number: u64) -> Step {
+        match self.last {
+            None => Step::First,
+            Some(last) if number == last.wrapping_add(1) => Step::Next,
+            Some(last) if number == last => Step::Repeated,
+            Some(_) => Step::Gap,
+        }
+    }
+
+    /// Takes note of a message whose content was refused. It must not look like a gap later: what was
+    /// refused would then be asked for again, and refused again.
+    pub(super) fn refused(&mut self, number: u64) {
+        if matches!(self.step(number), Step::First | Step::Gap) {
+            self.lost_track(Parts::default());
+        }
+        self.last = Some(number);
+    }
+
+    fn lost_track(&mut self, present: Parts) {
+        self.current = present;
+        self.asked = None;
+        self.repeats = 0;
+    }
+
+    /// Takes note of a message, and says whether its reply has to ask for the full state.
+    ///
+    /// `present` are the parts the message has, `promised` those a full report would have.
+    pub(super) fn received(
+        &mut self,
+        number: u64,
+        present: Parts,
+        promised: Parts,
+        pause: Duration,
+        now: Instant,
+    ) -> bool {
+        let step = self.step(number);
+        self.last = Some(number);
+        match step {
+            Step::First | Step::Gap => self.lost_track(present),
+            Step::Next | Step::Repeated => self.current = self.current.with(present),
+        }
+        if self.current.covers(promised) {
+            self.asked = None;
+            self.repeats = 0;
+            return false;
+        }
+        let ask = match (step, self.asked) {
+            (Step::Repeated, _) => false,
+            (_, None) => true,
+            (_, Some(asked)) => {
+                let again =
+                    self.repeats < MAX_REPEATS && now.saturating_duration_since(asked) >= pause;
+                self.repeats += u8::from(again);
+                again
+            }
+        };
+        if ask {
+            self.asked = Some(now);
+        }
+        ask
+    }
+}

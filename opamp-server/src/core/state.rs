@@ -1,0 +1,167 @@
+//! What an Agent reported, kept as the bytes it reported it in.
+//!
+//! An omitted part keeps its value (DELTA-03). A part that arrives with the bytes it had before is
+//! unchanged and costs a comparison; a changed one is validated before anything is stored, and then
+//! kept as an allocation of exactly its size, so that neither a large receive buffer is pinned nor
+//! unknown fields are lost. Decoding happens when somebody asks.
+
+use bytes::Bytes;
+use opamp_proto::{AgentCapabilities, Message, v1};
+
+use super::changes::Changes;
+use super::reply::Refusal;
+use super::scan::{Part, Scan};
+
+/// A set of parts.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Parts(u16);
+
+impl Parts {
+    pub(super) fn add(&mut self, part: Part) {
+        self.0 |= 1 << part.index();
+    }
+
+    pub(super) fn has(self, part: Part) -> bool {
+        self.0 & (1 << part.index()) != 0
+    }
+
+    pub(super) fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub(super) fn covers(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl FromIterator<Part> for Parts {
+    fn from_iter<I: IntoIterator<Item = Part>>(parts: I) -> Self {
+        let mut set = Self::default();
+        parts.into_iter().for_each(|part| set.add(part));
+        set
+    }
+}
+
+/// The last reported value of each part of an Agent's state, and its capabilities.
+///
+/// Clones share the bytes.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct AgentState {
+    capabilities: AgentCapabilities,
+    parts: [Option<Bytes>; Part::STATE.len()],
+}
+
+/// What folding a message into the state found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Folded {
+    pub(super) present: Parts,
+    pub(super) changes: Changes,
+}
+
+impl AgentState {
+    /// Takes over what the message reports, or nothing of it if any part is malformed.
+    pub(super) fn fold(&mut self, scan: &Scan<'_>, max_retained: usize) -> Result<Folded, Refusal> {
+        let mut present = Parts::default();
+        let mut changes = Changes::empty();
+        let mut retained = self.retained_bytes();
+        for part in Part::ALL {
+            let Some(content) = scan.part(part) else { continue };
+            present.add(part);
+            let held = self.encoded(part);
+            if held.is_some_and(|held| held == content) {
+                continue;
+            }
+            scan.validate_part(part)?;
+            if Part::STATE.contains(&part) {
+                changes |= part.change();
+                retained = retained + content.len() - held.map_or(0, Bytes::len);
+            }
+        }
+        if retained > max_retained && !changes.is_empty() {
+            return Err(Refusal::state_too_large(retained, max_retained));
+        }
+        for part in Part::STATE {
+            if let Some(content) = scan.part(part).filter(|_| changes.contains(part.change())) {
+                self.parts[part.index()] = Some(Bytes::copy_from_slice(content));
+            }
+        }
+        let capabilities = AgentCapabilities::from_bits_retain(scan.capabilities());
+        if !capabilities.is_empty() && capabilities != self.capabilities {
+            self.capabilities = capabilities;
+            changes |= Changes::CAPABILITIES;
+        }
+        Ok(Folded { present, changes })
+    }
+
+    /// The bytes kept for this Agent's parts.
+    #[must_use]
+    pub fn retained_bytes(&self) -> usize {
+        self.parts.iter().flatten().map(Bytes::len).sum()
+    }
+
+    /// The last reported mask, undefined bits included; empty if none was ever reported.
+    #[must_use]
+    pub const fn capabilities(&self) -> AgentCapabilities {
+        self.capabilities
+    }
+
+    /// A part as the Agent encoded it, unknown fields included. `None` if it was never reported, and
+    /// for parts that are not of the [`STATE`](Part::STATE).
+    #[must_use]
+    pub fn encoded(&self, part: Part) -> Option<&Bytes> {
+        self.parts.get(part.index())?.as_ref()
+    }
+
+    /// A stored part was validated, so the decoding fails for none that is there.
+    fn decode<M: Message + Default>(&self, part: Part) -> Option<M> {
+        M::decode(self.encoded(part)?.clone()).ok()
+    }
+
+    /// Decodes the last reported `agent_description`.
+    #[must_use]
+    pub fn agent_description(&self) -> Option<v1::AgentDescription> {
+        self.decode(Part::AgentDescription)
+    }
+
+    /// Decodes the last reported `health`.
+    #[must_use]
+    pub fn health(&self) -> Option<v1::ComponentHealth> {
+        self.decode(Part::Health)
+    }
+
+    /// Decodes the last reported `effective_config`.
+    #[must_use]
+    pub fn effective_config(&self) -> Option<v1::EffectiveConfig> {
+        self.decode(Part::EffectiveConfig)
+    }
+
+    /// Decodes the last reported `remote_config_status`.
+    #[must_use]
+    pub fn remote_config_status(&self) -> Option<v1::RemoteConfigStatus> {
+        self.decode(Part::RemoteConfigStatus)
+    }
+
+    /// Decodes the last reported `package_statuses`.
+    #[must_use]
+    pub fn package_statuses(&self) -> Option<v1::PackageStatuses> {
+        self.decode(Part::PackageStatuses)
+    }
+
+    /// Decodes the last reported `custom_capabilities`.
+    #[must_use]
+    pub fn custom_capabilities(&self) -> Option<v1::CustomCapabilities> {
+        self.decode(Part::CustomCapabilities)
+    }
+
+    /// Decodes the last reported `available_components`.
+    #[must_use]
+    pub fn available_components(&self) -> Option<v1::AvailableComponents> {
+        self.decode(Part::AvailableComponents)
+    }
+
+    /// Decodes the last reported `connection_settings_status`.
+    #[must_use]
+    pub fn connection_settings_status(&self) -> Option<v1::ConnectionSettingsStatus> {
+        self.decode(Part::ConnectionSettingsStatus)
+    }
+}

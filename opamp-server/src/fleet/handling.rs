@@ -1,0 +1,74 @@
+//! Changes of Agents on their way to a handler. Whoever is told by `queue` keeps the Agent in a queue,
+//! takes its changes when it comes to that, and says when it is done; so no Agent is handled by two
+//! at a time.
+
+use std::task::{Context, Poll};
+
+use opamp_proto::WireUid;
+
+use super::{AgentSnapshot, Fleet};
+use crate::core::Changes;
+
+/// An Agent's changes, handed out to be handled. Pass [`token`](Self::token) to
+/// [`Fleet::finish_changes`] afterwards, whatever happened.
+#[derive(Debug)]
+pub struct AgentChanges<I> {
+    /// The Agent after the changes.
+    pub agent: AgentSnapshot,
+    /// What is new.
+    pub changes: Changes,
+    /// The identity of the peer that spoke for the Agent last.
+    pub identity: I,
+    /// The right to say that the changes are handled.
+    pub token: ChangesToken,
+}
+
+/// Says for which handing out of changes [`Fleet::finish_changes`] is called.
+#[derive(Debug)]
+pub struct ChangesToken {
+    uid: WireUid,
+    serial: u64,
+}
+
+impl<I> Fleet<I> {
+    /// Takes what is new about an Agent. `None` if that is nothing by now.
+    #[must_use = "the changes are gone from the registry"]
+    pub fn take_changes(&self, uid: &WireUid) -> Option<AgentChanges<I>>
+    where
+        I: Clone,
+    {
+        let mut shard = self.shard(uid);
+        let default_config = shard.remote_config.clone();
+        let slot = shard.slots.get_mut(uid)?;
+        let changes = slot.news.take()?;
+        Some(AgentChanges {
+            agent: slot.snapshot(default_config.as_ref()),
+            changes,
+            identity: slot.route.identity.clone(),
+            token: ChangesToken { uid: *uid, serial: slot.serial },
+        })
+    }
+
+    /// The changes were handled, or the handling failed. Returns the Agent if there are more by now
+    /// and it has to be queued again, under the instance uid it has now.
+    #[must_use = "the Agent has to be queued for handling"]
+    pub fn finish_changes(&self, token: ChangesToken) -> Option<WireUid> {
+        let ChangesToken { mut uid, serial } = token;
+        loop {
+            let mut shard = self.shard(&uid);
+            if let Some(slot) = shard.slots.get_mut(&uid).filter(|slot| slot.serial == serial) {
+                return slot.news.finish().then_some(uid);
+            }
+            uid = shard.moved.remove(&serial)?;
+        }
+    }
+
+    /// Ready when the changes with this [ticket](super::Accepted::ticket) were handled, or their Agent is
+    /// gone.
+    pub fn poll_handled(&self, uid: &WireUid, ticket: u64, cx: &mut Context<'_>) -> Poll<()> {
+        match self.shard(uid).slots.get_mut(uid) {
+            Some(slot) => slot.news.poll_handled(ticket, cx),
+            None => Poll::Ready(()),
+        }
+    }
+}

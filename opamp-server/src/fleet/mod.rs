@@ -1,0 +1,568 @@
+//! The registry of Agents.
+//!
+//! Here the Agent is the unit, not the connection: whichever [`Route`] its messages come on, they meet
+//! the same machine in the same slot. The registry is divided into shards with a lock each, held for
+//! the time of one message and never while anything waits; no lock is common to all Agents. It
+//! does no I/O and knows no runtime, so it serves the service of this crate, a gateway and a
+//! simulation of a million Agents alike.
+//!
+//! ```text
+//!   connection ──open_route──▶ Route ──receive(bytes)──▶ Received (reply, changes)
+//!                                │  ◀── RouteWaker::wake ── operations: set_remote_config, restart …
+//!                                ├──poll_push──▶ a message to push
+//!                                └──close_route
+//! ```
+
+use std::collections::hash_map::{Entry, RandomState};
+use std::hash::BuildHasher as _;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+use opamp_proto::{InstanceUid, LegacyUid, WireUid};
+
+use crate::core::{
+    Agent, Changes, Due, Handled, Push, Refusal, RefusalKind, Scan, ServerConfig, Transport, later,
+};
+use crate::counters::{Counters, Counting};
+
+mod handling;
+mod operations;
+mod route;
+mod shard;
+mod snapshot;
+
+pub use self::handling::{AgentChanges, ChangesToken};
+pub use self::route::{Route, RouteWaker};
+pub use self::snapshot::AgentSnapshot;
+
+use self::route::RouteShared;
+use self::shard::{News, PendingRename, Shard, Slot};
+
+/// Parts of a message above this size are validated before the lock is taken.
+const LARGE_PART: usize = 16 * 1024;
+
+/// The moment something happens, on both clocks. The registry reads neither.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// For pauses and deadlines.
+    pub instant: Instant,
+    /// For people: [`AgentSnapshot::last_seen`].
+    pub system: SystemTime,
+}
+
+/// The registry of a Server's Agents. Clones are handles to the same registry.
+///
+/// `I` is the identity that admission gives a peer.
+pub struct Fleet<I = ()> {
+    inner: Arc<Inner<I>>,
+}
+
+struct Inner<I> {
+    config: ServerConfig,
+    shards: Box<[Mutex<Shard<I>>]>,
+    hasher: RandomState,
+    /// Agents in all shards.
+    agents: AtomicUsize,
+    /// The number of the next route.
+    routes: AtomicU64,
+    /// The number of the next slot.
+    serials: AtomicU64,
+    /// Nanoseconds an Agent is told to stay away; [`AVAILABLE`] if the Server serves.
+    unavailable: AtomicU64,
+    counting: Counting,
+}
+
+const AVAILABLE: u64 = u64::MAX;
+
+/// What a message led to, and the right to its reply.
+#[derive(Debug)]
+#[must_use = "the message has to be answered: pass it to `reply`"]
+pub struct Accepted {
+    /// The Agent, if its identifier could be read.
+    pub uid: Option<WireUid>,
+    /// What is new about it.
+    pub changes: Changes,
+    /// The Agent has to be queued for handling: see [`Fleet::take_changes`].
+    pub queue: bool,
+    /// What to pass to [`Fleet::poll_handled`] to wait until the changes were handled.
+    pub ticket: u64,
+    answer: Answer,
+}
+
+#[derive(Debug)]
+enum Answer {
+    /// To be composed from what the Agent is owed by then.
+    Reply(Due),
+    /// To be acknowledged, and nothing more.
+    Acknowledge(Due),
+    Refuse(Refusal),
+    /// Done.
+    Composed {
+        tail: Option<Bytes>,
+        push: bool,
+        refusal: Option<Refusal>,
+    },
+}
+
+impl Accepted {
+    /// Why the message was refused, if it was.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match &self.answer {
+            Answer::Reply(due) | Answer::Acknowledge(due) => due.refusal(),
+            Answer::Refuse(refusal) => Some(refusal),
+            Answer::Composed { refusal, .. } => refusal.as_ref(),
+        }
+    }
+}
+
+/// What a message led to. The head of its reply is in the caller's buffer.
+#[derive(Debug)]
+#[must_use = "the reply has to be sent"]
+pub struct Received {
+    /// The Agent, if its identifier could be read.
+    pub uid: Option<WireUid>,
+    /// What is new about it.
+    pub changes: Changes,
+    /// The Agent has to be queued for handling: see [`Fleet::take_changes`].
+    pub queue: bool,
+    /// The rest of the reply, to be sent right after the head.
+    pub tail: Option<Bytes>,
+    /// There is a command to push right after the reply: call [`Fleet::poll_push`].
+    pub push: bool,
+    /// Why the message was refused, if it was.
+    pub refusal: Option<Refusal>,
+}
+
+impl<I> Clone for Fleet<I> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<I> std::fmt::Debug for Fleet<I> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fleet").field("agents", &self.len()).finish_non_exhaustive()
+    }
+}
+
+impl<I> Default for Fleet<I> {
+    fn default() -> Self {
+        Self::new(ServerConfig::default())
+    }
+}
+
+impl<I> Fleet<I> {
+    /// An empty registry.
+    #[must_use]
+    pub fn new(config: ServerConfig) -> Self {
+        let shards = (0..config.shards.max(1)).map(|_| Mutex::default()).collect();
+        Self {
+            inner: Arc::new(Inner {
+                config,
+                shards,
+                hasher: RandomState::new(),
+                agents: AtomicUsize::new(0),
+                routes: AtomicU64::new(0),
+                serials: AtomicU64::new(0),
+                unavailable: AtomicU64::new(AVAILABLE),
+                counting: Counting::default(),
+            }),
+        }
+    }
+
+    /// What the registry was made with.
+    #[must_use]
+    pub fn config(&self) -> &ServerConfig {
+        &self.inner.config
+    }
+
+    /// Agents known, connected or not.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.inner.agents.load(Ordering::Relaxed)
+    }
+
+    /// Whether no Agent is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Counts since the registry was made.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.inner.counting.snapshot()
+    }
+
+    #[cfg(feature = "service")]
+    pub(crate) fn counting(&self) -> &Counting {
+        &self.inner.counting
+    }
+
+    fn shard(&self, uid: &WireUid) -> MutexGuard<'_, Shard<I>> {
+        let shards = &self.inner.shards;
+        // The remainder is less than the number of shards, which is a usize.
+        let index = (self.inner.hasher.hash_one(uid) % shards.len() as u64) as usize;
+        lock(&shards[index])
+    }
+
+    fn shards(&self) -> impl Iterator<Item = MutexGuard<'_, Shard<I>>> {
+        self.inner.shards.iter().map(lock)
+    }
+}
+
+/// A panic while the lock was held leaves the maps whole, and at worst one Agent's report half taken
+/// over; to refuse all its neighbours for ever would be worse.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What drivers call.
+impl<I> Fleet<I> {
+    /// Opens a route: once for each WebSocket, once for each HTTP request.
+    ///
+    /// `waker` is told of what there is to push; an HTTP request has none.
+    #[must_use]
+    pub fn open_route(
+        &self,
+        transport: Transport,
+        remote_addr: Option<SocketAddr>,
+        identity: I,
+        waker: Option<Arc<dyn RouteWaker>>,
+    ) -> Route<I> {
+        let id = self.inner.routes.fetch_add(1, Ordering::Relaxed);
+        let shared = Arc::new(RouteShared { id, transport, remote_addr, identity, waker });
+        Route { shared, agents: Vec::new() }
+    }
+
+    /// Takes in a message and appends the head of its reply to `out`.
+    ///
+    /// `body` is the encoded `AgentToServer`, without the header of WebSocket messages. `fresh` makes
+    /// an instance uid if the Agent asks for one: a new one each time, of version 7.
+    ///
+    /// There is always a reply, whatever the bytes are (STATUS-07, ERR-11).
+    pub fn receive(
+        &self,
+        route: &mut Route<I>,
+        body: &[u8],
+        now: Now,
+        fresh: &mut dyn FnMut() -> InstanceUid,
+        out: &mut Vec<u8>,
+    ) -> Received {
+        let accepted = self.accept_into(route, body, now, fresh, Some(&mut *out));
+        let Accepted { uid, changes, queue, .. } = accepted;
+        let refusal = accepted.refusal().cloned();
+        let (tail, push) = self.compose(accepted, now, out);
+        Received { uid, changes, queue, tail, push, refusal }
+    }
+
+    /// Takes in a message whose reply is composed later by [`reply`](Self::reply), so that what a
+    /// handler makes of its changes can go out in it.
+    pub fn accept(
+        &self,
+        route: &mut Route<I>,
+        body: &[u8],
+        now: Now,
+        fresh: &mut dyn FnMut() -> InstanceUid,
+    ) -> Accepted {
+        self.accept_into(route, body, now, fresh, None)
+    }
+
+    /// Accepts a message. With `out` its reply is composed at once, under the same lock, where that is
+    /// possible.
+    fn accept_into(
+        &self,
+        route: &mut Route<I>,
+        body: &[u8],
+        now: Now,
+        fresh: &mut dyn FnMut() -> InstanceUid,
+        out: Option<&mut Vec<u8>>,
+    ) -> Accepted {
+        let counting = &self.inner.counting;
+        counting.messages.add();
+        let (uid, accepted) = match self.read(body) {
+            Ok((uid, scan)) => (Some(uid), self.fold(route, uid, &scan, now, fresh, out)),
+            Err((uid, refusal)) => (uid, Err(refusal)),
+        };
+        let accepted = accepted.unwrap_or_else(|refusal| Accepted {
+            uid,
+            changes: Changes::empty(),
+            queue: false,
+            ticket: 0,
+            answer: Answer::Refuse(refusal),
+        });
+        match accepted.refusal().map(Refusal::kind) {
+            Some(RefusalKind::Malformed) => counting.malformed.add(),
+            Some(RefusalKind::OverLimit) => counting.over_limit.add(),
+            Some(RefusalKind::Unavailable) => counting.unavailable.add(),
+            Some(RefusalKind::Unknown) | None => {}
+        }
+        accepted
+    }
+
+    /// Composes the reply to an accepted message: appends its head to `out`, and returns the rest if
+    /// there is one.
+    #[must_use = "the tail is a part of the message"]
+    pub fn reply(&self, accepted: Accepted, now: Now, out: &mut Vec<u8>) -> Option<Bytes> {
+        self.compose(accepted, now, out).0
+    }
+
+    fn compose(&self, accepted: Accepted, now: Now, out: &mut Vec<u8>) -> (Option<Bytes>, bool) {
+        let config = &self.inner.config;
+        let due = match accepted.answer {
+            Answer::Composed { tail, push, .. } => return (tail, push),
+            Answer::Refuse(refusal) => {
+                refusal.encode(accepted.uid.as_ref(), out);
+                return (None, false);
+            }
+            Answer::Acknowledge(due) => {
+                due.acknowledge(config, out);
+                return (None, false);
+            }
+            Answer::Reply(due) => due,
+        };
+        let mut shard = self.shard(due.uid());
+        match shard.slot(due.uid(), config) {
+            Some((slot, terms)) => slot.reply(due, terms, now, out),
+            None => {
+                due.acknowledge(config, out);
+                (None, false)
+            }
+        }
+    }
+
+    /// Everything that can be decided without a lock.
+    fn read<'a>(&self, body: &'a [u8]) -> Result<(WireUid, Scan<'a>), (Option<WireUid>, Refusal)> {
+        let mut scan = Scan::new(body).map_err(|fault| (fault.uid().copied(), fault.into()))?;
+        let uid = self.identify(scan.instance_uid())?;
+        if let Some(pause) = self.unavailable() {
+            let refusal = Refusal::unavailable("the Server is overloaded", Some(pause));
+            return Err((Some(uid), refusal));
+        }
+        scan.validate_longer_than(LARGE_PART).map_err(|fault| (Some(uid), fault.into()))?;
+        Ok((uid, scan))
+    }
+
+    /// ID-01, ID-05, reading A33.
+    fn identify(&self, bytes: &[u8]) -> Result<WireUid, (Option<WireUid>, Refusal)> {
+        let uid = WireUid::new(bytes).map_err(|error| {
+            (None, Refusal::malformed(format!("AgentToServer.instance_uid: {error}")))
+        })?;
+        if uid.instance_uid().is_some() {
+            return Ok(uid);
+        }
+        if self.inner.config.tolerances.legacy_instance_uid && LegacyUid::parse(bytes).is_some() {
+            self.inner.counting.legacy_instance_uids.add();
+            return Ok(uid);
+        }
+        let text =
+            format!("AgentToServer.instance_uid: there are {} bytes instead of 16", bytes.len());
+        Err((Some(uid), Refusal::malformed(text)))
+    }
+
+    fn fold(
+        &self,
+        route: &mut Route<I>,
+        uid: WireUid,
+        scan: &Scan<'_>,
+        now: Now,
+        fresh: &mut dyn FnMut() -> InstanceUid,
+        out: Option<&mut Vec<u8>>,
+    ) -> Result<Accepted, Refusal> {
+        let config = &self.inner.config;
+        let mut changes = Changes::empty();
+        let mut shard = self.shard(&uid);
+        if !shard.slots.contains_key(&uid) {
+            if let Some(rename) = shard.renames.remove(&uid) {
+                drop(shard);
+                changes |= self.move_slot(&rename, uid, now);
+                route.leave(&rename.old);
+                shard = self.shard(&uid);
+            }
+            if let Entry::Vacant(vacant) = shard.slots.entry(uid) {
+                vacant.insert(self.new_slot(route, uid, now)?);
+            }
+        }
+        let Some((slot, terms)) = shard.slot(&uid, config) else {
+            // It was found or inserted under this very lock.
+            return Err(Refusal::unavailable("the Agent is being removed", None));
+        };
+
+        if slot.is_newer_than(route, scan.sequence_num()) {
+            self.inner.counting.stale.add();
+            route.leave(&uid);
+            let due = slot.agent.acknowledgement(route.shared.transport);
+            drop(shard);
+            // It changes nothing, but a malformed message is refused wherever it comes from.
+            scan.validate()?;
+            return Ok(Accepted {
+                uid: Some(uid),
+                changes: Changes::empty(),
+                queue: false,
+                ticket: 0,
+                answer: Answer::Acknowledge(due),
+            });
+        }
+        let elsewhere = slot.route.id != route.shared.id;
+        if elsewhere || !slot.is_connected() || changes.contains(Changes::INSTANCE_UID) {
+            self.admit(route, &uid)?;
+            route.join(uid);
+            slot.route = Arc::clone(&route.shared);
+        }
+        if elsewhere && slot.is_connected() && route.shared.transport == Transport::WebSocket {
+            changes |= slot.agent.handle_connected(Transport::WebSocket);
+        }
+        slot.last_seen = now;
+        let handled =
+            slot.agent.handle_message(scan, route.shared.transport, terms, now.instant, fresh);
+        let Handled { changes: folded, due, new_instance_uid } = handled;
+        changes |= folded;
+        if due.is_goodbye() {
+            route.leave(&uid);
+        }
+        let queue = slot.news.note(changes);
+        let ticket = slot.news.ticket();
+        let answer = match (new_instance_uid, out) {
+            (None, Some(out)) => {
+                let refusal = due.refusal().cloned();
+                let (tail, push) = slot.reply(due, terms, now, out);
+                Answer::Composed { tail, push, refusal }
+            }
+            (new, _) => {
+                drop(shard);
+                // The Agent must not hear of its new uid before that is known here.
+                if let Some(new) = new.map(WireUid::from) {
+                    let expires = later(now.instant, config.rename_expiry);
+                    self.shard(&new).renames.insert(new, PendingRename { old: uid, expires });
+                }
+                Answer::Reply(due)
+            }
+        };
+        Ok(Accepted { uid: Some(uid), changes, queue, ticket, answer })
+    }
+
+    /// Whether a connection may carry one more Agent.
+    fn admit(&self, route: &Route<I>, uid: &WireUid) -> Result<(), Refusal> {
+        let limit = self.inner.config.max_agents_per_connection;
+        if route.agents.len() < limit || route.is_on(uid) {
+            return Ok(());
+        }
+        Err(Refusal::over_limit(format!("the connection already carries {limit} Agents")))
+    }
+
+    fn new_slot(&self, route: &Route<I>, uid: WireUid, now: Now) -> Result<Slot<I>, Refusal> {
+        self.admit(route, &uid)?;
+        let limit = self.inner.config.max_agents;
+        if self.inner.agents.fetch_add(1, Ordering::Relaxed) >= limit {
+            self.inner.agents.fetch_sub(1, Ordering::Relaxed);
+            let text = format!("the Server already serves {limit} Agents");
+            return Err(Refusal::unavailable(text, None));
+        }
+        Ok(Slot {
+            serial: self.inner.serials.fetch_add(1, Ordering::Relaxed),
+            agent: Agent::new(uid),
+            route: Arc::clone(&route.shared),
+            last_seen: now,
+            news: News::default(),
+        })
+    }
+
+    /// An Agent speaks under the instance uid it was given: its slot moves there. The two shards are
+    /// locked one after the other, so two such moves cannot wait for each other.
+    fn move_slot(&self, rename: &PendingRename, new: WireUid, now: Now) -> Changes {
+        let slot = {
+            let mut shard = self.shard(&rename.old);
+            let meant = shard.slots.get(&rename.old).is_some_and(|slot| {
+                slot.agent.pending_rename(now.instant).map(WireUid::from) == Some(new)
+            });
+            let slot = if meant { shard.slots.remove(&rename.old) } else { None };
+            if let Some(slot) = slot.as_ref().filter(|slot| slot.news.is_busy()) {
+                shard.moved.insert(slot.serial, new);
+            }
+            slot
+        };
+        let Some(mut slot) = slot else { return Changes::empty() };
+        let changes = slot.agent.handle_renamed(new);
+        slot.news.forget_queue();
+        match self.shard(&new).slots.entry(new) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(slot);
+                changes
+            }
+            // Two messages under the new uid came at once, and the other one was first.
+            Entry::Occupied(_) => {
+                self.inner.agents.fetch_sub(1, Ordering::Relaxed);
+                Changes::empty()
+            }
+        }
+    }
+
+    /// Composes the next message to push to an Agent of this route, if there is one: appends its head
+    /// to `out`. To be called until it returns `None`, when the connection can send.
+    pub fn poll_push(
+        &self,
+        route: &Route<I>,
+        uid: &WireUid,
+        now: Now,
+        out: &mut Vec<u8>,
+    ) -> Option<Push> {
+        let mut shard = self.shard(uid);
+        let (slot, terms) = shard.slot(uid, &self.inner.config)?;
+        if slot.route.id != route.shared.id {
+            return None;
+        }
+        slot.agent.poll_push(terms, now.instant, out)
+    }
+
+    /// The connection is gone, and with it the sessions of the Agents on it (CLOSE-11).
+    ///
+    /// Returns the Agents that have to be queued for handling. An HTTP request ends without this: its
+    /// Agent's session outlives it (reading A06).
+    #[must_use = "the Agents have to be queued for handling"]
+    pub fn close_route(&self, route: Route<I>) -> Vec<WireUid> {
+        let mut queue = Vec::new();
+        for uid in &route.agents {
+            let mut shard = self.shard(uid);
+            let Some(slot) = shard.slots.get_mut(uid) else { continue };
+            if slot.route.id == route.shared.id {
+                let changes = slot.agent.handle_lost();
+                if slot.news.note(changes) {
+                    queue.push(*uid);
+                }
+            }
+        }
+        queue
+    }
+
+    /// Marks silent HTTP Agents as disconnected, and forgets what is long gone: to be called every few
+    /// seconds. Returns the Agents that have to be queued for handling.
+    #[must_use = "the Agents have to be queued for handling"]
+    pub fn sweep(&self, now: Now) -> Vec<WireUid> {
+        let config = &self.inner.config;
+        let mut queue = Vec::new();
+        for mut shard in self.shards() {
+            let mut forgotten = 0;
+            shard.renames.retain(|_, rename| now.instant < rename.expires);
+            shard.slots.retain(|uid, slot| {
+                let silent = now.instant.saturating_duration_since(slot.last_seen.instant);
+                if slot.agent.transport() == Some(Transport::Http)
+                    && silent >= config.http_offline_after
+                {
+                    let changes = slot.agent.handle_lost();
+                    if slot.news.note(changes) {
+                        queue.push(*uid);
+                    }
+                }
+                let keep = slot.is_connected() || silent < config.retain_disconnected;
+                forgotten += usize::from(!keep);
+                keep
+            });
+            self.inner.agents.fetch_sub(forgotten, Ordering::Relaxed);
+        }
+        queue
+    }
+}

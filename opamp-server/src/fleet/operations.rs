@@ -1,0 +1,196 @@
+//! What the operator asks of the registry. Operations take effect at once; where that means to push
+//! something, the Agent's connection is woken, and nothing waits.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use opamp_proto::{InstanceUid, WireUid};
+
+use super::shard::{PendingRename, Slot};
+use super::{AVAILABLE, AgentSnapshot, Fleet};
+use crate::core::{MAX_HEAD, OperationError, RemoteConfig, later};
+
+impl<I> Fleet<I> {
+    /// Every Agent known, in no particular order. Each is a snapshot of its own moment.
+    #[must_use]
+    pub fn agents(&self) -> Vec<AgentSnapshot> {
+        let mut agents = Vec::with_capacity(self.len());
+        for shard in self.shards() {
+            let default_config = shard.remote_config.as_ref();
+            agents.extend(shard.slots.values().map(|slot| slot.snapshot(default_config)));
+        }
+        agents
+    }
+
+    /// One Agent, by the identifier it sends.
+    #[must_use]
+    pub fn agent(&self, uid: &WireUid) -> Option<AgentSnapshot> {
+        let shard = self.shard(uid);
+        Some(shard.slots.get(uid)?.snapshot(shard.remote_config.as_ref()))
+    }
+
+    /// The configuration for all Agents that have none of their own.
+    #[must_use]
+    pub fn default_remote_config(&self) -> Option<RemoteConfig> {
+        self.shards().next()?.remote_config.clone()
+    }
+
+    /// Sets the configuration for all Agents that have none of their own. Those on a WebSocket that
+    /// need it get it pushed; the others get it with their next request (CFG-09, HTTP-10).
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::TooLarge`] if the message with it could exceed the limit of what is sent; the
+    /// configuration is then as it was (SIZE-12, SIZE-30).
+    pub fn set_default_remote_config(&self, config: RemoteConfig) -> Result<(), OperationError> {
+        self.check_size(&config)?;
+        for mut shard in self.shards() {
+            shard.remote_config = Some(config.clone());
+            shard
+                .slots
+                .values()
+                .filter(|slot| slot.agent.remote_config().is_none())
+                .for_each(Slot::wake);
+        }
+        Ok(())
+    }
+
+    /// Stops to offer a configuration to Agents that have none of their own. They keep what they have.
+    pub fn clear_default_remote_config(&self) {
+        self.shards().for_each(|mut shard| shard.remote_config = None);
+    }
+
+    /// Sets the configuration for one Agent, known to accept configurations or not: it is offered
+    /// when and while it does (CFG-03, CAP-04).
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::UnknownAgent`], and [`OperationError::TooLarge`] as for
+    /// [`set_default_remote_config`](Self::set_default_remote_config).
+    pub fn set_remote_config(
+        &self,
+        uid: &WireUid,
+        config: RemoteConfig,
+    ) -> Result<(), OperationError> {
+        self.check_size(&config)?;
+        self.with_slot(uid, |slot| {
+            slot.agent.set_remote_config(Some(config));
+            Ok(())
+        })
+    }
+
+    /// Gives an Agent the configuration for all again.
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::UnknownAgent`].
+    pub fn clear_remote_config(&self, uid: &WireUid) -> Result<(), OperationError> {
+        self.with_slot(uid, |slot| {
+            slot.agent.set_remote_config(None);
+            Ok(())
+        })
+    }
+
+    /// Asks an Agent to restart, once. The command waits for the Agent's next session or request at
+    /// most as long as [`ServerConfig::command_expiry`](crate::ServerConfig::command_expiry).
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::UnknownAgent`], and [`OperationError::NotAccepted`] if the Agent lacks
+    /// `AcceptsRestartCommand` (CMD-05).
+    pub fn restart(&self, uid: &WireUid, now: Instant) -> Result<(), OperationError> {
+        let expires = later(now, self.config().command_expiry);
+        self.with_slot(uid, |slot| slot.agent.restart(expires))
+    }
+
+    /// Asks an Agent for a full report (SEQ-05, SEQ-06).
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::UnknownAgent`].
+    pub fn request_full_state(&self, uid: &WireUid) -> Result<(), OperationError> {
+        self.with_slot(uid, |slot| {
+            slot.agent.request_full_state();
+            Ok(())
+        })
+    }
+
+    /// Gives an Agent another instance uid, which should be of version 7 (ID-14, ID-15). It is told
+    /// under its old one; when it speaks under the new one, all that is known of it goes with it.
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::UnknownAgent`], and [`OperationError::UidInUse`] if another Agent has the new
+    /// instance uid or is about to get it.
+    pub fn rename(
+        &self,
+        uid: &WireUid,
+        new: InstanceUid,
+        now: Instant,
+    ) -> Result<(), OperationError> {
+        let expires = later(now, self.config().rename_expiry);
+        let reserved = WireUid::from(new);
+        {
+            let mut shard = self.shard(&reserved);
+            let given = shard.renames.get(&reserved);
+            let given = given.is_some_and(|rename| rename.old != *uid && now < rename.expires);
+            if given || shard.slots.contains_key(&reserved) {
+                return Err(OperationError::UidInUse);
+            }
+            shard.renames.insert(reserved, PendingRename { old: *uid, expires });
+        }
+        let mut earlier = None;
+        let renamed = self.with_slot(uid, |slot| {
+            earlier = slot.agent.pending_rename(now).filter(|earlier| *earlier != new);
+            slot.agent.rename(new, expires);
+            Ok(())
+        });
+        let outdated = if renamed.is_err() { Some(new) } else { earlier };
+        if let Some(outdated) = outdated.map(WireUid::from) {
+            self.shard(&outdated).renames.remove(&outdated);
+        }
+        renamed
+    }
+
+    /// Refuses every message with UNAVAILABLE from now on, and asks Agents to stay away for this long,
+    /// if given (THR-01, THR-03). A Server in trouble sheds load with this.
+    pub fn set_unavailable(&self, retry_after: Option<Duration>) {
+        let nanos =
+            retry_after.map_or(0, |pause| u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX));
+        self.inner.unavailable.store(nanos.min(AVAILABLE - 1), Ordering::Relaxed);
+    }
+
+    /// Serves again.
+    pub fn set_available(&self) {
+        self.inner.unavailable.store(AVAILABLE, Ordering::Relaxed);
+    }
+
+    /// `Some` while messages are refused, with the pause Agents are asked for; zero if none is.
+    #[must_use]
+    pub fn unavailable(&self) -> Option<Duration> {
+        match self.inner.unavailable.load(Ordering::Relaxed) {
+            AVAILABLE => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        }
+    }
+
+    fn check_size(&self, config: &RemoteConfig) -> Result<(), OperationError> {
+        let limit = self.config().limits.max_send();
+        match config.encoded_len().saturating_add(MAX_HEAD) {
+            size if size > limit => Err(OperationError::TooLarge { size, limit }),
+            _ => Ok(()),
+        }
+    }
+
+    fn with_slot(
+        &self,
+        uid: &WireUid,
+        change: impl FnOnce(&mut Slot<I>) -> Result<(), OperationError>,
+    ) -> Result<(), OperationError> {
+        let mut shard = self.shard(uid);
+        let slot = shard.slots.get_mut(uid).ok_or(OperationError::UnknownAgent)?;
+        change(slot)?;
+        slot.wake();
+        Ok(())
+    }
+}

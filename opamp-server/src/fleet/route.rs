@@ -1,0 +1,79 @@
+//! The way to an Agent: a connection, or a request that is being answered.
+//!
+//! Routes are numbered in the order they were opened. An Agent belongs to the newest route it spoke
+//! on; what still arrives on an older one is answered but changes nothing, so that the remains of a
+//! dead connection cannot undo what its successor reported.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use opamp_proto::WireUid;
+
+use crate::core::Transport;
+
+/// How the registry tells a connection that there is something to push.
+///
+/// Called by whoever changed something, possibly under a lock of the registry: it has to return at
+/// once and must not call the registry.
+pub trait RouteWaker: Send + Sync {
+    /// There may be something to push to this Agent: call [`Fleet::poll_push`](crate::Fleet::poll_push)
+    /// soon, on another stack.
+    fn wake(&self, uid: &WireUid);
+}
+
+/// A connection with one or many Agents (ID-11), or an HTTP request.
+pub struct Route<I> {
+    pub(super) shared: Arc<RouteShared<I>>,
+    /// The Agents that spoke on this route and have not said goodbye. Searched only when an Agent
+    /// comes or goes.
+    pub(super) agents: Vec<WireUid>,
+}
+
+pub(super) struct RouteShared<I> {
+    pub(super) id: u64,
+    pub(super) transport: Transport,
+    pub(super) remote_addr: Option<SocketAddr>,
+    pub(super) identity: I,
+    pub(super) waker: Option<Arc<dyn RouteWaker>>,
+}
+
+impl<I> Route<I> {
+    /// The Agents on this route.
+    #[must_use]
+    pub fn agents(&self) -> &[WireUid] {
+        &self.agents
+    }
+
+    /// The identity that admission gave the peer.
+    #[must_use]
+    pub fn identity(&self) -> &I {
+        &self.shared.identity
+    }
+
+    pub(super) fn is_on(&self, uid: &WireUid) -> bool {
+        self.agents.contains(uid)
+    }
+
+    pub(super) fn join(&mut self, uid: WireUid) {
+        if !self.is_on(&uid) {
+            self.agents.push(uid);
+        }
+    }
+
+    pub(super) fn leave(&mut self, uid: &WireUid) {
+        if let Some(index) = self.agents.iter().position(|agent| agent == uid) {
+            self.agents.swap_remove(index);
+        }
+    }
+}
+
+impl<I> std::fmt::Debug for Route<I> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Route")
+            .field("id", &self.shared.id)
+            .field("transport", &self.shared.transport)
+            .field("remote_addr", &self.shared.remote_addr)
+            .field("agents", &self.agents.len())
+            .finish_non_exhaustive()
+    }
+}

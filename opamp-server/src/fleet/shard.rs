@@ -1,0 +1,212 @@
+//! A part of the registry, behind one lock, and the slot of one Agent in it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use bytes::Bytes;
+use opamp_proto::WireUid;
+
+use super::Now;
+use super::route::{Route, RouteShared};
+use super::snapshot::AgentSnapshot;
+use crate::core::{Agent, Changes, Due, RemoteConfig, ServerConfig, Terms, Transport};
+
+pub(super) struct Shard<I> {
+    pub(super) slots: HashMap<WireUid, Slot<I>>,
+    /// New instance uids that were given out, by the new uid. At most one for each Agent.
+    pub(super) renames: HashMap<WireUid, PendingRename>,
+    /// Where a slot went whose handler was running when it moved away, by the slot's serial number.
+    /// At most one for each running handler.
+    pub(super) moved: HashMap<u64, WireUid>,
+    /// The configuration for all, repeated in each shard so that reading it takes no other lock.
+    pub(super) remote_config: Option<RemoteConfig>,
+}
+
+pub(super) struct PendingRename {
+    pub(super) old: WireUid,
+    pub(super) expires: Instant,
+}
+
+impl<I> Default for Shard<I> {
+    fn default() -> Self {
+        Self {
+            slots: HashMap::new(),
+            renames: HashMap::new(),
+            moved: HashMap::new(),
+            remote_config: None,
+        }
+    }
+}
+
+impl<I> Shard<I> {
+    /// The slot of an Agent, with the terms it is served on.
+    pub(super) fn slot<'a>(
+        &'a mut self,
+        uid: &WireUid,
+        config: &'a ServerConfig,
+    ) -> Option<(&'a mut Slot<I>, Terms<'a>)> {
+        let slot = self.slots.get_mut(uid)?;
+        Some((slot, Terms { config, remote_config: self.remote_config.as_ref() }))
+    }
+}
+
+/// What the registry keeps of one Agent.
+pub(super) struct Slot<I> {
+    /// Stays the Agent's own when its instance uid changes.
+    pub(super) serial: u64,
+    pub(super) agent: Agent,
+    /// The newest route the Agent spoke on, open or not.
+    pub(super) route: Arc<RouteShared<I>>,
+    pub(super) last_seen: Now,
+    pub(super) news: News,
+}
+
+impl<I> Slot<I> {
+    pub(super) fn is_connected(&self) -> bool {
+        self.agent.transport().is_some()
+    }
+
+    /// Composes a reply; says as well whether there is a command to push after it.
+    pub(super) fn reply(
+        &mut self,
+        due: Due,
+        terms: Terms<'_>,
+        now: Now,
+        out: &mut Vec<u8>,
+    ) -> (Option<Bytes>, bool) {
+        let tail = self.agent.poll_reply(due, terms, now.instant, out);
+        let push = self.agent.transport() == Some(Transport::WebSocket) && self.agent.has_command();
+        (tail, push)
+    }
+
+    /// Tells the Agent's connection that there may be something to push.
+    pub(super) fn wake(&self) {
+        if self.agent.transport() == Some(Transport::WebSocket)
+            && let Some(waker) = &self.route.waker
+        {
+            waker.wake(self.agent.uid());
+        }
+    }
+
+    /// Whether the Agent has since appeared on a newer route than this, so that what comes here is a
+    /// remainder. If it goes on counting here it has come back. Requests of one HTTP Agent are not
+    /// ordered among themselves.
+    pub(super) fn is_newer_than(&self, route: &Route<I>, sequence_num: u64) -> bool {
+        let both_http =
+            self.route.transport == Transport::Http && route.shared.transport == Transport::Http;
+        self.is_connected()
+            && self.route.id > route.shared.id
+            && !both_http
+            && !self.agent.continues_with(sequence_num)
+    }
+
+    pub(super) fn snapshot(&self, default_config: Option<&RemoteConfig>) -> AgentSnapshot {
+        let own = self.agent.remote_config();
+        AgentSnapshot {
+            uid: *self.agent.uid(),
+            connected: self.is_connected(),
+            transport: self.route.transport,
+            remote_addr: self.route.remote_addr,
+            last_seen: self.last_seen.system,
+            sequence_num: self.agent.sequence_num().unwrap_or(0),
+            desired_config: own.or(default_config).map(RemoteConfig::hash),
+            own_config: own.is_some(),
+            new_instance_uid: self.agent.pending_rename(self.last_seen.instant),
+            state: self.agent.state().clone(),
+        }
+    }
+}
+
+/// Changes nobody has handled yet, and who handles them.
+///
+/// ```text
+///          note                take                 finish, nothing new
+///   idle ────────▶ queued ────────────▶ busy ─────────────────────────────▶ idle
+///                    ▲                   │ finish, more was noted
+///                    └───────────────────┘
+/// ```
+///
+/// The Agent is handed out by `note` and `finish` only on the way to *queued*, so it is in the
+/// caller's queue at most once, and handled by one at a time.
+#[derive(Default)]
+pub(super) struct News {
+    changes: Changes,
+    queued: bool,
+    busy: bool,
+    /// Counts the notes; `taken` and `handled` are its values at those moments.
+    noted: u64,
+    taken: u64,
+    handled: u64,
+    waiting: Vec<Waker>,
+}
+
+impl News {
+    /// Adds changes. True if the Agent has to be queued for handling.
+    #[must_use]
+    pub(super) fn note(&mut self, changes: Changes) -> bool {
+        if changes.is_empty() {
+            return false;
+        }
+        self.changes |= changes;
+        self.noted += 1;
+        self.queue()
+    }
+
+    fn queue(&mut self) -> bool {
+        let idle = !self.queued && !self.busy;
+        self.queued |= idle;
+        idle
+    }
+
+    /// The Agent is known by another uid from now on: who has the old one in a queue finds nothing.
+    pub(super) fn forget_queue(&mut self) {
+        self.queued = false;
+    }
+
+    /// What a caller has to wait for to see its last note handled.
+    pub(super) const fn ticket(&self) -> u64 {
+        self.noted
+    }
+
+    pub(super) const fn is_busy(&self) -> bool {
+        self.busy
+    }
+
+    /// Takes what is to be handled, and makes the taker the only one. `None` if there is none.
+    pub(super) fn take(&mut self) -> Option<Changes> {
+        if !std::mem::take(&mut self.queued) || self.busy {
+            return None;
+        }
+        self.busy = true;
+        self.taken = self.noted;
+        Some(std::mem::take(&mut self.changes))
+    }
+
+    /// The taker is done. True if the Agent has to be queued again.
+    #[must_use]
+    pub(super) fn finish(&mut self) -> bool {
+        self.busy = false;
+        self.handled = self.taken;
+        self.waiting.drain(..).for_each(Waker::wake);
+        !self.changes.is_empty() && self.queue()
+    }
+
+    /// Ready when the note with this ticket was handled.
+    pub(super) fn poll_handled(&mut self, ticket: u64, cx: &mut Context<'_>) -> Poll<()> {
+        if self.handled >= ticket {
+            return Poll::Ready(());
+        }
+        if !self.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            self.waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for News {
+    fn drop(&mut self) {
+        self.waiting.drain(..).for_each(Waker::wake);
+    }
+}

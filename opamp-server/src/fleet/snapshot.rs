@@ -1,0 +1,91 @@
+//! What the registry knows of an Agent at one moment.
+
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use opamp_proto::{AgentCapabilities, ConfigHash, InstanceUid, WireUid};
+
+use crate::core::{AgentState, Transport};
+
+/// An Agent as it was known at one moment. Clones share the reported bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentSnapshot {
+    pub(super) uid: WireUid,
+    pub(super) connected: bool,
+    pub(super) transport: Transport,
+    pub(super) remote_addr: Option<SocketAddr>,
+    pub(super) last_seen: SystemTime,
+    pub(super) sequence_num: u64,
+    pub(super) desired_config: Option<ConfigHash>,
+    pub(super) own_config: bool,
+    pub(super) new_instance_uid: Option<InstanceUid>,
+    pub(super) state: AgentState,
+}
+
+impl AgentSnapshot {
+    /// The identifier as the Agent sends it, which is the registry's key.
+    #[must_use]
+    pub const fn uid(&self) -> &WireUid {
+        &self.uid
+    }
+
+    /// Whether the Agent has a session.
+    #[must_use]
+    pub const fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// The transport of the session, or of the last one.
+    #[must_use]
+    pub const fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// The address the last message came from, if the driver knew it.
+    #[must_use]
+    pub const fn remote_addr(&self) -> Option<SocketAddr> {
+        self.remote_addr
+    }
+
+    /// When the last message came.
+    #[must_use]
+    pub const fn last_seen(&self) -> SystemTime {
+        self.last_seen
+    }
+
+    /// The number of the last message.
+    #[must_use]
+    pub const fn sequence_num(&self) -> u64 {
+        self.sequence_num
+    }
+
+    /// The last reported mask.
+    #[must_use]
+    pub const fn capabilities(&self) -> AgentCapabilities {
+        self.state.capabilities()
+    }
+
+    /// The hash of the configuration the Agent should have, be it its own or the one for all.
+    #[must_use]
+    pub const fn desired_config_hash(&self) -> Option<ConfigHash> {
+        self.desired_config
+    }
+
+    /// Whether that configuration was set for this Agent alone.
+    #[must_use]
+    pub const fn has_own_config(&self) -> bool {
+        self.own_config
+    }
+
+    /// The instance uid the Agent was told to take, until it speaks under it.
+    #[must_use]
+    pub const fn new_instance_uid(&self) -> Option<InstanceUid> {
+        self.new_instance_uid
+    }
+
+    /// What the Agent reported.
+    #[must_use]
+    pub const fn state(&self) -> &AgentState {
+        &self.state
+    }
+}

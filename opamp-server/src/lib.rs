@@ -1,0 +1,57 @@
+//! The Server's end of OpAMP, the Open Agent Management Protocol.
+//!
+//! - [`core`]: the protocol without I/O. [`core::Agent`] is the machine of one Agent: messages and
+//!   moments in, replies and pushes out.
+//! - [`fleet`]: the registry. [`Fleet`] holds the Agents, whatever connections they come on, and is
+//!   where an operator acts: [`Fleet::set_remote_config`], [`Fleet::restart`], [`Fleet::agents`].
+//! - `service` (feature `service`): `OpampService` answers HTTP requests and WebSockets at a path of an
+//!   existing application, `Server` listens by itself. A `Handler` decides who may connect and is
+//!   told what changed.
+//!
+//! ```
+//! # #[cfg(feature = "service")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use opamp_server::{AcceptAll, Server};
+//!
+//! let server = Server::bind("127.0.0.1:0").listen(AcceptAll).await?;
+//! let fleet = server.fleet().clone();
+//! println!("{} Agents at {}", fleet.len(), server.local_addr());
+//! # server.shutdown_handle().shutdown();
+//! server.run().await;
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "service"))]
+//! # fn main() {}
+//! ```
+//!
+//! Ids such as SEQ-03 or CFG-19 in this documentation are rows of the project's catalogue of the
+//! specification's requirements; A05 or A32 are its readings of what the specification leaves open.
+//!
+//! # Features
+//!
+//! `service` and `tls` are on by default. Without default features there is the core and the registry
+//! alone: no runtime, no I/O, no clock, nothing in the dependency tree for any of them.
+
+pub mod core;
+mod counters;
+pub mod fleet;
+#[cfg(feature = "service")]
+pub mod service;
+
+pub use crate::core::{
+    AgentState, Changes, OperationError, RemoteConfig, ServerConfig, Tolerances, Transport,
+};
+pub use crate::counters::Counters;
+pub use crate::fleet::{AgentSnapshot, Fleet, Now};
+#[cfg(feature = "tls")]
+pub use crate::service::PeerCertificates;
+#[cfg(feature = "service")]
+pub use crate::service::{
+    AcceptAll, AgentChange, BearerTokens, Handler, OpampService, PeerAddr, Rejection, Server,
+    ServerBuilder, ServiceConfig, ShutdownHandle,
+};
+
+#[cfg(all(doctest, feature = "service"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

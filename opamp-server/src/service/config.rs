@@ -1,0 +1,77 @@
+//! The times and bounds of the service.
+
+use std::time::Duration;
+
+/// Times and bounds of the service, beside those of [`ServerConfig`](crate::ServerConfig).
+///
+/// The times for WebSockets are kept by one coarse clock for all of them: they may be exceeded by a
+/// second.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let mut config = opamp_server::ServiceConfig::default();
+/// config.ping_interval = Duration::from_secs(60);
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ServiceConfig {
+    /// How long [`Handler::admit`](crate::Handler::admit) may take; the request is then answered
+    /// with 503. Default: 10 s.
+    pub admission_deadline: Duration,
+    /// How long the body of a request may take to arrive as a whole; then 408. Default: 30 s.
+    pub body_deadline: Duration,
+    /// How long an HTTP response waits for [`Handler::agent_changed`](crate::Handler::agent_changed),
+    /// so that what it sets goes out in that response. Default: 1 s.
+    pub reply_deadline: Duration,
+    /// HTTP responses of at least this many bytes are compressed for clients that accept it.
+    /// Default: 1 KiB, below which it gains nothing (HTTP-24).
+    pub min_compressed: usize,
+    /// How long a WebSocket may be open before its first message. Default: 30 s.
+    pub first_message_timeout: Duration,
+    /// Silence of a WebSocket's peer after which it is pinged. Default: 30 s, within the time most
+    /// proxies keep a silent connection.
+    pub ping_interval: Duration,
+    /// How long after a ping a peer may stay silent. Default: 20 s.
+    pub pong_timeout: Duration,
+    /// How long a peer may take nothing of what waits to be sent. Default: 30 s.
+    pub write_timeout: Duration,
+    /// How long the closing handshake of a WebSocket may take (CLOSE-04). Default: 5 s.
+    pub close_timeout: Duration,
+    /// Malformed messages in a row after which a WebSocket is closed. Default: 16.
+    pub max_malformed: u32,
+    /// Calls of [`Handler::agent_changed`](crate::Handler::agent_changed) at a time. Default: 64.
+    pub handler_concurrency: usize,
+    /// How long one such call may take before it is dropped. Default: 60 s, so that calls that hang
+    /// cannot use up the concurrency for good.
+    pub handler_deadline: Duration,
+}
+
+impl Default for ServiceConfig {
+    fn default() -> Self {
+        Self {
+            admission_deadline: Duration::from_secs(10),
+            body_deadline: Duration::from_secs(30),
+            reply_deadline: Duration::from_secs(1),
+            min_compressed: 1024,
+            first_message_timeout: Duration::from_secs(30),
+            ping_interval: Duration::from_secs(30),
+            pong_timeout: Duration::from_secs(20),
+            write_timeout: Duration::from_secs(30),
+            close_timeout: Duration::from_secs(5),
+            max_malformed: 16,
+            handler_concurrency: 64,
+            handler_deadline: Duration::from_secs(60),
+        }
+    }
+}
+
+impl ServiceConfig {
+    /// The period of the coarse clock: a fraction of the shortest time it has to keep.
+    pub(super) fn tick(&self) -> Duration {
+        let times =
+            [self.first_message_timeout, self.ping_interval, self.pong_timeout, self.write_timeout];
+        let shortest = times.into_iter().min().unwrap_or_default();
+        (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
+    }
+}

@@ -1,0 +1,87 @@
+//! Calls of the handler: one at a time for each Agent, a bounded number in all, each on its own.
+//!
+//! The registry sees to it that an Agent is in the queue at most once, so the queue is bounded by the
+//! number of Agents. There is no standing task: whoever adds to the queue starts a worker unless
+//! there are enough, and a worker that finds the queue empty ends.
+
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::FutureExt as _;
+use opamp_proto::WireUid;
+
+use super::Inner;
+use super::handler::{AgentChange, Handler};
+use crate::fleet::AgentChanges;
+
+#[derive(Default)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    agents: VecDeque<WireUid>,
+    workers: usize,
+}
+
+impl Queue {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds an Agent. True if a worker has to be started.
+    fn push(&self, uid: WireUid, max_workers: usize) -> bool {
+        let mut state = self.state();
+        state.agents.push_back(uid);
+        let start = state.workers < max_workers.max(1);
+        state.workers += usize::from(start);
+        start
+    }
+
+    /// The next Agent. `None` ends the worker that asked.
+    fn pop(&self) -> Option<WireUid> {
+        let mut state = self.state();
+        let next = state.agents.pop_front();
+        state.workers -= usize::from(next.is_none());
+        next
+    }
+}
+
+impl<H: Handler> Inner<H> {
+    /// Has the handler called for an Agent the registry wants queued.
+    pub(super) fn dispatch(self: &Arc<Self>, uid: WireUid) {
+        if self.queue.push(uid, self.config.handler_concurrency) {
+            let inner = Arc::clone(self);
+            self.workers.spawn(|_| async move {
+                while let Some(uid) = inner.queue.pop() {
+                    inner.handle(uid).await;
+                }
+            });
+        }
+    }
+
+    async fn handle(self: &Arc<Self>, uid: WireUid) {
+        let Some(AgentChanges { agent, changes, identity, token }) = self.fleet.take_changes(&uid)
+        else {
+            return;
+        };
+        let change = AgentChange { agent, changes, identity, fleet: self.fleet.clone() };
+        let call = async { self.handler.agent_changed(change).await };
+        let call = AssertUnwindSafe(call).catch_unwind();
+        match tokio::time::timeout(self.config.handler_deadline, call).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_panic)) => {
+                self.fleet.counting().handler_panics.add();
+                tracing::error!(agent = %uid, "the handler panicked");
+            }
+            Err(_elapsed) => {
+                tracing::warn!(agent = %uid, "the handler took too long and was dropped")
+            }
+        }
+        if let Some(uid) = self.fleet.finish_changes(token) {
+            self.dispatch(uid);
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! What an application supplies: who may connect, and what to do when an Agent changes.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::header::{
+    AUTHORIZATION, CONNECTION, HeaderName, HeaderValue, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE,
+};
+use http::{Response, StatusCode, request};
+
+use super::http::{Body, status};
+use crate::core::Changes;
+use crate::fleet::{AgentSnapshot, Fleet};
+
+/// The application's side of the service.
+///
+/// ```
+/// use opamp_server::{AgentChange, Handler, Rejection};
+///
+/// struct Tenants;
+///
+/// impl Handler for Tenants {
+///     /// The tenant, from a header that a proxy in front of this server has set.
+///     type Identity = String;
+///
+///     async fn admit(&self, request: &http::request::Parts) -> Result<String, Rejection> {
+///         let tenant = request.headers.get("x-tenant").and_then(|value| value.to_str().ok());
+///         tenant.map(str::to_owned).ok_or_else(Rejection::forbidden)
+///     }
+///
+///     async fn agent_changed(&self, change: AgentChange<String>) {
+///         println!("{} of {}: {:?}", change.agent.uid(), change.identity, change.changes);
+///     }
+/// }
+/// ```
+pub trait Handler: Send + Sync + 'static {
+    /// Who a peer is, as far as the application is concerned.
+    type Identity: Clone + Send + Sync + 'static;
+
+    /// Decides about a peer from its request: before a WebSocket is opened, and at each HTTP request
+    /// (AUTH-02). The peer's address and certificates are in the request's extensions as
+    /// [`PeerAddr`] and `PeerCertificates`, if whoever accepted the connection put them there.
+    ///
+    /// Dropped at [`ServiceConfig::admission_deadline`](crate::ServiceConfig::admission_deadline).
+    ///
+    /// # Errors
+    ///
+    /// The [`Rejection`] is the answer to the request.
+    fn admit(
+        &self,
+        request: &request::Parts,
+    ) -> impl Future<Output = Result<Self::Identity, Rejection>> + Send;
+
+    /// Called after an Agent's changes: one call at a time for each Agent, with whatever has come
+    /// together since the last. Heartbeats and reports without news call nothing.
+    ///
+    /// Connections never wait for it. An HTTP response does, up to
+    /// [`ServiceConfig::reply_deadline`](crate::ServiceConfig::reply_deadline), so that what it
+    /// sets goes out in that response. It is dropped at
+    /// [`ServiceConfig::handler_deadline`](crate::ServiceConfig::handler_deadline); a panic ends
+    /// this call and nothing else.
+    fn agent_changed(
+        &self,
+        change: AgentChange<Self::Identity>,
+    ) -> impl Future<Output = ()> + Send {
+        let _ = change;
+        std::future::ready(())
+    }
+}
+
+/// What [`Handler::agent_changed`] is told.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct AgentChange<I> {
+    /// The Agent after the changes.
+    pub agent: AgentSnapshot,
+    /// What is new.
+    pub changes: Changes,
+    /// Who spoke for the Agent last.
+    pub identity: I,
+    /// The registry, to act on the Agent.
+    pub fleet: Fleet<I>,
+}
+
+/// The address of a request's peer, in the request's extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerAddr(pub SocketAddr);
+
+/// The certificates a request's peer presented in the TLS handshake, its own first, in the request's
+/// extensions. They were verified against the authorities the listener was given.
+#[cfg(feature = "tls")]
+#[derive(Debug, Clone)]
+pub struct PeerCertificates(pub std::sync::Arc<[rustls::pki_types::CertificateDer<'static>]>);
+
+/// A request is refused, with this status.
+#[derive(Debug, Clone)]
+pub struct Rejection {
+    status: StatusCode,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Rejection {
+    /// 401: who the peer is could not be established (AUTH-03). The challenge says how to do it, for
+    /// example `Bearer` (AUTH-04).
+    #[must_use]
+    pub const fn unauthorized(challenge: HeaderValue) -> Self {
+        Self { status: StatusCode::UNAUTHORIZED, header: Some((WWW_AUTHENTICATE, challenge)) }
+    }
+
+    /// 403: the peer is known and may not.
+    #[must_use]
+    pub const fn forbidden() -> Self {
+        Self { status: StatusCode::FORBIDDEN, header: None }
+    }
+
+    /// 429: the peer asks too often (THR-06 to THR-08).
+    #[must_use]
+    pub fn too_many_requests(retry_after: Duration) -> Self {
+        Self { status: StatusCode::TOO_MANY_REQUESTS, header: Some(retry(retry_after)) }
+    }
+
+    /// 503: the server has too much to do (THR-06 to THR-08).
+    #[must_use]
+    pub fn unavailable(retry_after: Duration) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, header: Some(retry(retry_after)) }
+    }
+
+    /// The status of the answer.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Any status.
+    pub(super) const fn with_status(status: StatusCode) -> Self {
+        Self { status, header: None }
+    }
+
+    pub(super) fn with_header(self, name: HeaderName, value: HeaderValue) -> Self {
+        Self { header: Some((name, value)), ..self }
+    }
+
+    /// The answer to the request.
+    pub(super) fn into_response(self) -> Response<Body> {
+        let mut response = status(self.status);
+        let headers = response.headers_mut();
+        if self.status == StatusCode::UPGRADE_REQUIRED {
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        }
+        headers.extend(self.header);
+        response
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rejected with status {}", self.status)
+    }
+}
+
+impl std::error::Error for Rejection {}
+
+fn retry(after: Duration) -> (HeaderName, HeaderValue) {
+    // The header counts whole seconds, and 0 would be an invitation.
+    let seconds = after.as_secs().saturating_add(u64::from(after.subsec_nanos() > 0));
+    (RETRY_AFTER, HeaderValue::from(seconds.max(1)))
+}
+
+/// Admits everyone, and has nothing to do when an Agent changes.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct AcceptAll;
+
+impl Handler for AcceptAll {
+    type Identity = ();
+
+    async fn admit(&self, _request: &request::Parts) -> Result<(), Rejection> {
+        Ok(())
+    }
+}
+
+/// Admits those who present one of a set of bearer tokens (AUTH-01, AUTH-03, AUTH-04).
+///
+/// A handler of one's own can ask it with [`check`](Self::check).
+#[derive(Clone)]
+pub struct BearerTokens {
+    tokens: Vec<Vec<u8>>,
+}
+
+impl BearerTokens {
+    /// Admits these tokens. An empty token is none.
+    pub fn new<T: AsRef<[u8]>>(tokens: impl IntoIterator<Item = T>) -> Self {
+        let tokens = tokens.into_iter().map(|token| token.as_ref().to_vec());
+        Self { tokens: tokens.filter(|token| !token.is_empty()).collect() }
+    }
+
+    /// Whether a request presents one of the tokens. The time this takes says nothing about them but
+    /// their number and lengths.
+    ///
+    /// # Errors
+    ///
+    /// A [`Rejection`] with status 401.
+    pub fn check(&self, request: &request::Parts) -> Result<(), Rejection> {
+        let presented = request.headers.get(AUTHORIZATION).map_or(&[][..], HeaderValue::as_bytes);
+        let token = match presented.split_at_checked("bearer ".len()) {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => token.trim_ascii(),
+            _ => &[],
+        };
+        // Not `any`, which stops at the first.
+        let known = self.tokens.iter().fold(false, |known, own| known | same(own, token));
+        if known {
+            return Ok(());
+        }
+        Err(Rejection::unauthorized(HeaderValue::from_static("Bearer realm=\"OpAMP\"")))
+    }
+}
+
+/// Compares without telling by its duration where the difference is.
+fn same(left: &[u8], right: &[u8]) -> bool {
+    let differing = left
+        .iter()
+        .zip(right)
+        .fold(0, |differing, (left, right)| std::hint::black_box(differing | (left ^ right)));
+    left.len() == right.len() && differing == 0
+}
+
+impl fmt::Debug for BearerTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BearerTokens").field("tokens", &self.tokens.len()).finish()
+    }
+}
+
+impl Handler for BearerTokens {
+    type Identity = ();
+
+    async fn admit(&self, request: &request::Parts) -> Result<(), Rejection> {
+        self.check(request)
+    }
+}

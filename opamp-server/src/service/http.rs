@@ -1,0 +1,274 @@
+//! The plain HTTP exchange: one request, one response (HTTP-03, HTTP-04, HTTP-19 to HTTP-25).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http::header::{
+    ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap,
+    HeaderValue,
+};
+use http::{Method, Response, StatusCode, request};
+use http_body_util::{BodyExt as _, Full};
+use opamp_proto::gzip::{self, GzipError};
+use opamp_proto::{InstanceUid, WireUid};
+
+use super::handler::{Handler, PeerAddr, Rejection};
+use super::{BoxError, Inner, now};
+use crate::core::{Refusal, Transport};
+
+/// The body of a response.
+pub type Body = Full<Bytes>;
+
+const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
+const GZIP: HeaderValue = HeaderValue::from_static("gzip");
+
+/// Compressed bodies above this size are unpacked on a thread of their own.
+const LARGE_BODY: usize = 32 * 1024;
+
+/// Whether a request is plain HTTP (HTTP-15, HTTP-16): the media type counts, in any case, and its
+/// parameters do not (reading A04).
+pub(super) fn is_plain(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
+    let media_type = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
+    media_type.trim_ascii().eq_ignore_ascii_case(PROTOBUF.as_bytes())
+}
+
+/// A response without a body.
+pub(super) fn status(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = status;
+    response
+}
+
+/// The rest of the request is not read, so that the connection cannot serve another.
+fn closing(code: StatusCode) -> Rejection {
+    Rejection::with_status(code).with_header(CONNECTION, HeaderValue::from_static("close"))
+}
+
+/// A refusal of what is wrong with the request's method, before anybody is asked to admit it.
+pub(super) fn check_method(method: &Method) -> Result<(), Rejection> {
+    if method == Method::POST {
+        return Ok(());
+    }
+    let refusal = Rejection::with_status(StatusCode::METHOD_NOT_ALLOWED);
+    Err(refusal.with_header(ALLOW, HeaderValue::from_static("POST")))
+}
+
+/// The coding of a request's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    Identity,
+    Gzip,
+}
+
+/// HTTP-19 to HTTP-21, reading A38.
+fn coding(headers: &HeaderMap) -> Result<Coding, Rejection> {
+    let mut found = Coding::Identity;
+    for value in headers.get_all(CONTENT_ENCODING) {
+        for coding in value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if coding.is_empty() || coding.eq_ignore_ascii_case(b"identity") {
+                continue;
+            }
+            let gzip =
+                coding.eq_ignore_ascii_case(b"gzip") || coding.eq_ignore_ascii_case(b"x-gzip");
+            if !gzip || found == Coding::Gzip {
+                let refusal = Rejection::with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+                return Err(refusal.with_header(ACCEPT_ENCODING, GZIP));
+            }
+            found = Coding::Gzip;
+        }
+    }
+    Ok(found)
+}
+
+/// Whether the client takes a compressed response (HTTP-24, HTTP-25; RFC 9110, section 12.5.3).
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let mut by_name = None;
+    let mut by_star = None;
+    for value in headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok()) {
+        for element in value.split(',') {
+            let mut parameters = element.split(';').map(str::trim);
+            let accepted = match parameters.next() {
+                Some(coding) if coding.eq_ignore_ascii_case("gzip") => &mut by_name,
+                Some(coding) if coding.eq_ignore_ascii_case("x-gzip") => &mut by_name,
+                Some("*") => &mut by_star,
+                _ => continue,
+            };
+            let weight = parameters.find_map(|parameter| {
+                let (name, value) = parameter.split_once('=')?;
+                name.trim().eq_ignore_ascii_case("q").then_some(value.trim())
+            });
+            let weight = weight.map_or(Some(1.0), |weight| weight.parse::<f32>().ok());
+            *accepted = Some(weight.is_some_and(|weight| weight > 0.0));
+        }
+    }
+    by_name.or(by_star).unwrap_or(false)
+}
+
+impl<H: Handler> Inner<H> {
+    /// Answers an admitted request, unless its body cannot be read.
+    pub(super) async fn exchange<B>(
+        self: &Arc<Self>,
+        request: &request::Parts,
+        body: B,
+        identity: H::Identity,
+    ) -> Result<Response<Body>, Rejection>
+    where
+        B: http_body::Body<Data: Buf> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let body = self.body(&request.headers, body).await?;
+        let peer = request.extensions.get::<PeerAddr>().map(|peer| peer.0);
+        let mut route = self.fleet.open_route(Transport::Http, peer, identity, None);
+        let accepted = self.fleet.accept(&mut route, &body, now(), &mut InstanceUid::generate);
+        drop(body);
+        if let Some(refusal) = accepted.refusal() {
+            tracing::debug!(agent = ?accepted.uid, peer = ?peer, refusal = refusal.text(), "refused");
+        }
+        if let Some(uid) = accepted.uid {
+            self.note_header(&request.headers, &uid);
+            super::note_odd_uid(&uid, accepted.changes);
+            if !accepted.changes.is_empty() {
+                self.handled(uid, accepted.queue, accepted.ticket).await;
+            }
+        }
+        let uid = accepted.uid;
+        let mut out = Vec::with_capacity(128);
+        let tail = self.fleet.reply(accepted, now(), &mut out);
+        out.extend_from_slice(tail.as_deref().unwrap_or_default());
+        Ok(self.respond(&request.headers, uid, out))
+    }
+
+    /// Has the handler look at an Agent's changes, and waits for it within the deadline.
+    async fn handled(self: &Arc<Self>, uid: WireUid, queue: bool, ticket: u64) {
+        if queue {
+            self.dispatch(uid);
+        }
+        let handled = std::future::poll_fn(|cx| self.fleet.poll_handled(&uid, ticket, cx));
+        if tokio::time::timeout(self.config.reply_deadline, handled).await.is_err() {
+            tracing::debug!(agent = %uid, "the response does not wait for the handler any longer");
+        }
+    }
+
+    /// Reads a request's body, whole and unpacked (SIZE-18, SIZE-21 to SIZE-23).
+    async fn body<B>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Rejection>
+    where
+        B: http_body::Body<Data: Buf> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let coding = coding(headers)?;
+        let limit = self.fleet.config().limits.max_receive();
+        let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+        let declared = declared.and_then(|value| value.parse::<u64>().ok());
+        if declared.is_some_and(|length| usize::try_from(length).map_or(true, |len| len > limit)) {
+            return Err(self.oversized());
+        }
+        let collected = collect(body, limit, declared);
+        let body = match tokio::time::timeout(self.config.body_deadline, collected).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(BodyFault::TooLarge)) => return Err(self.oversized()),
+            Ok(Err(BodyFault::Broken)) => return Err(closing(StatusCode::BAD_REQUEST)),
+            Err(_elapsed) => {
+                self.fleet.counting().timed_out.add();
+                return Err(closing(StatusCode::REQUEST_TIMEOUT));
+            }
+        };
+        if coding == Coding::Identity {
+            return Ok(body);
+        }
+        let unpacked = if body.len() > LARGE_BODY {
+            let unpacking = tokio::task::spawn_blocking(move || gzip::decompress(&body, limit));
+            match unpacking.await {
+                Ok(unpacked) => unpacked,
+                Err(_panic_or_shutdown) => return Err(Rejection::unavailable(Duration::ZERO)),
+            }
+        } else {
+            gzip::decompress(&body, limit)
+        };
+        match unpacked {
+            Ok(body) => Ok(body),
+            Err(GzipError::TooLarge { .. }) => Err(self.oversized()),
+            Err(_corrupt) => Err(Rejection::with_status(StatusCode::BAD_REQUEST)),
+        }
+    }
+
+    fn oversized(&self) -> Rejection {
+        self.fleet.counting().oversized.add();
+        closing(StatusCode::PAYLOAD_TOO_LARGE)
+    }
+
+    /// Puts a message into a response, or if it is too large an error in its place (SIZE-30 to
+    /// SIZE-32, reading A10).
+    fn respond(
+        &self,
+        headers: &HeaderMap,
+        uid: Option<WireUid>,
+        mut message: Vec<u8>,
+    ) -> Response<Body> {
+        if let Some(replacement) = self.unsendable(uid.as_ref(), message.len()) {
+            message = replacement;
+        }
+        let mut response = Response::new(Body::default());
+        response.headers_mut().insert(CONTENT_TYPE, PROTOBUF);
+        if message.len() >= self.config.min_compressed && accepts_gzip(headers) {
+            message = gzip::compress(&message);
+            response.headers_mut().insert(CONTENT_ENCODING, GZIP);
+        }
+        *response.body_mut() = Body::new(message.into());
+        response
+    }
+
+    /// What to send in place of a message of this size, if it is above the limit.
+    pub(super) fn unsendable(&self, uid: Option<&WireUid>, size: usize) -> Option<Vec<u8>> {
+        let limit = self.fleet.config().limits.max_send();
+        if size <= limit {
+            return None;
+        }
+        self.fleet.counting().unsendable.add();
+        tracing::error!(agent = ?uid, size, limit, "a message above the limit is not sent");
+        let mut replacement = Vec::new();
+        Refusal::unknown("the reply is above the size limit").encode(uid, &mut replacement);
+        replacement.truncate(if replacement.len() > limit { 0 } else { replacement.len() });
+        Some(replacement)
+    }
+
+    /// The header is advice for load balancers; in the field it may differ from the message, which
+    /// is what counts.
+    fn note_header(&self, headers: &HeaderMap, uid: &WireUid) {
+        let stated = headers.get("opamp-instance-uid").and_then(|value| value.to_str().ok());
+        if stated.is_some_and(|stated| !stated.eq_ignore_ascii_case(&uid.to_string())) {
+            tracing::debug!(agent = %uid, "the OpAMP-Instance-UID header names another Agent");
+        }
+    }
+}
+
+enum BodyFault {
+    TooLarge,
+    Broken,
+}
+
+async fn collect<B>(body: B, limit: usize, declared: Option<u64>) -> Result<Bytes, BodyFault>
+where
+    B: http_body::Body<Data: Buf>,
+{
+    let mut body = std::pin::pin!(body);
+    // A declared length is a hint that costs the client nothing: it reserves no more than a little.
+    let expected = declared.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+    let mut collected = Vec::with_capacity(expected.min(LARGE_BODY));
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return Err(BodyFault::Broken) };
+        // Trailers mean nothing here.
+        let Ok(mut data) = frame.into_data() else { continue };
+        if data.remaining() > limit - collected.len() {
+            return Err(BodyFault::TooLarge);
+        }
+        while data.has_remaining() {
+            let chunk = data.chunk();
+            collected.extend_from_slice(chunk);
+            let length = chunk.len();
+            data.advance(length);
+        }
+    }
+    Ok(collected.into())
+}

@@ -1,0 +1,399 @@
+//! A listener for those who have no HTTP server of their own: one path, both transports, with or
+//! without TLS.
+
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ::http::{Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::rt::{Sleep, Timer};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
+use tokio::sync::{Semaphore, watch};
+
+use super::error::{Error, ErrorKind};
+#[cfg(feature = "tls")]
+use super::handler::PeerCertificates;
+use super::handler::{AcceptAll, Handler, PeerAddr};
+use super::signal::Signal;
+use super::{OpampService, Permit, ResponseFuture, ServiceConfig, http};
+use crate::core::ServerConfig;
+use crate::fleet::Fleet;
+
+/// The path that is served unless another is configured (NET-03).
+pub const DEFAULT_PATH: &str = "/v1/opamp";
+
+/// The port to listen on where none is configured (NET-06).
+pub const DEFAULT_PORT: u16 = 4320;
+
+/// Longer times are cut to this, so that a deadline can be computed.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// The longest pause after a failure to accept a connection.
+const MAX_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// A Server that listens by itself.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use opamp_server::{AcceptAll, Server};
+///
+/// let server = Server::bind("127.0.0.1:0").listen(AcceptAll).await?;
+/// println!("ws://{}/v1/opamp", server.local_addr());
+/// let shutdown = server.shutdown_handle();
+/// # shutdown.shutdown();
+/// server.run().await;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Server<H: Handler> {
+    service: OpampService<H>,
+    listener: TcpListener,
+    local_addr: SocketAddr,
+    options: Options,
+    shutdown: watch::Sender<bool>,
+}
+
+/// Configures a [`Server`].
+#[must_use = "nothing listens until `listen` is called"]
+pub struct ServerBuilder<A> {
+    addr: A,
+    server: ServerConfig,
+    service: ServiceConfig,
+    max_connections: usize,
+    options: Options,
+}
+
+struct Options {
+    path: Arc<str>,
+    #[cfg(feature = "tls")]
+    tls: Option<tokio_rustls::TlsAcceptor>,
+    #[cfg(feature = "tls")]
+    handshake_timeout: Duration,
+    header_timeout: Duration,
+    idle_timeout: Duration,
+    shutdown_deadline: Duration,
+    connections: Arc<Semaphore>,
+}
+
+impl Server<AcceptAll> {
+    /// Begins the configuration of a Server that listens on this address; see [`DEFAULT_PORT`].
+    pub fn bind<A: ToSocketAddrs>(addr: A) -> ServerBuilder<A> {
+        ServerBuilder {
+            addr,
+            server: ServerConfig::default(),
+            service: ServiceConfig::default(),
+            max_connections: 20_000,
+            options: Options {
+                path: DEFAULT_PATH.into(),
+                #[cfg(feature = "tls")]
+                tls: None,
+                #[cfg(feature = "tls")]
+                handshake_timeout: Duration::from_secs(10),
+                header_timeout: Duration::from_secs(10),
+                idle_timeout: Duration::from_secs(120),
+                shutdown_deadline: Duration::from_secs(10),
+                connections: Arc::new(Semaphore::new(0)),
+            },
+        }
+    }
+}
+
+impl<A: ToSocketAddrs> ServerBuilder<A> {
+    /// Serves this path; any other is answered with 404. Default: [`DEFAULT_PATH`] (NET-05).
+    pub fn path(mut self, path: &str) -> Self {
+        self.options.path = path.into();
+        self
+    }
+
+    /// What Agents are granted.
+    pub fn config(mut self, config: ServerConfig) -> Self {
+        self.server = config;
+        self
+    }
+
+    /// The times and bounds of the service.
+    pub fn service_config(mut self, config: ServiceConfig) -> Self {
+        self.service = config;
+        self
+    }
+
+    /// Serves TLS only; see [`tls::server_config`](super::tls::server_config).
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, config: impl Into<Arc<rustls::ServerConfig>>) -> Self {
+        self.options.tls = Some(config.into().into());
+        self
+    }
+
+    /// How long a TLS handshake may take. Default: 10 s.
+    #[cfg(feature = "tls")]
+    pub fn tls_handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.options.handshake_timeout = timeout;
+        self
+    }
+
+    /// Connections served at a time; more wait to be accepted until one ends. Default: 20,000.
+    pub const fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections;
+        self
+    }
+
+    /// How long the head of a connection's first request may take to arrive. Default: 10 s.
+    pub fn header_timeout(mut self, timeout: Duration) -> Self {
+        self.options.header_timeout = timeout.min(LONGEST_TIMEOUT);
+        self
+    }
+
+    /// How long a connection is kept for a further request, its head included. Default: 120 s, so
+    /// that an Agent that polls every 30 s keeps its connection.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.options.idle_timeout = timeout.min(LONGEST_TIMEOUT);
+        self
+    }
+
+    /// How long a shutdown waits for connections to close. Default: 10 s.
+    pub const fn shutdown_deadline(mut self, deadline: Duration) -> Self {
+        self.options.shutdown_deadline = deadline;
+        self
+    }
+
+    /// Listens. Connections are accepted from [`Server::run`] on.
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`] of kind [`Bind`](ErrorKind::Bind) if the address cannot be listened on.
+    pub async fn listen<H: Handler>(mut self, handler: H) -> Result<Server<H>, Error> {
+        let unusable = |error| Error::new(ErrorKind::Bind, error);
+        let listener = TcpListener::bind(self.addr).await.map_err(unusable)?;
+        let local_addr = listener.local_addr().map_err(unusable)?;
+        let max = self.max_connections.clamp(1, Semaphore::MAX_PERMITS);
+        self.options.connections = Arc::new(Semaphore::new(max));
+        Ok(Server {
+            service: OpampService::new(handler, self.server, self.service),
+            listener,
+            local_addr,
+            options: self.options,
+            shutdown: watch::Sender::new(false),
+        })
+    }
+}
+
+/// Asks a [`Server`] to shut down.
+#[derive(Debug, Clone)]
+pub struct ShutdownHandle(watch::Sender<bool>);
+
+impl ShutdownHandle {
+    /// Has [`Server::run`] stop accepting, finish what is in progress, and return. Returns at once,
+    /// and may be called more than once.
+    pub fn shutdown(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl<H: Handler> Server<H> {
+    /// The address it listens on, with the port that was chosen if 0 was asked for.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The registry of its Agents.
+    #[must_use]
+    pub fn fleet(&self) -> &Fleet<H::Identity> {
+        self.service.fleet()
+    }
+
+    /// A handle to shut it down with.
+    #[must_use]
+    pub fn shutdown_handle(&self) -> ShutdownHandle {
+        ShutdownHandle(self.shutdown.clone())
+    }
+
+    /// Serves until a [`ShutdownHandle`] says to stop. WebSockets are then closed with code 1001 and
+    /// HTTP responses in progress are finished, within the deadline for it.
+    ///
+    /// Dropping the future stops accepting at once; connections that are open are served on.
+    pub async fn run(self) {
+        let Self { service, listener, options, shutdown, .. } = self;
+        let deadline = options.shutdown_deadline;
+        let mut stop = shutdown.subscribe();
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => {}
+            never = accept(&service, &listener, Arc::new(options)) => match never {},
+        }
+        drop(listener);
+        service.shutdown(deadline).await;
+    }
+}
+
+/// Accepts connections for ever.
+async fn accept<H: Handler>(
+    service: &OpampService<H>,
+    listener: &TcpListener,
+    options: Arc<Options>,
+) -> std::convert::Infallible {
+    let mut pause = Duration::ZERO;
+    loop {
+        let permit = match Arc::clone(&options.connections).acquire_owned().await {
+            Ok(permit) => Permit(Arc::new(permit)),
+            // The semaphore is never closed.
+            Err(_closed) => std::future::pending().await,
+        };
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) if is_of_the_connection(&error) => continue,
+            Err(error) => {
+                // Most likely there are no file descriptors left; that passes when some are freed.
+                pause = (pause * 2).clamp(Duration::from_millis(10), MAX_ACCEPT_PAUSE);
+                tracing::error!(%error, ?pause, "cannot accept connections");
+                tokio::time::sleep(pause).await;
+                continue;
+            }
+        };
+        pause = Duration::ZERO;
+        // A small reply must not wait for the acknowledgement of an earlier one.
+        let _ = stream.set_nodelay(true);
+        let connection = Connection {
+            service: service.clone(),
+            options: Arc::clone(&options),
+            peer: PeerAddr(peer),
+            permit,
+            #[cfg(feature = "tls")]
+            certificates: None,
+        };
+        service.inner.signals.spawn(|signal| connection.open(signal, stream));
+    }
+}
+
+/// The connection that was to be accepted is gone, which says nothing about the next.
+fn is_of_the_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// A connection, and the service of the requests on it.
+struct Connection<H: Handler> {
+    service: OpampService<H>,
+    options: Arc<Options>,
+    peer: PeerAddr,
+    permit: Permit,
+    #[cfg(feature = "tls")]
+    certificates: Option<PeerCertificates>,
+}
+
+impl<H: Handler> Connection<H> {
+    #[cfg(not(feature = "tls"))]
+    async fn open(self, signal: Arc<Signal>, stream: TcpStream) {
+        self.serve(&signal, stream).await;
+    }
+
+    #[cfg(feature = "tls")]
+    async fn open(mut self, signal: Arc<Signal>, stream: TcpStream) {
+        let Some(acceptor) = &self.options.tls else { return self.serve(&signal, stream).await };
+        // Boxed, as its state is large and soon done with.
+        let handshake = Box::pin(acceptor.accept(stream));
+        let peer = self.peer.0;
+        match tokio::time::timeout(self.options.handshake_timeout, handshake).await {
+            Ok(Ok(stream)) => {
+                let presented = stream.get_ref().1.peer_certificates();
+                self.certificates = presented.map(|presented| PeerCertificates(presented.into()));
+                self.serve(&signal, stream).await;
+            }
+            Ok(Err(error)) => tracing::info!(%peer, %error, "TLS handshake failed"),
+            Err(_elapsed) => {
+                self.service.fleet().counting().timed_out.add();
+                tracing::info!(%peer, "TLS handshake took too long");
+            }
+        }
+    }
+
+    async fn serve<S>(self, signal: &Signal, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let peer = self.peer.0;
+        let timer = HeadTimer {
+            after_the_first: self.options.idle_timeout.saturating_sub(self.options.header_timeout),
+            first: AtomicBool::new(true),
+        };
+        let connection = http1::Builder::new()
+            .timer(timer)
+            .header_read_timeout(self.options.header_timeout)
+            .serve_connection(TokioIo::new(stream), self)
+            .with_upgrades();
+        let mut connection = pin!(connection);
+        let mut told = false;
+        let ended = std::future::poll_fn(|cx| {
+            signal.register(cx);
+            if signal.is_closing() && !std::mem::replace(&mut told, true) {
+                connection.as_mut().graceful_shutdown();
+            }
+            connection.as_mut().poll(cx)
+        });
+        if let Err(error) = ended.await {
+            tracing::debug!(%peer, %error, "HTTP connection ended");
+        }
+    }
+}
+
+impl<H: Handler> hyper::service::Service<Request<Incoming>> for Connection<H> {
+    type Response = ::http::Response<super::Body>;
+    type Error = std::convert::Infallible;
+    type Future = ResponseFuture;
+
+    fn call(&self, mut request: Request<Incoming>) -> ResponseFuture {
+        if request.uri().path() != &*self.options.path {
+            return Box::pin(std::future::ready(Ok(http::status(StatusCode::NOT_FOUND))));
+        }
+        let extensions = request.extensions_mut();
+        extensions.insert(self.peer);
+        extensions.insert(self.permit.clone());
+        #[cfg(feature = "tls")]
+        if let Some(certificates) = &self.certificates {
+            extensions.insert(certificates.clone());
+        }
+        hyper::service::Service::call(&self.service, request)
+    }
+}
+
+/// Hyper counts the time for a request's head from the end of the request before, idle time
+/// included. So the first head of a connection, which comes from a stranger, has the time that is
+/// due to a head, and the further ones have the idle time on top.
+struct HeadTimer {
+    after_the_first: Duration,
+    first: AtomicBool,
+}
+
+impl Timer for HeadTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
+        TokioTimer::new().sleep(duration)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        let first = self.first.swap(false, Ordering::Relaxed);
+        let more = if first { Duration::ZERO } else { self.after_the_first };
+        TokioTimer::new().sleep_until(deadline + more)
+    }
+
+    fn now(&self) -> Instant {
+        TokioTimer::new().now()
+    }
+}
+
+impl<H: Handler> std::fmt::Debug for Server<H> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("local_addr", &self.local_addr).finish_non_exhaustive()
+    }
+}
+
+impl<A> std::fmt::Debug for ServerBuilder<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerBuilder").field("path", &self.options.path).finish_non_exhaustive()
+    }
+}

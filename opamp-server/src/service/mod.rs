@@ -1,0 +1,344 @@
+//! The service for both transports, and a listener for those who have no HTTP server of their own.
+//!
+//! [`OpampService`] is a [`tower_service::Service`] and a [`hyper::service::Service`]: one value to
+//! mount at a path of an existing hyper or axum application, which answers plain HTTP and upgrades to
+//! WebSocket alike (NET-01). [`Server`] listens by itself.
+//!
+//! # What a peer at fault is told
+//!
+//! | fault | over WebSocket | over HTTP |
+//! | --- | --- | --- |
+//! | not admitted | the handshake is answered with the [`Rejection`]'s status | that status |
+//! | not a valid handshake, method not `POST` | 400, 405 or 426, never 404 | 405 with `Allow: POST` |
+//! | header not zero, or missing | BAD_REQUEST | |
+//! | not a valid `AgentToServer`, no or odd `instance_uid` | BAD_REQUEST | 200 with BAD_REQUEST |
+//! | more malformed messages in a row than allowed | Close 1008 | |
+//! | message above the limit, unpacked or not | Close 1009 | 413 |
+//! | text message | Close 1003 | |
+//! | not the WebSocket protocol | Close 1002 | |
+//! | gzip that cannot be unpacked, body that breaks off | | 400 |
+//! | unknown `Content-Encoding` | | 415 with `Accept-Encoding: gzip` |
+//! | body that does not arrive in time | | 408 |
+//! | does not speak, answer pings or read | Close 1008 | |
+//! | too many Agents on the connection, too much state | BAD_REQUEST | 200 with BAD_REQUEST |
+//! | *the Server is full or overloaded* | UNAVAILABLE; 503 to the handshake | 200 with UNAVAILABLE |
+//! | *the reply is above the limit of what is sent* | UNKNOWN | 200 with UNKNOWN |
+//! | *the Server shuts down* | Close 1001 | the response in progress is finished |
+//!
+//! A connection goes on after BAD_REQUEST, UNAVAILABLE and UNKNOWN.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use ::http::{Request, Response, StatusCode, request};
+use bytes::Buf;
+use futures_util::FutureExt as _;
+use opamp_proto::WireUid;
+use tokio::time::MissedTickBehavior;
+
+use crate::core::{Changes, ServerConfig};
+use crate::fleet::{Fleet, Now};
+
+mod config;
+mod connection;
+mod dispatch;
+mod error;
+mod handler;
+mod http;
+mod listen;
+mod signal;
+mod stream;
+#[cfg(feature = "tls")]
+pub mod tls;
+mod upgrade;
+mod websocket;
+
+pub use self::config::ServiceConfig;
+pub use self::error::{Error, ErrorKind};
+#[cfg(feature = "tls")]
+pub use self::handler::PeerCertificates;
+pub use self::handler::{AcceptAll, AgentChange, BearerTokens, Handler, PeerAddr, Rejection};
+pub use self::http::Body;
+pub use self::listen::{DEFAULT_PATH, DEFAULT_PORT, Server, ServerBuilder, ShutdownHandle};
+
+use self::dispatch::Queue;
+use self::signal::Signals;
+
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The moment, on the clocks that tokio and the system have.
+fn now() -> Now {
+    Now {
+        instant: tokio::time::Instant::now().into_std(),
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the service is the driver: it has the clocks"
+        )]
+        system: std::time::SystemTime::now(),
+    }
+}
+
+/// Says once for each session that a tolerance is in use.
+fn note_odd_uid(uid: &WireUid, changes: Changes) {
+    if changes.contains(Changes::CONNECTED) && uid.instance_uid().is_none() {
+        tracing::info!(agent = %uid, "an instance uid in a legacy form is tolerated");
+    }
+}
+
+/// The Server's end of OpAMP as a service: both transports at whatever path it is mounted.
+///
+/// Clones serve the same [`Fleet`]. The service spawns a task for each WebSocket, a bounded number of
+/// tasks for calls of the [`Handler`], and with its first request one task that keeps the time; so it
+/// has to be called within a tokio runtime. The last clone to be dropped leaves open WebSockets to
+/// themselves; [`shutdown`](Self::shutdown) closes them.
+///
+/// ```
+/// use opamp_server::{AcceptAll, OpampService, ServerConfig, ServiceConfig};
+///
+/// # fn main() {
+/// let service = OpampService::new(AcceptAll, ServerConfig::default(), ServiceConfig::default());
+/// let fleet = service.fleet().clone();
+/// let app: axum::Router = axum::Router::new()
+///     .route("/", axum::routing::get(|| async move { format!("{} Agents", fleet.len()) }))
+///     .route_service("/v1/opamp", service);
+/// # let _ = app;
+/// # }
+/// ```
+pub struct OpampService<H: Handler> {
+    inner: Arc<Inner<H>>,
+}
+
+struct Inner<H: Handler> {
+    handler: H,
+    fleet: Fleet<H::Identity>,
+    config: ServiceConfig,
+    /// Open connections.
+    signals: Arc<Signals>,
+    /// Running calls of the handler.
+    workers: Arc<Signals>,
+    queue: Queue,
+    keeps_time: AtomicBool,
+}
+
+/// Keeps a place among the listener's connections for as long as a connection lives, upgraded or not.
+#[derive(Clone)]
+struct Permit(
+    #[expect(dead_code, reason = "held, not read")] Arc<tokio::sync::OwnedSemaphorePermit>,
+);
+
+impl<H: Handler> Clone for OpampService<H> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<H: Handler> std::fmt::Debug for OpampService<H> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpampService").field("fleet", &self.inner.fleet).finish_non_exhaustive()
+    }
+}
+
+impl<H: Handler> OpampService<H> {
+    /// A service with a registry of its own.
+    #[must_use]
+    pub fn new(handler: H, server: ServerConfig, service: ServiceConfig) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                handler,
+                fleet: Fleet::new(server),
+                config: service,
+                signals: Arc::default(),
+                workers: Arc::default(),
+                queue: Queue::default(),
+                keeps_time: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// The registry of the Agents this service serves.
+    #[must_use]
+    pub fn fleet(&self) -> &Fleet<H::Identity> {
+        &self.inner.fleet
+    }
+
+    /// Closes every WebSocket with code 1001 and refuses new ones; waits until they are closed and
+    /// the handler is done, at most this long, and then ends what is left.
+    pub async fn shutdown(&self, within: Duration) {
+        let Inner { signals, workers, .. } = &*self.inner;
+        signals.close();
+        let closed = async {
+            signals.closed().await;
+            workers.closed().await;
+        };
+        if tokio::time::timeout(within, closed).await.is_err() {
+            tracing::warn!("connections are ended that did not close in time");
+            signals.abort();
+            workers.abort();
+        }
+    }
+
+    /// Answers a request, at whatever path.
+    async fn answer<B>(self, mut request: Request<B>) -> Response<Body>
+    where
+        B: http_body::Body<Data: Buf> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        self.inner.keep_time();
+        let plain = http::is_plain(request.headers());
+        let upgrade = (!plain).then(|| hyper::upgrade::on(&mut request));
+        let (parts, body) = request.into_parts();
+        let answered = match upgrade {
+            None => self.plain(&parts, body).await,
+            Some(upgrade) => self.websocket(&parts, upgrade).await,
+        };
+        answered.unwrap_or_else(|refusal| {
+            tracing::debug!(status = refusal.status().as_u16(), "request refused");
+            refusal.into_response()
+        })
+    }
+
+    async fn plain<B>(&self, request: &request::Parts, body: B) -> Result<Response<Body>, Rejection>
+    where
+        B: http_body::Body<Data: Buf> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        http::check_method(&request.method)?;
+        let identity = self.inner.admit(request).await?;
+        self.inner.exchange(request, body, identity).await
+    }
+
+    async fn websocket(
+        &self,
+        request: &request::Parts,
+        upgrade: hyper::upgrade::OnUpgrade,
+    ) -> Result<Response<Body>, Rejection> {
+        let response = upgrade::handshake(request)?;
+        let identity = self.inner.admit(request).await?;
+        self.inner.check_available()?;
+        let peer = request.extensions.get::<PeerAddr>().map(|peer| peer.0);
+        let permit = request.extensions.get::<Permit>().cloned();
+        let inner = Arc::clone(&self.inner);
+        self.inner.signals.spawn(|signal| async move {
+            let _permit = permit;
+            let deadline = inner.config.first_message_timeout;
+            match tokio::time::timeout(deadline, upgrade).await {
+                Ok(Ok(upgraded)) => {
+                    connection::serve(inner, signal, upgraded, peer, identity).await;
+                }
+                Ok(Err(error)) => tracing::debug!(%error, "the upgrade failed"),
+                Err(_elapsed) => tracing::debug!("the upgrade took too long"),
+            }
+        });
+        Ok(response)
+    }
+}
+
+impl<H: Handler> Inner<H> {
+    /// Asks the handler about a peer.
+    async fn admit(&self, request: &request::Parts) -> Result<H::Identity, Rejection> {
+        let admission = async { self.handler.admit(request).await };
+        let admission = AssertUnwindSafe(admission).catch_unwind();
+        let deadline = self.config.admission_deadline;
+        let rejection = match tokio::time::timeout(deadline, admission).await {
+            Ok(Ok(Ok(identity))) => return Ok(identity),
+            Ok(Ok(Err(rejection))) => rejection,
+            Ok(Err(_panic)) => {
+                self.fleet.counting().handler_panics.add();
+                tracing::error!("the handler panicked at an admission");
+                Rejection::with_status(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+            Err(_elapsed) => {
+                tracing::warn!("the handler took too long for an admission");
+                Rejection::unavailable(Duration::from_secs(1))
+            }
+        };
+        self.fleet.counting().rejected.add();
+        let peer = request.extensions.get::<PeerAddr>().map(|peer| peer.0);
+        tracing::info!(?peer, status = rejection.status().as_u16(), "rejected");
+        Err(rejection)
+    }
+
+    /// No WebSocket is opened for an Agent that would only be sent away (THR-07, THR-08).
+    fn check_available(&self) -> Result<(), Rejection> {
+        let pause = match self.fleet.unavailable() {
+            Some(pause) => pause,
+            None if self.signals.is_closing() => Duration::ZERO,
+            None => return Ok(()),
+        };
+        Err(Rejection::unavailable(pause))
+    }
+
+    /// Starts the task that advances the coarse clock and sweeps the registry, unless it runs.
+    fn keep_time(self: &Arc<Self>) {
+        if self.keeps_time.load(Ordering::Relaxed) || self.keeps_time.swap(true, Ordering::Relaxed)
+        {
+            return;
+        }
+        #[expect(clippy::disallowed_methods, reason = "it ends when the service is dropped")]
+        tokio::spawn(keep_time(Arc::downgrade(self), self.config.tick()));
+    }
+}
+
+async fn keep_time<H: Handler>(service: Weak<Inner<H>>, tick: Duration) {
+    let started = tokio::time::Instant::now();
+    let mut interval = tokio::time::interval(tick);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut swept = started;
+    loop {
+        let now_ticked = interval.tick().await;
+        let Some(inner) = service.upgrade() else { return };
+        inner.signals.advance(now_ticked - started);
+        let sweep_after = (inner.fleet.config().http_offline_after / 10).min(SWEEP_PERIOD);
+        if now_ticked - swept >= sweep_after {
+            swept = now_ticked;
+            for uid in inner.fleet.sweep(now()) {
+                inner.dispatch(uid);
+            }
+        }
+    }
+}
+
+/// The longest time between two sweeps of the registry.
+const SWEEP_PERIOD: Duration = Duration::from_secs(5);
+
+/// The answer of [`OpampService`], a boxed future.
+pub type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+impl<H, B> tower_service::Service<Request<B>> for OpampService<H>
+where
+    H: Handler,
+    B: http_body::Body<Data: Buf> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+        Box::pin(self.clone().answer(request).map(Ok))
+    }
+}
+
+impl<H, B> hyper::service::Service<Request<B>> for OpampService<H>
+where
+    H: Handler,
+    B: http_body::Body<Data: Buf> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn call(&self, request: Request<B>) -> ResponseFuture {
+        Box::pin(self.clone().answer(request).map(Ok))
+    }
+}

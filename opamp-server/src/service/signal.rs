@@ -1,0 +1,206 @@
+//! How connections are told, from outside their task, to look up: the server shuts down, a time is
+//! over, there is something to push.
+//!
+//! A connection has one [`Signal`]. To be woken through it costs the connection nothing while it
+//! serves messages: it holds neither a timer of its own nor a place in a list that all connections
+//! would lock. Times are kept by a coarse clock, which one task advances for all of them.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use tokio::task::AbortHandle;
+
+/// A time on the coarse clock: milliseconds since the service was made.
+pub(super) type Coarse = u64;
+
+/// Never.
+const NEVER: Coarse = Coarse::MAX;
+
+/// What one connection is told.
+pub(super) struct Signal {
+    waker: AtomicWaker,
+    closing: AtomicBool,
+    /// When the connection wants to look at its times next.
+    due: AtomicU64,
+    /// That time has come.
+    tick: AtomicBool,
+}
+
+impl Signal {
+    fn new(closing: bool) -> Self {
+        Self {
+            waker: AtomicWaker::new(),
+            closing: AtomicBool::new(closing),
+            due: AtomicU64::new(NEVER),
+            tick: AtomicBool::new(false),
+        }
+    }
+
+    /// To be called at the start of each poll, before the signal is looked at.
+    pub(super) fn register(&self, cx: &Context<'_>) {
+        self.waker.register(cx.waker());
+    }
+
+    pub(super) fn wake(&self) {
+        self.waker.wake();
+    }
+
+    /// The server wants the connection closed.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Whether the time asked for has come; says so once.
+    pub(super) fn take_tick(&self) -> bool {
+        self.tick.load(Ordering::Acquire) && self.tick.swap(false, Ordering::AcqRel)
+    }
+
+    /// Asks for a tick at this time.
+    pub(super) fn set_due(&self, due: Coarse) {
+        self.due.store(due, Ordering::Release);
+    }
+
+    /// Asks for a tick at this time, if none is asked for that comes sooner.
+    pub(super) fn due_by(&self, due: Coarse) {
+        self.due.fetch_min(due, Ordering::AcqRel);
+    }
+
+    fn tick(&self, now: Coarse) {
+        if self.due.load(Ordering::Acquire) <= now {
+            self.due.store(NEVER, Ordering::Release);
+            self.tick.store(true, Ordering::Release);
+            self.wake();
+        }
+    }
+
+    fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.wake();
+    }
+}
+
+/// The signals of all open connections, and their clock.
+#[derive(Default)]
+pub(super) struct Signals {
+    open: Mutex<Open>,
+    clock: AtomicU64,
+}
+
+#[derive(Default)]
+struct Open {
+    closing: bool,
+    next: u64,
+    connections: HashMap<u64, Connection>,
+    /// Who waits for the last connection to end.
+    waiting: Vec<Waker>,
+}
+
+struct Connection {
+    signal: Arc<Signal>,
+    abort: Option<AbortHandle>,
+}
+
+impl Signals {
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Spawns a connection's task, which is given its signal. It counts as open until it ends.
+    pub(super) fn spawn<F>(self: &Arc<Self>, connection: impl FnOnce(Arc<Signal>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (id, signal) = {
+            let mut open = self.open();
+            let signal = Arc::new(Signal::new(open.closing));
+            let id = open.next;
+            open.next += 1;
+            let connection = Connection { signal: Arc::clone(&signal), abort: None };
+            open.connections.insert(id, connection);
+            (id, signal)
+        };
+        let ended = Ended { signals: Arc::clone(self), id };
+        let connection = connection(signal);
+        #[expect(clippy::disallowed_methods, reason = "this is where tasks are tracked")]
+        let task = tokio::spawn(async move {
+            let _ended = ended;
+            connection.await;
+        });
+        if let Some(connection) = self.open().connections.get_mut(&id) {
+            connection.abort = Some(task.abort_handle());
+        }
+    }
+
+    /// Tells every connection, and every one to come, to close.
+    pub(super) fn close(&self) {
+        let mut open = self.open();
+        open.closing = true;
+        open.connections.values().for_each(|connection| connection.signal.close());
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.open().closing
+    }
+
+    /// Ends every connection at once.
+    pub(super) fn abort(&self) {
+        let open = self.open();
+        open.connections
+            .values()
+            .filter_map(|connection| connection.abort.as_ref())
+            .for_each(AbortHandle::abort);
+    }
+
+    /// Waits until no connection is open.
+    ///
+    /// Cancel safe.
+    pub(super) async fn closed(&self) {
+        std::future::poll_fn(|cx| {
+            let mut open = self.open();
+            if open.connections.is_empty() {
+                return std::task::Poll::Ready(());
+            }
+            if !open.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                open.waiting.push(cx.waker().clone());
+            }
+            std::task::Poll::Pending
+        })
+        .await;
+    }
+
+    /// The time.
+    pub(super) fn now(&self) -> Coarse {
+        self.clock.load(Ordering::Relaxed)
+    }
+
+    /// Advances the clock to this time after its start.
+    pub(super) fn advance(&self, elapsed: Duration) {
+        let now = coarse(elapsed);
+        self.clock.store(now, Ordering::Relaxed);
+        self.open().connections.values().for_each(|connection| connection.signal.tick(now));
+    }
+}
+
+/// A span of the coarse clock.
+pub(super) fn coarse(time: Duration) -> Coarse {
+    Coarse::try_from(time.as_millis()).unwrap_or(NEVER)
+}
+
+struct Ended {
+    signals: Arc<Signals>,
+    id: u64,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let mut open = self.signals.open();
+        open.connections.remove(&self.id);
+        if open.connections.is_empty() {
+            open.waiting.drain(..).for_each(Waker::wake);
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! TLS for the listener, client certificates included.
+
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+
+use super::error::{Error, ErrorKind};
+
+/// A TLS configuration from PEM texts: the server's certificate chain, its own first, and its
+/// private key.
+///
+/// With authorities for client certificates a client has to present a certificate that one of them
+/// signed; it reaches [`Handler::admit`](crate::Handler::admit) as
+/// [`PeerCertificates`](crate::PeerCertificates). For anything else, such as certificates that are
+/// welcome but not required, build a [`rustls::ServerConfig`] by hand.
+///
+/// TLS 1.2 and 1.3 are offered. Sessions are resumed by tickets, so that a fleet that reconnects as a
+/// whole need not fit a cache.
+///
+/// # Errors
+///
+/// An [`Error`] of kind [`Tls`](ErrorKind::Tls) if a text holds no usable certificate or key, or the
+/// two do not belong together.
+pub fn server_config(
+    certificates: &[u8],
+    private_key: &[u8],
+    client_authorities: Option<&[u8]>,
+) -> Result<ServerConfig, Error> {
+    let chain = certificates_of(certificates)?;
+    let key = PrivateKeyDer::from_pem_slice(private_key).map_err(unusable)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(unusable)?;
+    let builder = match client_authorities {
+        None => builder.with_no_client_auth(),
+        Some(authorities) => {
+            let mut roots = RootCertStore::empty();
+            for authority in certificates_of(authorities)? {
+                roots.add(authority).map_err(unusable)?;
+            }
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            builder.with_client_cert_verifier(verifier.map_err(unusable)?)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(unusable)?;
+    config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(unusable)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn certificates_of(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    let certificates = certificates.map_err(unusable)?;
+    if certificates.is_empty() {
+        return Err(unusable("there is no certificate"));
+    }
+    Ok(certificates)
+}
+
+fn unusable(source: impl Into<super::BoxError>) -> Error {
+    Error::new(ErrorKind::Tls, source)
+}

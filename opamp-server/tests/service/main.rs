@@ -1,0 +1,16 @@
+//! The service on real sockets of the loopback interface, and on virtual ones where time matters.
+#![allow(clippy::disallowed_methods, reason = "tests are drivers: they have clocks and tasks")]
+#![allow(clippy::large_futures, reason = "a few clients' futures on the stack do no harm")]
+
+mod admission;
+mod client;
+mod faults;
+mod handling;
+mod http;
+mod mount;
+mod shutdown;
+#[path = "../support/mod.rs"]
+mod support;
+mod times;
+mod tls;
+mod websocket;

@@ -1,0 +1,232 @@
+//! Peers that are slow, silent or dead, in virtual time: the service on a pipe instead of a socket.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use hyper_util::rt::TokioIo;
+use opamp_proto::{Message as _, v1};
+use opamp_server::{AcceptAll, OpampService, Server, ServerConfig, ServiceConfig};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::client::{UID, WebSocket, beat, report, run, soon, uid};
+use crate::support::{bare, remote_config};
+
+type Service = OpampService<AcceptAll>;
+
+fn service() -> Service {
+    OpampService::new(AcceptAll, ServerConfig::default(), ServiceConfig::default())
+}
+
+fn connect(service: &Service, buffer: usize) -> DuplexStream {
+    let (near, far) = tokio::io::duplex(buffer);
+    let connection = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(far), service.clone())
+        .with_upgrades();
+    tokio::spawn(connection);
+    near
+}
+
+async fn websocket(service: &Service) -> WebSocket<DuplexStream> {
+    WebSocket::open(connect(service, 64 * 1024), &[]).await.expect("an upgrade")
+}
+
+fn is_connected(service: &Service) -> bool {
+    service.fleet().agent(&uid(&UID)).expect("the Agent").is_connected()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_is_pinged_and_one_that_answers_is_kept() {
+    let service = service();
+    let mut socket = websocket(&service).await;
+    socket.send(&report(1)).await;
+    socket.recv().await;
+    let started = Instant::now();
+    for _ in 0..10 {
+        // The library answers the ping when it is polled on.
+        let ping = timeout(Duration::from_secs(60), socket.socket.next()).await.expect("a ping");
+        assert!(matches!(ping, Some(Ok(Message::Ping(_)))), "{ping:?}");
+        socket.socket.flush().await.unwrap();
+    }
+    let elapsed = started.elapsed().as_secs();
+    assert!((300..=330).contains(&elapsed), "{elapsed} s for ten pings");
+    assert!(is_connected(&service));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_peer_is_noticed() {
+    let service = service();
+    let mut socket = websocket(&service).await;
+    socket.send(&report(1)).await;
+    socket.recv().await;
+    // The peer neither reads nor writes any more, and its end of the line stays open.
+    sleep(Duration::from_secs(48)).await;
+    assert!(is_connected(&service));
+    sleep(Duration::from_secs(6)).await;
+    assert!(!is_connected(&service));
+    assert_eq!(service.fleet().counters().timed_out, 1);
+    assert_eq!(socket.recv_close().await, 1008);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_peer_is_not_pinged() {
+    let service = service();
+    let mut socket = websocket(&service).await;
+    socket.send(&report(0)).await;
+    socket.recv().await;
+    for number in 1..20 {
+        sleep(Duration::from_secs(25)).await;
+        socket.send(&beat(number)).await;
+        let reply = socket.socket.next().await.unwrap().unwrap();
+        assert!(matches!(reply, Message::Binary(_)), "{reply:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_never_speaks_is_closed() {
+    let service = service();
+    let mut socket = websocket(&service).await;
+    let started = Instant::now();
+    sleep(Duration::from_secs(29)).await;
+    assert_eq!(socket.recv_close().await, 1008);
+    let elapsed = started.elapsed().as_secs();
+    assert!((30..33).contains(&elapsed), "{elapsed} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_does_not_read_is_closed_and_others_are_served() {
+    let service = service();
+    let mut deaf = WebSocket::open(connect(&service, 1024), &[]).await.expect("an upgrade");
+    deaf.send(&report(1)).await;
+    let mut other = websocket(&service).await;
+    other.send(&crate::support::full_report(&[1; 16], 1, crate::client::MASK)).await;
+    other.recv().await;
+    deaf.recv().await;
+    let config = remote_config(&"x".repeat(200_000));
+    service.fleet().set_remote_config(&uid(&UID), config).unwrap();
+    for number in 2..6 {
+        // It goes on sending, so it is not silent.
+        deaf.send(&beat(number)).await;
+        other.send(&crate::support::heartbeat(&[1; 16], number, crate::client::MASK)).await;
+        assert_eq!(other.recv().await, bare(&[1; 16]));
+        assert!(is_connected(&service));
+        sleep(Duration::from_secs(7)).await;
+    }
+    sleep(Duration::from_secs(4)).await;
+    assert!(!is_connected(&service));
+    assert_eq!(service.fleet().counters().timed_out, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_is_not_a_deaf_one() {
+    let service = service();
+    let mut socket = WebSocket::open(connect(&service, 1024), &[]).await.expect("an upgrade");
+    socket.send(&report(1)).await;
+    socket.recv().await;
+    let config = remote_config(&"x".repeat(100_000));
+    service.fleet().set_remote_config(&uid(&UID), config).unwrap();
+    // 20 kB every 20 s, with pongs and heartbeats in between.
+    let mut raw = Vec::new();
+    for number in 2..7 {
+        sleep(Duration::from_secs(20)).await;
+        socket.send(&beat(number)).await;
+        while raw.len() < 20_000 * usize::try_from(number - 1).unwrap() {
+            socket.socket.get_mut().read_buf(&mut raw).await.unwrap();
+        }
+    }
+    assert!(is_connected(&service));
+}
+
+/// Both ends have a large message to send, and the peer reads nothing before its own is out.
+#[tokio::test(start_paused = true)]
+async fn two_large_messages_pass_each_other() {
+    let service = service();
+    let mut socket = WebSocket::open(connect(&service, 1024), &[]).await.expect("an upgrade");
+    socket.send(&report(1)).await;
+    socket.recv().await;
+    let config = remote_config(&"x".repeat(1_000_000));
+    service.fleet().set_remote_config(&uid(&UID), config).unwrap();
+    sleep(Duration::from_millis(1)).await;
+    let large = v1::AgentToServer {
+        health: Some(v1::ComponentHealth { status: "y".repeat(1_000_000), ..Default::default() }),
+        ..beat(2)
+    };
+    let sending = timeout(Duration::from_secs(20), socket.send(&large));
+    sending.await.expect("the Server reads while it writes");
+    assert!(socket.recv().await.remote_config.is_some());
+    assert_eq!(socket.recv().await, bare(&UID));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_without_reading_is_held_back() {
+    let service = service();
+    let mut socket = WebSocket::open(connect(&service, 1024), &[]).await.expect("an upgrade");
+    socket.send(&report(1)).await;
+    socket.recv().await;
+    // The Server stops to take in messages it cannot answer, so that the sender is stopped as well.
+    let mut sent = 1;
+    while timeout(Duration::from_millis(100), socket.send(&beat(sent + 1))).await.is_ok() {
+        sent += 1;
+        assert!(sent < 100_000, "it is stopped in time");
+    }
+    let taken = service.fleet().agent(&uid(&UID)).unwrap().sequence_num();
+    assert!(taken > 100 && taken < sent + 1, "{taken} of {sent}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_body_is_408() {
+    let service = service();
+    let mut stream = connect(&service, 64 * 1024);
+    let head = "POST /v1/opamp HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-protobuf\r\n\
+                content-length: 100\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let started = Instant::now();
+    let mut answer = Vec::new();
+    loop {
+        tokio::select! {
+            read = stream.read_buf(&mut answer) => {
+                read.unwrap();
+                break;
+            }
+            // Bytes come, but not in time.
+            () = sleep(Duration::from_secs(1)) => stream.write_all(&[0]).await.unwrap(),
+        }
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(started.elapsed().as_secs(), 30);
+}
+
+/// On a real listener, which has the timer for it.
+#[tokio::test]
+async fn a_slow_head_ends_the_connection_and_an_idle_one_stays() {
+    let server = Server::bind("127.0.0.1:0")
+        .header_timeout(Duration::from_millis(200))
+        .idle_timeout(Duration::from_secs(30));
+    let server = run(server.listen(AcceptAll).await.unwrap());
+    let mut slow = TcpStream::connect(server.addr).await.unwrap();
+    slow.write_all(b"POST /v1/opamp HTT").await.unwrap();
+    let mut rest = Vec::new();
+    let _ = soon(slow.read_to_end(&mut rest)).await;
+
+    let mut idle = TcpStream::connect(server.addr).await.unwrap();
+    for number in 1..=2 {
+        let body = report(number).encode_to_vec();
+        let head = format!(
+            "POST /v1/opamp HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-protobuf\r\n\
+             content-length: {}\r\n\r\n",
+            body.len()
+        );
+        idle.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
+        let mut answer = Vec::new();
+        soon(async {
+            while !answer.windows(16).any(|window| window == UID) {
+                assert_ne!(idle.read_buf(&mut answer).await.unwrap(), 0, "it is kept");
+            }
+        })
+        .await;
+        sleep(Duration::from_millis(500)).await;
+    }
+    server.check_alive().await;
+}

@@ -1,0 +1,175 @@
+//! TLS, with and without client certificates.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::request;
+use opamp_proto::Message as _;
+use opamp_server::service::tls::server_config;
+use opamp_server::{AcceptAll, Handler, PeerCertificates, Rejection, Server};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::client::{Running, UID, WebSocket, beat, exchange, post, report, run, soon};
+
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+struct Issued {
+    certificate: String,
+    key: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    fn issue(&self, name: &str) -> Issued {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap().pem();
+        Issued { certificate, key: key.serialize_pem() }
+    }
+}
+
+async fn connect<I>(
+    server: &Running<I>,
+    authority: &Authority,
+    own: Option<&Issued>,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let config = match own {
+        None => builder.with_no_client_auth(),
+        Some(own) => {
+            let certificate = CertificateDer::from_pem_slice(own.certificate.as_bytes()).unwrap();
+            let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
+            builder.with_client_auth_cert(vec![certificate], key).unwrap()
+        }
+    };
+    let stream = TcpStream::connect(server.addr).await?;
+    let name = ServerName::try_from("localhost").unwrap();
+    soon(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
+}
+
+#[tokio::test]
+async fn both_transports_over_tls() {
+    let _judged = opamp_spec::judges(&["NET-01"]);
+    let authority = Authority::new();
+    let own = authority.issue("localhost");
+    let config = server_config(own.certificate.as_bytes(), own.key.as_bytes(), None).unwrap();
+    let server = Server::bind("127.0.0.1:0").tls(config);
+    let server = run(server.listen(AcceptAll).await.unwrap());
+    let stream = connect(&server, &authority, None).await.expect("a handshake");
+    let mut socket = WebSocket::open(stream, &[]).await.expect("an upgrade");
+    socket.send(&report(1)).await;
+    assert_eq!(socket.recv().await.instance_uid, &UID[..]);
+    let stream = connect(&server, &authority, None).await.expect("a handshake");
+    let answer = exchange(stream, post(beat(2).encode_to_vec())).await;
+    assert_eq!(answer.message().instance_uid, &UID[..]);
+    server.shutdown.shutdown();
+    assert_eq!(socket.recv_close().await, 1001);
+    drop(socket);
+    soon(server.task).await.expect("no panic");
+}
+
+/// Remembers the certificates it saw.
+#[derive(Clone, Default)]
+struct Sees(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Handler for Sees {
+    type Identity = ();
+
+    async fn admit(&self, request: &request::Parts) -> Result<(), Rejection> {
+        let certificates = request.extensions.get::<PeerCertificates>().expect("certificates");
+        self.0.lock().unwrap().push(certificates.0[0].to_vec());
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn client_certificates_are_required_and_reach_admission() {
+    let authority = Authority::new();
+    let own = authority.issue("localhost");
+    let clients = Authority::new();
+    let config = server_config(
+        own.certificate.as_bytes(),
+        own.key.as_bytes(),
+        Some(clients.pem().as_bytes()),
+    )
+    .unwrap();
+    let sees = Sees::default();
+    let server = Server::bind("127.0.0.1:0").tls(config);
+    let server = run(server.listen(sees.clone()).await.unwrap());
+
+    let agent = clients.issue("agent");
+    let stream = connect(&server, &authority, Some(&agent)).await.expect("a handshake");
+    let mut socket = WebSocket::open(stream, &[]).await.expect("an upgrade");
+    socket.send(&report(1)).await;
+    socket.recv().await;
+    let presented = CertificateDer::from_pem_slice(agent.certificate.as_bytes()).unwrap();
+    assert_eq!(*sees.0.lock().unwrap(), [presented.to_vec()]);
+
+    let stranger = Authority::new().issue("agent");
+    for own in [None, Some(&stranger)] {
+        // In TLS 1.3 the client learns of it with its first read.
+        let refused = match connect(&server, &authority, own).await {
+            Err(_) => true,
+            Ok(mut stream) => soon(stream.read_u8()).await.is_err(),
+        };
+        assert!(refused);
+    }
+    assert_eq!(sees.0.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_handshake_that_hangs_or_fails_hurts_nobody() {
+    let authority = Authority::new();
+    let own = authority.issue("localhost");
+    let config = server_config(own.certificate.as_bytes(), own.key.as_bytes(), None).unwrap();
+    let server =
+        Server::bind("127.0.0.1:0").tls(config).tls_handshake_timeout(Duration::from_millis(100));
+    let server = run(server.listen(AcceptAll).await.unwrap());
+    let mut silent = TcpStream::connect(server.addr).await.unwrap();
+    let mut rest = Vec::new();
+    let _ = soon(silent.read_to_end(&mut rest)).await;
+    assert_eq!(server.fleet.counters().timed_out, 1);
+    let mut plain = TcpStream::connect(server.addr).await.unwrap();
+    plain.write_all(b"GET /v1/opamp HTTP/1.1\r\n\r\n").await.unwrap();
+    let _ = soon(plain.read_to_end(&mut rest)).await;
+    assert!(connect(&server, &authority, None).await.is_ok());
+}
+
+#[test]
+fn unusable_texts_are_errors_with_a_kind() {
+    let authority = Authority::new();
+    let (one, other) = (authority.issue("localhost"), authority.issue("localhost"));
+    let (certificate, key) = (one.certificate.as_bytes(), one.key.as_bytes());
+    for (certificate, key, clients) in [
+        (&b""[..], key, None),
+        (certificate, &b""[..], None),
+        (certificate, other.key.as_bytes(), None),
+        (certificate, key, Some(&b"nothing"[..])),
+    ] {
+        let error = server_config(certificate, key, clients).expect_err("unusable");
+        assert_eq!(error.kind(), opamp_server::service::ErrorKind::Tls);
+        let text = format!("{error:?} {error}");
+        assert!(!text.contains("PRIVATE KEY"), "{text}");
+    }
+}
