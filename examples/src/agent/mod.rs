@@ -1,0 +1,223 @@
+//! An agent whose configuration is a YAML file.
+//!
+//! It does no work worth the name: what it shows is how an agent is managed. It reports what it is,
+//! how it fares and what it runs; takes a remote configuration, or refuses it with the reason;
+//! restarts when it is told to; and keeps its identity over restarts of the process.
+
+mod args;
+mod config;
+mod description;
+mod news;
+mod state;
+mod work;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use opamp_client::core::{Event, RemoteConfigOffer};
+use opamp_client::{Client, ErrorKind, Events};
+use tokio::task::JoinHandle;
+
+pub use self::args::{AgentArgs, Attribute, Header, TransportChoice};
+pub use self::news::News;
+
+use self::config::Config;
+use self::state::StateDir;
+use self::work::Work;
+use crate::program::Failure;
+
+/// A running agent. Nothing happens to it until it is [run](Self::run).
+#[derive(Debug)]
+pub struct Agent {
+    args: AgentArgs,
+    client: Client,
+    events: Events,
+    driver: JoinHandle<()>,
+    state: Option<StateDir>,
+    config: Config,
+    work: Work,
+}
+
+impl Agent {
+    /// Reads what the agent kept, and starts to connect. Has to be called in a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read, or the arguments cannot work.
+    pub fn start(args: AgentArgs) -> Result<Self, Failure> {
+        let state = args.state.as_deref().map(StateDir::open).transpose()?;
+        let kept = match &state {
+            Some(dir) => dir.client_state()?,
+            None => None,
+        };
+        let config = Config::open(args.config.clone(), args.state.clone())?;
+        let work = Work::start(config.failing(), SystemTime::now());
+
+        let client_state = kept.unwrap_or_else(|| args.new_client_state());
+        if let Some(asked) = args.instance_uid
+            && asked != client_state.instance_uid
+        {
+            let kept = client_state.instance_uid;
+            tracing::warn!(%kept, %asked, "the instance uid kept in the state directory is used");
+        }
+        let description = description::of(&args.attributes, client_state.instance_uid);
+        let mut builder = Client::builder(&args.server)
+            .state(client_state)
+            .health(work.health())
+            .effective_config(config.effective())
+            .accept_remote_config()
+            .accept_restart();
+        if let Some(transport) = args.transport.transport() {
+            builder = builder.transport(transport);
+        }
+        for Header(name, value) in &args.headers {
+            builder = builder.header(name, value);
+        }
+        if let Some(tls) = args.tls()? {
+            builder = builder.tls(tls);
+        }
+        let interval = args.heartbeat_interval;
+        let (client, events, driver) = builder
+            .configure(move |config| {
+                config.description = description;
+                if let Some(interval) = interval {
+                    config.heartbeat_interval = Some(interval).filter(|i| !i.is_zero());
+                    config.polling_interval = config.heartbeat_interval.unwrap_or(POLLING_INTERVAL);
+                }
+            })
+            .build()
+            .map_err(|error| match error.kind() {
+                ErrorKind::Tls => Failure::caused_by("TLS", error),
+                _ => Failure::caused_by("the agent cannot be started", error).of_usage(),
+            })?;
+        let driver = tokio::spawn(driver.run());
+        Ok(Self { args, client, events, driver, state, config, work })
+    }
+
+    /// The handle of the agent's client.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Does what the server asks for until `stop` completes, then says goodbye. Whatever changes is
+    /// passed to `tell`.
+    ///
+    /// # Errors
+    ///
+    /// When what has to survive a restart cannot be saved at the start or at the end.
+    pub async fn run(
+        mut self,
+        stop: impl Future<Output = ()>,
+        mut tell: impl FnMut(News<'_>),
+    ) -> Result<(), Failure> {
+        tell(News::Started { instance_uid: self.client.instance_uid(), server: &self.args.server });
+        self.save().await?;
+        let mut stop = std::pin::pin!(stop);
+        let mut stopping = false;
+        loop {
+            tokio::select! {
+                event = self.events.next() => match event {
+                    Some(event) => self.handle(event, &mut tell).await?,
+                    None => break,
+                },
+                () = &mut stop, if !stopping => {
+                    stopping = true;
+                    let client = self.client.clone();
+                    tokio::spawn(async move { client.stop().await });
+                }
+            }
+        }
+        self.save().await?;
+        self.driver.await.map_err(|error| Failure::caused_by("the client failed", error))
+    }
+
+    async fn handle(
+        &mut self,
+        event: Event,
+        tell: &mut impl FnMut(News<'_>),
+    ) -> Result<(), Failure> {
+        match event {
+            Event::RemoteConfig(offer) => self.take(offer, tell).await?,
+            Event::Restart => {
+                self.work = Work::start(self.work.failing(), SystemTime::now());
+                self.client.set_health(self.work.health());
+                tell(News::Restarted { start_time: self.work.start_time() });
+            }
+            Event::StateChanged => self.save_or_log().await,
+            Event::InstanceUidChanged { old, new } => {
+                self.client.set_description(description::of(&self.args.attributes, new));
+                self.save_or_log().await;
+                tell(News::InstanceUidChanged { old, new });
+            }
+            other => {
+                if let Some(news) = News::of(&other) {
+                    tell(news);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs what the server offers, or goes on as before and says why (CFG-21, CFG-22).
+    async fn take(
+        &mut self,
+        offer: RemoteConfigOffer,
+        tell: &mut impl FnMut(News<'_>),
+    ) -> Result<(), Failure> {
+        let (config, files) = (self.config.clone(), offer.config().clone());
+        let outcome = tokio::task::spawn_blocking(move || config.replaced_by(files))
+            .await
+            .map_err(|error| Failure::caused_by("taking a configuration failed", error))?;
+        let hash = offer.hash().clone();
+        match outcome {
+            Ok(config) => {
+                self.config = config;
+                if self.work.reconfigure(self.config.failing(), SystemTime::now()) {
+                    self.client.set_health(self.work.health());
+                    tell(News::Health { failing: self.work.failing() });
+                }
+                self.client.resolve(offer.applied_with(self.config.effective()));
+                tell(News::ConfigApplied { hash: &hash });
+            }
+            Err(why) => {
+                self.client.resolve(offer.failed(&why));
+                tell(News::ConfigFailed { hash: &hash, why: &why });
+            }
+        }
+        Ok(())
+    }
+
+    /// An agent that cannot save goes on: it is more useful managed than dead, and its next change
+    /// saves everything.
+    async fn save_or_log(&self) {
+        if let Err(error) = self.save().await {
+            tracing::error!(%error, "the state is not saved");
+        }
+    }
+
+    async fn save(&self) -> Result<(), Failure> {
+        let Some(path) = self.state.as_ref().map(StateDir::client_state_path) else {
+            return Ok(());
+        };
+        let content = self.client.status().state.to_bytes();
+        save(path, content).await
+    }
+}
+
+async fn save(path: PathBuf, content: Vec<u8>) -> Result<(), Failure> {
+    let saved = tokio::task::spawn_blocking(move || {
+        crate::file::write_atomically(&path, &content).map_err(|error| (path, error))
+    });
+    match saved.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err((path, error))) => {
+            Err(Failure::caused_by(format!("cannot write {}", path.display()), error))
+        }
+        Err(error) => Err(Failure::caused_by("saving failed", error)),
+    }
+}
+
+/// Where heartbeats are turned off, an HTTP agent still has to ask now and then (HTTP-07).
+const POLLING_INTERVAL: Duration = Duration::from_secs(30);

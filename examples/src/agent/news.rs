@@ -1,0 +1,153 @@
+//! What the agent tells its user: a line for each change of its state, first what happened, then
+//! details as `name=value`.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use opamp_client::core::Event;
+use opamp_proto::InstanceUid;
+
+/// Something that happened to an agent. Its `Display` is the line that is printed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum News<'a> {
+    /// The agent has started and connects.
+    Started {
+        /// Its instance uid.
+        instance_uid: InstanceUid,
+        /// The URL it connects to.
+        server: &'a str,
+    },
+    /// The server answers.
+    Connected,
+    /// The connection is over.
+    Disconnected {
+        /// Why.
+        reason: &'a str,
+    },
+    /// The server cannot be reached, or refuses the agent.
+    ConnectFailed {
+        /// What failed.
+        reason: &'a str,
+        /// When it is tried again, from now.
+        retry_in: Duration,
+    },
+    /// The server is overloaded.
+    Throttled {
+        /// When the agent comes back, from now.
+        retry_in: Duration,
+    },
+    /// The agent runs an offered configuration.
+    ConfigApplied {
+        /// The offer's hash.
+        hash: &'a [u8],
+    },
+    /// The agent did not take an offered configuration and goes on as before.
+    ConfigFailed {
+        /// The offer's hash.
+        hash: &'a [u8],
+        /// Why.
+        why: &'a str,
+    },
+    /// The agent's health is another one.
+    Health {
+        /// Why it is not healthy; `None` when it is.
+        failing: Option<&'a str>,
+    },
+    /// The agent restarted its work as the server told it to.
+    Restarted {
+        /// When its work started.
+        start_time: SystemTime,
+    },
+    /// The server gave the agent another instance uid.
+    InstanceUidChanged {
+        /// The one until now.
+        old: InstanceUid,
+        /// The one from now on.
+        new: InstanceUid,
+    },
+    /// The server refused a report.
+    Refused {
+        /// The server's words.
+        reason: &'a str,
+    },
+    /// The agent said goodbye and stopped.
+    Stopped,
+}
+
+impl<'a> News<'a> {
+    /// What of an event needs nothing but to be told.
+    pub(super) fn of(event: &'a Event) -> Option<Self> {
+        Some(match event {
+            Event::Connected => Self::Connected,
+            Event::Disconnected { reason } => Self::Disconnected { reason },
+            Event::ConnectFailed { failure, retry_in } => {
+                Self::ConnectFailed { reason: &failure.message, retry_in: *retry_in }
+            }
+            Event::Throttled { retry_in } => Self::Throttled { retry_in: *retry_in },
+            Event::Refused { reason, .. } => Self::Refused { reason },
+            Event::Stopped => Self::Stopped,
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for News<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Started { instance_uid, server } => {
+                // A query may hold a token.
+                let server = server.split(['?', '#']).next().unwrap_or_default();
+                write!(f, "started instance_uid={instance_uid} server={server}")
+            }
+            Self::Connected => f.write_str("connected"),
+            Self::Disconnected { reason } => write!(f, "disconnected reason={reason:?}"),
+            Self::ConnectFailed { reason, retry_in } => {
+                let retry_in = retry_in.as_secs_f64();
+                write!(f, "connect-failed retry_in={retry_in:.1} reason={reason:?}")
+            }
+            Self::Throttled { retry_in } => {
+                write!(f, "throttled retry_in={:.1}", retry_in.as_secs_f64())
+            }
+            Self::ConfigApplied { hash } => write!(f, "config-applied hash={}", Hex(hash)),
+            Self::ConfigFailed { hash, why } => {
+                write!(f, "config-failed hash={} error={why:?}", Hex(hash))
+            }
+            Self::Health { failing: None } => f.write_str("healthy"),
+            Self::Health { failing: Some(why) } => write!(f, "unhealthy error={why:?}"),
+            Self::Restarted { start_time } => {
+                let start_time = humantime::format_rfc3339_nanos(*start_time);
+                write!(f, "restarted start_time={start_time}")
+            }
+            Self::InstanceUidChanged { old, new } => {
+                write!(f, "instance-uid-changed old={old} new={new}")
+            }
+            Self::Refused { reason } => write!(f, "refused reason={reason:?}"),
+            Self::Stopped => f.write_str("stopped"),
+        }
+    }
+}
+
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_is_one_line_and_tells_no_secret() {
+        let started = News::Started {
+            instance_uid: InstanceUid::from_bytes([7; 16]),
+            server: "wss://example.com/v1/opamp?token=secret",
+        };
+        assert!(started.to_string().ends_with("server=wss://example.com/v1/opamp"));
+        let failed = News::ConfigFailed { hash: &[1, 0xff], why: "line 1\nline 2" };
+        assert_eq!(failed.to_string(), r#"config-failed hash=01ff error="line 1\nline 2""#);
+    }
+}

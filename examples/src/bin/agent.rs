@@ -1,0 +1,23 @@
+//! An agent whose configuration is a YAML file, managed over OpAMP.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use opamp_examples::agent::{Agent, AgentArgs};
+use opamp_examples::program::{self, Failure};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = AgentArgs::parse();
+    program::log_to_stderr("info");
+    program::exit(run(args).await)
+}
+
+async fn run(args: AgentArgs) -> Result<(), Failure> {
+    let stop = async {
+        if let Err(error) = program::told_to_stop().await {
+            tracing::error!(%error, "signals cannot be heard");
+        }
+    };
+    Agent::start(args)?.run(stop, |news| program::print(news)).await
+}

@@ -1,0 +1,30 @@
+//! An OpAMP server that keeps the fleet in memory, with an admin API.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use opamp_examples::program::{self, Failure};
+use opamp_examples::server::{Server, ServerArgs};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = ServerArgs::parse();
+    program::log_to_stderr("info");
+    program::exit(run(&args).await)
+}
+
+async fn run(args: &ServerArgs) -> Result<(), Failure> {
+    let mut server = Server::start(args).await?;
+    program::print(format_args!(
+        "listening opamp={} admin={}",
+        server.opamp_addr(),
+        server.admin_addr()
+    ));
+    tokio::select! {
+        told = program::told_to_stop() => {
+            told.map_err(|error| Failure::caused_by("signals cannot be heard", error))?;
+        }
+        failure = server.failed() => return Err(failure),
+    }
+    server.stop().await
+}

@@ -1,0 +1,221 @@
+//! The admin API: the fleet as JSON over HTTP. Errors are `{"error": "…"}` with a fitting status.
+
+use std::time::Instant;
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post, put};
+use axum::{Json, Router};
+use opamp_proto::{ConfigHash, InstanceUid, WireUid, v1};
+use opamp_server::{Fleet, OperationError, RemoteConfig};
+use serde_json::json;
+
+use super::{agent_json, metrics};
+
+/// The routes of the admin API.
+///
+/// It has no authentication: serve it to those only who may do all that it offers.
+pub fn router<I: Clone + Send + Sync + 'static>(fleet: Fleet<I>) -> Router {
+    let limit = fleet.config().limits.max_send();
+    Router::new()
+        .route("/v1/agents", get(agents::<I>))
+        .route("/v1/agents/{uid}", get(agent::<I>))
+        .route("/v1/config", put(set_default_config::<I>))
+        .route("/v1/agents/{uid}/config", put(set_config::<I>).delete(clear_config::<I>))
+        .route("/v1/agents/{uid}/restart", post(restart::<I>))
+        .route("/v1/agents/{uid}/report-full-state", post(report_full_state::<I>))
+        .route("/v1/agents/{uid}/new-instance-uid", post(new_instance_uid::<I>))
+        .route("/v1/agents/{uid}/connection-settings", any(not_implemented))
+        .route("/v1/agents/{uid}/packages", any(not_implemented))
+        .route("/v1/agents/{uid}/custom-message", any(not_implemented))
+        .route("/v1/agents/{uid}/custom-messages", any(not_implemented))
+        .route("/metrics", get(metrics::<I>))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .fallback(|uri: Uri| async move {
+            Refused(StatusCode::NOT_FOUND, format!("nothing is served at {}", uri.path()))
+        })
+        .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
+            let error = format!("{} does not take {method}", uri.path());
+            Refused(StatusCode::METHOD_NOT_ALLOWED, error)
+        })
+        .layer(DefaultBodyLimit::max(limit))
+        .with_state(fleet)
+}
+
+/// Why a request is not served: the status, and words for `error`.
+struct Refused(StatusCode, String);
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.0, Json(json!({ "error": self.1 }))).into_response()
+    }
+}
+
+impl From<OperationError> for Refused {
+    fn from(error: OperationError) -> Self {
+        let status = match error {
+            OperationError::UnknownAgent => StatusCode::NOT_FOUND,
+            OperationError::NotAccepted | OperationError::UidInUse => StatusCode::CONFLICT,
+            OperationError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self(status, error.to_string())
+    }
+}
+
+impl From<QueryRejection> for Refused {
+    fn from(rejection: QueryRejection) -> Self {
+        Self(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<BytesRejection> for Refused {
+    fn from(rejection: BytesRejection) -> Self {
+        Self(rejection.status(), rejection.body_text())
+    }
+}
+
+/// The agent that the path of a request names.
+struct Uid(WireUid);
+
+impl<S: Send + Sync> FromRequestParts<S> for Uid {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        let text = Path::<String>::from_request_parts(parts, state).await;
+        let Path(text) =
+            text.map_err(|rejection| Refused(rejection.status(), rejection.body_text()))?;
+        parse_uid(&text).map(Self)
+    }
+}
+
+/// The id in a path: canonical UUID text, or the hexadecimal digits of an id that is not 16 bytes.
+fn parse_uid(text: &str) -> Result<WireUid, Refused> {
+    if let Ok(uid) = text.parse::<InstanceUid>() {
+        return Ok(uid.into());
+    }
+    let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect();
+    let bytes = digits.filter(|digits| digits.len() % 2 == 0).map(|digits| {
+        digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect::<Vec<_>>()
+    });
+    bytes
+        .filter(|bytes| bytes.len() != 16)
+        .and_then(|bytes| WireUid::new(&bytes).ok())
+        .ok_or_else(|| Refused(StatusCode::BAD_REQUEST, format!("{text:?} is not an instance uid")))
+}
+
+async fn agents<I>(State(fleet): State<Fleet<I>>) -> Response {
+    let mut agents = fleet.agents();
+    agents.sort_unstable_by_key(|agent| *agent.uid());
+    let agents: Vec<_> = agents.iter().map(agent_json::agent).collect();
+    Json(json!({ "agents": agents })).into_response()
+}
+
+async fn agent<I>(State(fleet): State<Fleet<I>>, Uid(uid): Uid) -> Result<Response, Refused> {
+    let agent = fleet.agent(&uid).ok_or(OperationError::UnknownAgent)?;
+    Ok(Json(agent_json::agent(&agent)).into_response())
+}
+
+#[derive(serde::Deserialize)]
+struct File {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    content_type: String,
+}
+
+impl File {
+    fn into_config(self, body: Bytes) -> RemoteConfig {
+        let file = v1::AgentConfigFile { body, content_type: self.content_type };
+        RemoteConfig::new(v1::AgentConfigMap { config_map: [(self.name, file)].into() })
+    }
+}
+
+fn hash_reply(hash: ConfigHash) -> Response {
+    Json(json!({ "config_hash": hash.to_string() })).into_response()
+}
+
+async fn set_default_config<I>(
+    State(fleet): State<Fleet<I>>,
+    file: Result<Query<File>, QueryRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refused> {
+    let Query(file) = file?;
+    let config = file.into_config(body?);
+    let hash = config.hash();
+    fleet.set_default_remote_config(config)?;
+    Ok(hash_reply(hash))
+}
+
+async fn set_config<I>(
+    State(fleet): State<Fleet<I>>,
+    Uid(uid): Uid,
+    file: Result<Query<File>, QueryRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refused> {
+    let Query(file) = file?;
+    let config = file.into_config(body?);
+    let hash = config.hash();
+    fleet.set_remote_config(&uid, config)?;
+    Ok(hash_reply(hash))
+}
+
+async fn clear_config<I>(
+    State(fleet): State<Fleet<I>>,
+    Uid(uid): Uid,
+) -> Result<StatusCode, Refused> {
+    fleet.clear_remote_config(&uid)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn restart<I>(State(fleet): State<Fleet<I>>, Uid(uid): Uid) -> Result<StatusCode, Refused> {
+    fleet.restart(&uid, Instant::now())?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+async fn report_full_state<I>(
+    State(fleet): State<Fleet<I>>,
+    Uid(uid): Uid,
+) -> Result<StatusCode, Refused> {
+    fleet.request_full_state(&uid)?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+async fn new_instance_uid<I>(
+    State(fleet): State<Fleet<I>>,
+    Uid(uid): Uid,
+) -> Result<Response, Refused> {
+    let new = InstanceUid::generate();
+    fleet.rename(&uid, new, Instant::now())?;
+    Ok(Json(json!({ "new_instance_uid": new.to_string() })).into_response())
+}
+
+async fn not_implemented(uri: Uri) -> Refused {
+    Refused(StatusCode::NOT_IMPLEMENTED, format!("{} is not supported yet", uri.path()))
+}
+
+async fn metrics<I>(State(fleet): State<Fleet<I>>) -> Response {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::text(&fleet)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_uuids_or_the_hex_of_other_lengths() {
+        let uuid = "01890a5d-ac96-774b-bcce-b302099a8057";
+        assert_eq!(parse_uid(uuid).ok().map(|uid| uid.to_string()).as_deref(), Some(uuid));
+        let odd = parse_uid("6167656e74").ok();
+        assert_eq!(odd.map(|uid| uid.as_bytes().to_vec()).as_deref(), Some(&b"agent"[..]));
+        let hex = &uuid.replace('-', "");
+        for wrong in ["", "x", "abc", "zz", "é0", hex, &"00".repeat(37)] {
+            assert!(parse_uid(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! What the server can be told on its command line.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::{fmt, fs};
+
+use opamp_proto::{DEFAULT_MAX_MESSAGE_SIZE, MessageLimits, v1};
+use opamp_server::{RemoteConfig, ServerConfig};
+
+use crate::program::Failure;
+
+/// An OpAMP server that keeps the fleet in memory, with an admin API.
+///
+/// It prints `listening opamp=ADDR admin=ADDR` when it serves, and logs to stderr (RUST_LOG).
+#[derive(Debug, Clone, clap::Parser)]
+#[command(name = "server", version)]
+pub struct ServerArgs {
+    /// Where agents connect, over WebSocket and plain HTTP alike; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4320")]
+    pub listen: SocketAddr,
+
+    /// Where the admin API is served. It asks nobody who they are: keep it on a loopback address
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4321")]
+    pub admin: SocketAddr,
+
+    /// The path at which agents are served
+    #[arg(long, default_value = "/v1/opamp", value_parser = path)]
+    pub path: String,
+
+    /// A configuration file to offer to every agent that accepts one, may be repeated. A single
+    /// file is offered without a name, several by their file names. Default: none
+    #[arg(long = "config", value_name = "FILE")]
+    pub configs: Vec<PathBuf>,
+
+    /// The certificate chain, a PEM file: agents then connect with wss and https. Default: no TLS
+    #[arg(long, value_name = "PEM", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The private key of the certificate, a PEM file
+    #[arg(long, value_name = "PEM", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Requires a client certificate from one of the authorities in this PEM file. Default: none
+    #[arg(long, value_name = "PEM", requires = "tls_cert")]
+    pub client_ca: Option<PathBuf>,
+
+    /// Requires `Authorization: Bearer TOKEN` with this token, or another if repeated.
+    /// Default: no token is asked for
+    #[arg(long = "token", value_name = "TOKEN")]
+    pub tokens: Vec<Token>,
+
+    /// The greatest message taken and sent, in bytes; at least 1024
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MAX_MESSAGE_SIZE,
+        value_parser = message_size)]
+    pub max_message_size: usize,
+
+    /// Deviations from the specification to serve. Default: none
+    #[arg(long, value_name = "NAME,…", value_enum, value_delimiter = ',')]
+    pub tolerate: Vec<Tolerance>,
+}
+
+/// A bearer token: a secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(pub(super) String);
+
+impl std::str::FromStr for Token {
+    type Err = String;
+
+    fn from_str(token: &str) -> Result<Self, Self::Err> {
+        match token.is_empty() || token.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            true => Err("a token is not empty and has no spaces".to_owned()),
+            false => Ok(Self(token.to_owned())),
+        }
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(_)")
+    }
+}
+
+/// A deviation from the specification that can be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[non_exhaustive]
+pub enum Tolerance {
+    /// Every deviation listed here.
+    All,
+    /// An instance uid in a text form that old agents used.
+    LegacyInstanceUid,
+    /// A WebSocket message without the header byte.
+    MissingHeader,
+}
+
+fn path(text: &str) -> Result<String, String> {
+    match text.starts_with('/') && !text.contains(['?', '#']) {
+        true => Ok(text.to_owned()),
+        false => Err("a path starts with / and has neither query nor fragment".to_owned()),
+    }
+}
+
+/// Less than this leaves no room for words in an error.
+fn message_size(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|size| *size >= 1024)
+        .ok_or_else(|| "not a number of at least 1024".to_owned())
+}
+
+impl ServerArgs {
+    /// The arguments of a server on free loopback ports.
+    #[must_use]
+    pub fn on_free_ports() -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            listen: any,
+            admin: any,
+            path: "/v1/opamp".to_owned(),
+            configs: Vec::new(),
+            tls_cert: None,
+            tls_key: None,
+            client_ca: None,
+            tokens: Vec::new(),
+            max_message_size: DEFAULT_MAX_MESSAGE_SIZE,
+            tolerate: Vec::new(),
+        }
+    }
+
+    pub(super) fn server_config(&self) -> ServerConfig {
+        let mut config = ServerConfig::default();
+        let size = self.max_message_size;
+        config.limits = MessageLimits::new().with_max_receive(size).with_max_send(size);
+        let tolerates =
+            |one| self.tolerate.contains(&one) || self.tolerate.contains(&Tolerance::All);
+        config.tolerances.legacy_instance_uid = tolerates(Tolerance::LegacyInstanceUid);
+        config.tolerances.missing_header = tolerates(Tolerance::MissingHeader);
+        config
+    }
+
+    /// The configuration to offer to all.
+    pub(super) fn remote_config(&self) -> Result<Option<RemoteConfig>, Failure> {
+        let mut files = v1::AgentConfigMap::default();
+        for path in &self.configs {
+            let name = match self.configs.len() {
+                1 => String::new(),
+                _ => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            };
+            let file = v1::AgentConfigFile {
+                body: read(path)?.into(),
+                content_type: content_type(path).to_owned(),
+            };
+            if files.config_map.insert(name.clone(), file).is_some() {
+                let message = format!("two configuration files are called {name:?}");
+                return Err(Failure::new(message).of_usage());
+            }
+        }
+        Ok((!files.config_map.is_empty()).then(|| RemoteConfig::new(files)))
+    }
+}
+
+/// By the file's extension; empty where that says nothing.
+fn content_type(path: &Path) -> &'static str {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("yaml" | "yml") => "text/yaml",
+        Some("json") => "application/json",
+        _ => "",
+    }
+}
+
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    fs::read(path)
+        .map_err(|error| Failure::caused_by(format!("cannot read {}", path.display()), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        ServerArgs::command().debug_assert();
+    }
+
+    #[test]
+    fn one_file_has_no_name_and_several_have_theirs() {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, b] = ["a.yaml", "b.json"].map(|name| dir.path().join(name));
+        fs::write(&a, "a: 1").unwrap();
+        fs::write(&b, "{}").unwrap();
+        let offered = |configs: &[&PathBuf]| {
+            let configs = configs.iter().map(|path| (*path).clone()).collect();
+            let args = ServerArgs { configs, ..ServerArgs::on_free_ports() };
+            args.remote_config().map(|config| {
+                let files = config.map(|config| config.to_message().config_map);
+                files.map(|files| files.into_iter().map(|(n, f)| (n, f.content_type)))
+            })
+        };
+        let names = |configs: &[&PathBuf]| {
+            let files = offered(configs).unwrap().unwrap();
+            files.map(|(name, kind)| format!("{name} {kind}")).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[&a]), [" text/yaml"]);
+        assert_eq!(names(&[&a, &b]), ["a.yaml text/yaml", "b.json application/json"]);
+        assert!(offered(&[]).unwrap().is_none());
+        assert!(offered(&[&a, &a]).is_err());
+        assert!(offered(&[&dir.path().join("none")]).is_err());
+    }
+
+    #[test]
+    fn tolerances_are_named_one_by_one_or_all() {
+        let tolerances = |names: &str| {
+            let args = ServerArgs::try_parse_from(["server", "--tolerate", names]).unwrap();
+            let tolerances = args.server_config().tolerances;
+            (tolerances.legacy_instance_uid, tolerances.missing_header)
+        };
+        assert_eq!(tolerances("missing-header"), (false, true));
+        assert_eq!(tolerances("missing-header,legacy-instance-uid"), (true, true));
+        assert_eq!(tolerances("all"), (true, true));
+    }
+
+    #[test]
+    fn a_token_is_not_for_logs() {
+        let args = ServerArgs::try_parse_from(["server", "--token", "secret"]).unwrap();
+        assert!(!format!("{args:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,35 @@
+//! Who may connect, and who is told when an agent changes.
+
+use opamp_proto::v1;
+use opamp_server::{AgentChange, BearerTokens, Changes, Handler, Rejection};
+use tokio::sync::watch;
+
+/// Admits agents that present a token, if one is asked for, and passes on that something changed.
+pub(super) struct Desk {
+    pub(super) tokens: Option<BearerTokens>,
+    pub(super) changed: watch::Sender<()>,
+}
+
+impl Handler for Desk {
+    type Identity = ();
+
+    async fn admit(&self, request: &axum::http::request::Parts) -> Result<(), Rejection> {
+        self.tokens.as_ref().map_or(Ok(()), |tokens| tokens.check(request))
+    }
+
+    async fn agent_changed(&self, change: AgentChange<()>) {
+        let AgentChange { agent, changes, .. } = change;
+        if changes.intersects(Changes::CONNECTED | Changes::DISCONNECTED) {
+            let connected = agent.is_connected();
+            tracing::info!(agent = %agent.uid(), connected, "an agent came or went");
+        }
+        if changes.contains(Changes::REMOTE_CONFIG_STATUS)
+            && let Some(status) = agent.state().remote_config_status()
+            && status.status() != v1::RemoteConfigStatuses::Unset
+        {
+            let (outcome, error) = (status.status(), status.error_message);
+            tracing::info!(agent = %agent.uid(), ?outcome, error, "an agent told what became of a configuration");
+        }
+        self.changed.send_replace(());
+    }
+}

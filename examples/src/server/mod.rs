@@ -1,0 +1,155 @@
+//! An OpAMP server that keeps its fleet in memory, and an admin API to look at the fleet and to act
+//! on it.
+
+pub mod admin;
+pub mod agent_json;
+mod args;
+mod desk;
+mod metrics;
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use opamp_server::{BearerTokens, Fleet, Server as OpampServer, ShutdownHandle};
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+pub use self::args::{ServerArgs, Token, Tolerance};
+
+use self::args::read;
+use self::desk::Desk;
+use crate::program::Failure;
+
+/// How long requests to the admin API may take to finish at the end.
+const ADMIN_STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    opamp_addr: SocketAddr,
+    admin_addr: SocketAddr,
+    fleet: Fleet,
+    changes: watch::Receiver<()>,
+    shutdown: ShutdownHandle,
+    opamp: JoinHandle<()>,
+    admin_stop: oneshot::Sender<()>,
+    admin: JoinHandle<io::Result<()>>,
+}
+
+impl Server {
+    /// Starts to serve agents and the admin API. Has to be called in a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When an address cannot be listened on, or a file cannot be used.
+    pub async fn start(args: &ServerArgs) -> Result<Self, Failure> {
+        let remote_config = args.remote_config()?;
+        let (changed, changes) = watch::channel(());
+        let tokens: Vec<_> = args.tokens.iter().map(|token| &token.0).collect();
+        let tokens = (!tokens.is_empty()).then(|| BearerTokens::new(tokens));
+
+        let mut builder =
+            OpampServer::bind(args.listen).path(&args.path).config(args.server_config());
+        if let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) {
+            let authorities = args.client_ca.as_deref().map(read).transpose()?;
+            let tls = opamp_server::service::tls::server_config(
+                &read(cert)?,
+                &read(key)?,
+                authorities.as_deref(),
+            );
+            builder = builder.tls(tls.map_err(|error| Failure::caused_by("TLS", error))?);
+        }
+        let listening = |addr| move |error| Failure::caused_by(format!("{addr}"), error);
+        let opamp = builder.listen(Desk { tokens, changed }).await;
+        let opamp = opamp.map_err(listening(args.listen))?;
+        let admin = TcpListener::bind(args.admin).await.map_err(|error| {
+            Failure::caused_by(format!("cannot listen on the admin address {}", args.admin), error)
+        })?;
+        let admin_addr =
+            admin.local_addr().map_err(|error| Failure::caused_by("the admin address", error))?;
+        if !admin_addr.ip().is_loopback() {
+            tracing::warn!(%admin_addr, "the admin API is open to whoever reaches this address");
+        }
+        let fleet = opamp.fleet().clone();
+        if let Some(config) = remote_config {
+            fleet.set_default_remote_config(config).map_err(|error| {
+                Failure::caused_by("the configuration cannot be offered", error)
+            })?;
+        }
+
+        let (admin_stop, stopped) = oneshot::channel();
+        let admin =
+            axum::serve(admin, admin::router(fleet.clone())).with_graceful_shutdown(async {
+                // A server that is gone is as good as stopped.
+                let _ = stopped.await;
+            });
+        Ok(Self {
+            opamp_addr: opamp.local_addr(),
+            admin_addr,
+            fleet,
+            changes,
+            shutdown: opamp.shutdown_handle(),
+            opamp: tokio::spawn(opamp.run()),
+            admin_stop,
+            admin: tokio::spawn(admin.into_future()),
+        })
+    }
+
+    /// Where agents connect.
+    #[must_use]
+    pub fn opamp_addr(&self) -> SocketAddr {
+        self.opamp_addr
+    }
+
+    /// Where the admin API is served.
+    #[must_use]
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
+    }
+
+    /// The registry of the agents.
+    #[must_use]
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// Changes whenever an agent does.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.clone()
+    }
+
+    /// Completes when the server has ended without having been stopped.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling loses nothing.
+    pub async fn failed(&mut self) -> Failure {
+        let (part, ended) = tokio::select! {
+            ended = &mut self.opamp => ("the server", ended.map(Ok)),
+            ended = &mut self.admin => ("the admin API", ended),
+        };
+        match ended {
+            Ok(Ok(())) => Failure::new(format!("{part} ended by itself")),
+            Ok(Err(error)) => Failure::caused_by(part, error),
+            Err(error) => Failure::caused_by(part, error),
+        }
+    }
+
+    /// Stops in an orderly way: requests in progress are finished, WebSockets closed.
+    ///
+    /// # Errors
+    ///
+    /// When a part of it failed.
+    pub async fn stop(mut self) -> Result<(), Failure> {
+        self.shutdown.shutdown();
+        // An admin API that is gone need not be told.
+        let _ = self.admin_stop.send(());
+        if tokio::time::timeout(ADMIN_STOP_TIMEOUT, &mut self.admin).await.is_err() {
+            self.admin.abort();
+        }
+        self.opamp.await.map_err(|error| Failure::caused_by("the server", error))
+    }
+}

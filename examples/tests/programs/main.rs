@@ -1,0 +1,7 @@
+//! The programs, run as a user runs them, and stopped with signals.
+#![cfg(unix)]
+
+mod command_line;
+mod demo;
+mod managed;
+mod support;
