@@ -119,6 +119,7 @@ func (a *agent) callbacks() types.Callbacks {
 		},
 		OnOpampConnectionSettings: a.onSettings,
 		GetEffectiveConfig: func(context.Context) (*pb.EffectiveConfig, error) {
+			a.events.Emit("effective_config_read", nil)
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			return &pb.EffectiveConfig{ConfigMap: proto.Clone(a.effective).(*pb.AgentConfigMap)}, nil

@@ -9,9 +9,11 @@ import (
 	"crypto/x509"
 	"flag"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -47,12 +49,13 @@ type options struct {
 	capabilities uint64
 	settings     bool
 	custom       []string
+	headers      http.Header
 	compression  bool
 	verbose      bool
 }
 
 func main() {
-	var o options
+	o := options{headers: http.Header{}}
 	flag.StringVar(&o.server, "server", "", "server `URL`: ws, wss, http or https")
 	flag.StringVar(&o.ca, "ca", "", "PEM `file` of the certificates to trust")
 	flag.StringVar(&o.uid, "uid", "", "instance uid, a `UUID`; made up if absent")
@@ -63,6 +66,14 @@ func main() {
 	flag.BoolVar(&o.settings, "settings", false, "accept OpAMP connection settings and report their status")
 	flag.Func("custom", "custom `capability`; may be repeated", func(value string) error {
 		o.custom = append(o.custom, value)
+		return nil
+	})
+	flag.Func("header", "`NAME=VALUE` of every request and handshake; may be repeated", func(text string) error {
+		name, value, ok := strings.Cut(text, "=")
+		if !ok || name == "" {
+			return fmt.Errorf("a header is written NAME=VALUE")
+		}
+		o.headers.Add(name, value)
 		return nil
 	})
 	flag.BoolVar(&o.compression, "compression", false, "enable compression")
@@ -141,6 +152,7 @@ func start(o options, events *peer.Events) (*agent, error) {
 	}
 	settings := types.StartSettings{
 		OpAMPServerURL:    o.server,
+		Header:            o.headers,
 		TLSConfig:         trust,
 		InstanceUid:       types.InstanceUid(uid),
 		Callbacks:         a.callbacks(),
