@@ -145,6 +145,8 @@ impl Client {
     /// [`close_timeout`](crate::core::ClientConfig::close_timeout). May be called anywhere, any
     /// number of times.
     ///
+    /// The driver has to run: a driver that is kept but never run never stops.
+    ///
     /// # Cancel safety
     ///
     /// The client stops also when the wait is cancelled.
@@ -176,6 +178,46 @@ impl Events {
     pub async fn next(&mut self) -> Option<Event> {
         self.receiver.recv().await
     }
+
+    /// Hands each event to `handler`, one after the other, until the client has stopped.
+    ///
+    /// ```
+    /// # #[cfg(feature = "ws")] {
+    /// use opamp_client::{Client, EventHandler, Events, core::Event};
+    ///
+    /// struct Agent;
+    ///
+    /// #[async_trait::async_trait]
+    /// impl EventHandler for Agent {
+    ///     async fn handle(&mut self, client: &Client, event: Event) {
+    ///         if let Event::RemoteConfig(offer) = event {
+    ///             client.resolve(offer.failed("this agent takes no configuration"));
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// async fn run(client: Client, events: Events, mut handler: Box<dyn EventHandler>) {
+    ///     events.dispatch(&client, &mut *handler).await;
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling drops the event that is being handled and those that wait.
+    pub async fn dispatch(mut self, client: &Client, handler: &mut dyn EventHandler) {
+        while let Some(event) = self.next().await {
+            handler.handle(client, event).await;
+        }
+    }
+}
+
+/// What an application does with events, for those who prefer a callback to a loop, or need a trait
+/// object. See [`Events::dispatch`].
+#[async_trait::async_trait]
+pub trait EventHandler: Send {
+    /// Handles one event. The next one waits until this is done; the connection does not.
+    async fn handle(&mut self, client: &Client, event: Event);
 }
 
 /// What the handles want, the newest of each kind.

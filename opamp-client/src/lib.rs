@@ -9,7 +9,8 @@
 //! - [`Events`], the stream of what the agent may want to know or has to act on;
 //! - a [`Driver`], the future that does the work: spawn it.
 //!
-//! ```no_run
+#![cfg_attr(feature = "ws", doc = "```no_run")]
+#![cfg_attr(not(feature = "ws"), doc = "```ignore")]
 //! use opamp_client::{Client, core::Event};
 //! use opamp_proto::v1;
 //!
@@ -66,7 +67,7 @@ pub use self::driver::Driver;
 #[cfg(any(feature = "ws", feature = "http"))]
 pub use self::error::{Error, ErrorKind};
 #[cfg(any(feature = "ws", feature = "http"))]
-pub use self::handle::{Client, Events, Status};
+pub use self::handle::{Client, EventHandler, Events, Status};
 
 #[cfg(all(doctest, feature = "ws"))]
 #[doc = include_str!("../README.md")]

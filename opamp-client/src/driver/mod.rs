@@ -32,7 +32,8 @@ pub(crate) use self::endpoint::Endpoint;
 /// The work of a client, as a future to spawn: see [`run`](Self::run).
 #[must_use = "nothing happens until run is awaited or spawned"]
 pub struct Driver {
-    core: ClientCore,
+    /// Boxed, or the future of `run` would be as large as a page of memory or two.
+    core: Box<ClientCore>,
     connector: Connector,
     io: Io,
     mailbox: Arc<Mailbox>,
@@ -80,6 +81,7 @@ impl Driver {
         status: watch::Sender<Status>,
         events: mpsc::Sender<Event>,
     ) -> Self {
+        let core = Box::new(core);
         Self { core, connector, io: Io::Nothing, mailbox, status, events }
     }
 

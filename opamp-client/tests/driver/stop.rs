@@ -240,8 +240,8 @@ async fn events_that_nobody_takes_do_not_hold_up_the_end() {
     let stopping = stop(&client);
     peer.goodbye().await;
     soon(stopping).await.unwrap();
-    assert!(!driver.is_finished(), "the last events are still on offer");
     assert_eq!(soon(client.wait_for(|status| !status.stopped)).await, None);
+    assert!(!driver.is_finished(), "the last events are still on offer");
     // No socket is left; the rest is waiting.
     tokio::time::pause();
     driver.await.unwrap();
