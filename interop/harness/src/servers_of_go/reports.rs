@@ -312,7 +312,7 @@ pub(super) async fn transport_chosen(stage: Stage) -> Outcome {
         let mut agent = Agent::start(&stage, &url, &["--transport", transport])?;
         let first = server.report("the first report", |report| !report.is_bare()).await?;
         equal("transport", first.transport(), transport)?;
-        agent.says("connected").await?;
+        server.nothing_but_heartbeats(1).await?;
         agent.terminate().await?;
         server.report("the goodbye", |report| report.fields() == ["agent_disconnect"]).await?;
     }

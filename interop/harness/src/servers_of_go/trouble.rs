@@ -161,6 +161,8 @@ pub(super) async fn cut_off(stage: Stage) -> Outcome {
     relay.cut();
     server.nothing_but_heartbeats(2).await?;
     apply(&mut server, "greeting: good evening\n").await?;
+    // What is cut off before its reply came is told again, and rightly so.
+    server.nothing_but_heartbeats(1).await?;
     relay.cut();
     server.nothing_but_heartbeats(3).await?;
     Ok("nothing but heartbeats after either cut, a config in between is applied".to_owned())
