@@ -74,22 +74,40 @@ pub fn log_to_stderr(default: &str) {
         .init();
 }
 
-/// Completes when the program is told to stop: SIGINT or SIGTERM.
+/// Listens from now on; completes when the program is told to stop by SIGINT or SIGTERM.
+///
+/// Call it before there is anything to stop in an orderly way: until then a signal simply ends the
+/// program.
 ///
 /// # Errors
 ///
 /// When the signals cannot be listened to.
-pub async fn told_to_stop() -> io::Result<()> {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
+#[cfg(unix)]
+pub fn told_to_stop() -> Result<impl Future<Output = ()>, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
 
-        let mut terminate = signal(SignalKind::terminate())?;
+    let listen =
+        |kind| signal(kind).map_err(|error| Failure::caused_by("signals cannot be heard", error));
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    Ok(async move {
         tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => interrupted,
-            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
-    }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await
+    })
+}
+
+/// Listens from now on; completes when the program is told to stop by Ctrl-C.
+///
+/// # Errors
+///
+/// When the signal cannot be listened to.
+#[cfg(windows)]
+pub fn told_to_stop() -> Result<impl Future<Output = ()>, Failure> {
+    let mut interrupt = tokio::signal::windows::ctrl_c()
+        .map_err(|error| Failure::caused_by("signals cannot be heard", error))?;
+    Ok(async move {
+        interrupt.recv().await;
+    })
 }

@@ -14,10 +14,6 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: AgentArgs) -> Result<(), Failure> {
-    let stop = async {
-        if let Err(error) = program::told_to_stop().await {
-            tracing::error!(%error, "signals cannot be heard");
-        }
-    };
+    let stop = program::told_to_stop()?;
     Agent::start(args)?.run(stop, |news| program::print(news)).await
 }

@@ -14,6 +14,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: &ServerArgs) -> Result<(), Failure> {
+    let stop = program::told_to_stop()?;
     let mut server = Server::start(args).await?;
     program::print(format_args!(
         "listening opamp={} admin={}",
@@ -21,9 +22,7 @@ async fn run(args: &ServerArgs) -> Result<(), Failure> {
         server.admin_addr()
     ));
     tokio::select! {
-        told = program::told_to_stop() => {
-            told.map_err(|error| Failure::caused_by("signals cannot be heard", error))?;
-        }
+        () = stop => {}
         failure = server.failed() => return Err(failure),
     }
     server.stop().await

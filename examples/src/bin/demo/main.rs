@@ -40,24 +40,21 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: &Args) -> Result<(), Failure> {
-    let mut told = std::pin::pin!(program::told_to_stop());
+    let mut told = std::pin::pin!(program::told_to_stop()?);
     let show = Show::new(args.json);
     show.begin();
     let began = Instant::now();
     let mut stage = Stage::new()?;
     let mut outcome = tokio::select! {
         outcome = play(&mut stage, &show) => outcome,
-        told = &mut told => Err(match told {
-            Ok(()) => Failure::new("stopped before all was shown"),
-            Err(error) => Failure::caused_by("signals cannot be heard", error),
-        }),
+        () = &mut told => Err(Failure::new("stopped before all was shown")),
     };
     if outcome.is_ok() {
         show.end(steps::ALL.len(), began.elapsed());
         if args.keep_running {
             show.keep_running(&stage);
             outcome = tokio::select! {
-                _ = told => Ok(()),
+                () = told => Ok(()),
                 failure = stage.failed() => Err(failure),
             };
         }
