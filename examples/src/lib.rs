@@ -7,3 +7,7 @@ pub mod agent;
 pub mod file;
 pub mod program;
 pub mod server;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

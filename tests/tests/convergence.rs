@@ -64,8 +64,8 @@ const TRANSPORTS: [Transport; 4] =
 
 fn health(value: u8) -> v1::ComponentHealth {
     v1::ComponentHealth {
-        healthy: value % 2 == 0,
-        last_error: if value % 2 == 0 { String::new() } else { format!("error {value}") },
+        healthy: value.is_multiple_of(2),
+        last_error: if value.is_multiple_of(2) { String::new() } else { format!("error {value}") },
         status: format!("status {value}"),
         ..Default::default()
     }
