@@ -68,13 +68,15 @@ impl Backoff {
     }
 
     /// The delay after the server said it is overloaded: at least what it asked for, up to a tenth
-    /// more so that not everyone returns at once (THR-04, THR-05, THR-09, A11).
+    /// more so that not everyone returns at once (THR-04, THR-05, THR-09, A11). Less than a second is
+    /// more likely a wrong unit than a wish: then the backoff holds, if it is longer.
     pub(super) fn throttled_delay(&mut self, asked: Option<Duration>) -> Duration {
         let backoff = self.next_delay();
         match asked.filter(|asked| !asked.is_zero()) {
             Some(asked) => {
                 let asked = asked.min(self.config.max_retry_after);
-                asked.saturating_add(asked.mul_f64(0.1 * self.random.unit()))
+                let delay = asked.saturating_add(asked.mul_f64(0.1 * self.random.unit()));
+                if asked < SHORTEST_WISH { delay.max(backoff) } else { delay }
             }
             None => {
                 let least = self.config.throttled;
@@ -83,6 +85,9 @@ impl Backoff {
         }
     }
 }
+
+/// The shortest pause that a server is taken to mean.
+const SHORTEST_WISH: Duration = Duration::from_secs(1);
 
 /// Sebastiano Vigna's SplitMix64. Jitter needs spread, not secrecy, and the core must stay
 /// reproducible from its seed.
@@ -145,5 +150,8 @@ mod tests {
         let thirty = Duration::from_secs(30);
         assert!(backoff.throttled_delay(None) >= thirty);
         assert!(backoff.throttled_delay(Some(Duration::ZERO)) >= thirty, "0 counts as absent");
+        let nanosecond = Duration::from_nanos(1);
+        assert!(backoff.throttled_delay(Some(nanosecond)) >= Duration::from_secs(4), "no hot loop");
+        assert!(backoff.throttled_delay(Some(five)) <= five.mul_f64(1.1), "a real wish wins");
     }
 }

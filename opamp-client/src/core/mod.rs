@@ -103,6 +103,7 @@ pub struct ClientCore {
     last_offer: u64,
     full_state_asked: bool,
     full_state_ration: Ration,
+    report_ration: Ration,
     link: Link,
     epoch: Epoch,
     /// A connection the driver is to drop.
@@ -167,7 +168,8 @@ impl ClientCore {
             remote_config: RemoteConfig::default(),
             last_offer: 0,
             full_state_asked: false,
-            full_state_ration: Ration::new(full_state_interval, now),
+            full_state_ration: Ration::new(pacing::FULL_REPORTS, full_state_interval, now),
+            report_ration: Ration::new(pacing::REPORTS, pacing::REPORT_INTERVAL, now),
             link: Link::Idle { paused: false },
             epoch: Epoch::FIRST,
             abort: None,

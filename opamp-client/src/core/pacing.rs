@@ -1,13 +1,25 @@
-//! Full reports asked for by flag are rationed: a burst, then one per interval. Some servers set
-//! the flag in every reply, and each full report causes a reply.
+//! What a server can cause is rationed: a burst, then one per interval. Nothing is lost by it, as a
+//! report that has to wait tells what is true when it goes out.
+//!
+//! Full reports asked for by flag come three at once, then one per heartbeat interval: some servers
+//! set the flag in every reply, and each full report causes a reply. Reports of any kind come fifty
+//! at once, then ten a second: a server that renames, restarts or configures an agent in every reply
+//! must not make it spin.
 
 use std::time::{Duration, Instant};
 
 /// Full reports that may be sent at once.
-const BURST: u32 = 3;
+pub(super) const FULL_REPORTS: u32 = 3;
+
+/// Reports that may be sent at once.
+pub(super) const REPORTS: u32 = 50;
+
+/// Time between reports after that.
+pub(super) const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone)]
 pub(super) struct Ration {
+    burst: u32,
     left: u32,
     /// Since when the next one has been accruing; only meaningful while some are missing.
     accruing_since: Instant,
@@ -15,21 +27,21 @@ pub(super) struct Ration {
 }
 
 impl Ration {
-    pub(super) fn new(interval: Duration, now: Instant) -> Self {
-        Self { left: BURST, accruing_since: now, interval }
+    pub(super) fn new(burst: u32, interval: Duration, now: Instant) -> Self {
+        Self { burst, left: burst, accruing_since: now, interval }
     }
 
     /// Takes one, or says when the next will be there.
     ///
     /// `Err(None)` is beyond the end of time.
     pub(super) fn take(&mut self, now: Instant) -> Result<(), Option<Instant>> {
-        while self.left < BURST
+        while self.left < self.burst
             && now.saturating_duration_since(self.accruing_since) >= self.interval
         {
             self.accruing_since += self.interval;
             self.left += 1;
         }
-        if self.left == BURST {
+        if self.left == self.burst {
             self.accruing_since = now;
         }
         if self.left == 0 {
@@ -49,8 +61,8 @@ mod tests {
     fn a_burst_then_one_per_interval() {
         let interval = Duration::from_secs(30);
         let start = Instant::now();
-        let mut ration = Ration::new(interval, start);
-        for _ in 0..BURST {
+        let mut ration = Ration::new(3, interval, start);
+        for _ in 0..3 {
             assert_eq!(ration.take(start), Ok(()));
         }
         assert_eq!(ration.take(start), Err(Some(start + interval)));
@@ -58,7 +70,7 @@ mod tests {
         assert_eq!(ration.take(later), Ok(()));
         assert_eq!(ration.take(later), Err(Some(later + interval)));
         let much_later = start + interval * 100;
-        for _ in 0..BURST {
+        for _ in 0..3 {
             assert_eq!(ration.take(much_later), Ok(()));
         }
         assert!(ration.take(much_later).is_err());

@@ -7,19 +7,21 @@
 //! ```text
 //!            changed                    sent                  surely answered
 //!   clean ──────────────► dirty ─────────────────► outstanding ─────────────► clean
-//!     ▲                     ▲  ▲                     │       │
-//!     │                     │  └──── link lost, 5xx, ┘       │ refused: BAD_REQUEST, UNKNOWN,
-//!     │                     │        UNAVAILABLE             │ too large
-//!     │                     └───── changed, full state ──── parked ◄┘
+//!     ▲                     ▲  ▲                     │     │
+//!     │                     │  └──── link lost, 5xx, ┘     │ refused: BAD_REQUEST, UNKNOWN, 400;
+//!     │                     │        UNAVAILABLE           │ too large: 413, 1009, own limit
+//!     │                     └───── changed, full state ─── parked
 //! ```
 //!
 //! What is outstanding is not sent again on the same connection, unless its answer is overdue: then
-//! it goes along with the next report. Over WebSocket nothing says which
-//! message a reply belongs to (A34), so answers are counted: a reply that carries nothing but an
-//! acknowledgement is *the* answer to the oldest unanswered message, while a message with an offer,
-//! a flag, a command or a custom message may as well be a push. Such a message lets the next report
-//! go out, but confirms nothing: what it may have answered stays outstanding and would be sent again
-//! after an unclean loss, which is allowed, where losing it is not.
+//! it goes along with the next report, as does what was refused once; see [`Report::refused`].
+//!
+//! Over WebSocket nothing says which message a reply belongs to (A34), so answers are counted: a
+//! reply that carries nothing but an acknowledgement is *the* answer to the oldest unanswered
+//! message, while a message with an offer, a flag, a command or a custom message may as well be a
+//! push. Such a message lets the next report go out, but confirms nothing: what it may have answered
+//! stays outstanding and would be sent again after an unclean loss, which is allowed, where losing it
+//! is not.
 
 use opamp_proto::{AgentCapabilities, Message, v1};
 
@@ -48,6 +50,8 @@ pub(super) struct Report {
     awaiting: Option<u64>,
     /// Parts whose answer did not come in time: they go along with the next report (A06).
     overdue: Parts,
+    /// Parts whose present value was refused once: they go along with the next report (A06).
+    refused_once: Parts,
     /// For each part, which message of this connection last carried it; 0 for none.
     last_sent: [u64; Parts::COUNT],
 }
@@ -74,6 +78,7 @@ impl Report {
             perhaps_answered: 0,
             awaiting: None,
             overdue: Parts::empty(),
+            refused_once: Parts::empty(),
             last_sent: [0; Parts::COUNT],
         }
     }
@@ -103,6 +108,7 @@ impl Report {
         }
         let present = value.is_some();
         *slot = value;
+        self.refused_once.remove(part);
         self.dirty.set(part, present);
         true
     }
@@ -133,6 +139,7 @@ impl Report {
     /// Everything is to be told again, as to a server that knows nothing.
     pub(super) fn forget_delivered(&mut self) {
         self.dirty = Parts::all().present_in(&self.snapshot);
+        self.refused_once = Parts::empty();
         self.last_sent = [0; Parts::COUNT];
     }
 
@@ -155,6 +162,11 @@ impl Report {
         self.last_sent = [0; Parts::COUNT];
     }
 
+    /// Whether the first message of the connection is still owed.
+    pub(super) fn opening(&self) -> bool {
+        self.opening
+    }
+
     /// Whether there is something to tell that may be told now.
     pub(super) fn due(&self) -> bool {
         self.awaiting.is_none()
@@ -175,7 +187,9 @@ impl Report {
         let mut parts = if self.full {
             Parts::all().present_in(&self.snapshot) - self.withheld
         } else {
-            (self.dirty | (self.overdue & self.outstanding())) - self.withheld
+            let outstanding = self.outstanding();
+            let along = (self.overdue & outstanding) | (self.refused_once - outstanding);
+            (self.dirty | along) - self.withheld
         };
         self.overdue = Parts::empty();
         let mut message = self.bare();
@@ -263,6 +277,10 @@ impl Report {
         if self.awaiting.is_some_and(|message| message <= surely_or_perhaps) {
             self.awaiting = None;
         }
+        for part in self.refused_once {
+            let last_sent = self.last_sent[part.index()];
+            self.refused_once.set(part, last_sent == 0 || last_sent > self.answered);
+        }
     }
 
     /// No answer came in time: the next report need not wait for it any longer, and tells again what
@@ -289,12 +307,21 @@ impl Report {
         self.close();
     }
 
-    /// What is outstanding was refused: it is not sent again until it changes or full state is
-    /// asked for (ERR-06, ERR-14). Returns what was parked.
+    /// What is outstanding was refused. It does not cause another report, but goes along with the next
+    /// one, which is another message (A06, ERR-06, ERR-14). What is then refused again is the likely
+    /// reason: it is not sent any more until it changes or full state is asked for, and the rest is
+    /// told without it. So each value is refused twice at most, and none takes others down with it.
+    /// Returns what was refused.
     pub(super) fn refused(&mut self) -> Parts {
         let refused = self.outstanding() - self.dirty - Parts::CAPABILITIES;
+        let again = refused & self.refused_once;
         self.park(refused);
         self.answered();
+        self.refused_once |= refused;
+        if !again.is_empty() {
+            self.refused_once -= again;
+            self.dirty |= refused - again;
+        }
         refused
     }
 

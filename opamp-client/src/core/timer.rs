@@ -14,6 +14,8 @@ pub(super) enum Timer {
     Heartbeat,
     /// When an unanswered report no longer holds back the next one.
     Reply,
+    /// When another report may be sent after very many.
+    Report,
     /// When another full report that was asked for may be sent.
     FullState,
     /// When a pending offer fails for want of an outcome.
@@ -27,11 +29,12 @@ pub(super) enum Timer {
 }
 
 impl Timer {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Retry,
         Self::Connect,
         Self::Heartbeat,
         Self::Reply,
+        Self::Report,
         Self::FullState,
         Self::Offer,
         Self::Ping,

@@ -74,7 +74,7 @@ impl ClientCore {
     }
 
     fn poll_open(&mut self, now: Instant) -> Option<Transmit> {
-        if let Some(report) = self.compose(now) {
+        if let Some(report) = self.compose_in_turn(now) {
             return Some(self.send(&report, now));
         }
         if self.heartbeat_due {
@@ -92,7 +92,7 @@ impl ClientCore {
         if self.outstanding_request.is_some() {
             return None;
         }
-        if let Some(report) = self.compose(now) {
+        if let Some(report) = self.compose_in_turn(now) {
             return Some(self.request(&report, now));
         }
         if self.heartbeat_due {
@@ -120,6 +120,20 @@ impl ClientCore {
         };
         self.link = Link::Closing { closing, then };
         Some(self.deliver(&goodbye, now))
+    }
+
+    /// The first message of a connection never waits; reconnecting has its own pace.
+    fn compose_in_turn(&mut self, now: Instant) -> Option<v1::AgentToServer> {
+        if !self.report.due() {
+            return None;
+        }
+        if let Err(later) = self.report_ration.take(now)
+            && !self.report.opening()
+        {
+            self.timers.set(Timer::Report, later);
+            return None;
+        }
+        self.compose(now)
     }
 
     fn compose(&mut self, now: Instant) -> Option<v1::AgentToServer> {
@@ -212,6 +226,8 @@ impl ClientCore {
                 Timer::Connect => self.give_up("the connection was not established in time", now),
                 Timer::Heartbeat => self.heartbeat_due = true,
                 Timer::Reply => self.report.stop_waiting(),
+                // The report is due, and polled for next.
+                Timer::Report => {}
                 Timer::FullState => self.grant_full_state(now),
                 Timer::Offer => {
                     let seconds = self.config.offer_timeout.as_secs();

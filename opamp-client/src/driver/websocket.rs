@@ -34,6 +34,9 @@ const BUFFER: usize = 4 * 1024;
 /// How long a Close frame of ours or theirs may take to be answered or delivered.
 const CLOSE_LINGER: Duration = Duration::from_secs(1);
 
+/// Pings that are answered before the answers have to be taken.
+const MAX_PINGS: u32 = 64;
+
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
@@ -136,7 +139,11 @@ impl Dialer {
             Counted::new(io),
             Some(self.config),
         );
-        let (stream, _response) = handshake.await.map_err(refusal)?;
+        let (stream, response) = handshake.await.map_err(refusal)?;
+        if response.headers().contains_key(http::header::SEC_WEBSOCKET_EXTENSIONS) {
+            let message = "the server uses a WebSocket extension that was not offered".to_owned();
+            return Err((Failure { kind: FailureKind::BadResponse, message }, None));
+        }
         Ok(Socket {
             stream,
             state: State::Open,
@@ -144,6 +151,7 @@ impl Dialer {
             flush_by: None,
             written: 0,
             write_timeout: self.write_timeout,
+            pings: 0,
         })
     }
 
@@ -228,6 +236,8 @@ pub(super) struct Socket {
     /// How much it had taken when `flush_by` was set.
     written: u64,
     write_timeout: Duration,
+    /// Pings that came since everything was last with the kernel; each is answered.
+    pings: u32,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -296,6 +306,7 @@ impl Socket {
             match Pin::new(&mut self.stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
                     self.flush_by = None;
+                    self.pings = 0;
                     return Poll::Ready(Happening::Sent);
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(self.over(Some(error))),
@@ -315,6 +326,10 @@ impl Socket {
         if self.deaf {
             return self.poll_drain(cx);
         }
+        if self.pings >= MAX_PINGS {
+            // Whoever does not take the answers is not listened to: they would pile up.
+            return Poll::Pending;
+        }
         let message = match ready!(Pin::new(&mut self.stream).poll_next(cx)) {
             Some(Ok(message)) => message,
             Some(Err(WsError::Capacity(_))) => {
@@ -327,6 +342,13 @@ impl Socket {
         Poll::Ready(Happening::Received(match message {
             Message::Binary(bytes) => Received::Binary(bytes),
             Message::Text(_) => Received::Text,
+            Message::Ping(_) => {
+                self.pings += 1;
+                if self.pings == MAX_PINGS && self.flush_by.is_none() {
+                    self.await_progress();
+                }
+                Received::Control
+            }
             Message::Close(frame) => {
                 if self.state == State::Open {
                     let (code, reason) = match frame {

@@ -232,6 +232,24 @@ async fn a_server_that_takes_nothing_is_left() {
     assert_eq!(again.effective_config, Some(effective(large)));
 }
 
+/// Each ping is answered; the answers must not pile up when nobody takes them.
+#[tokio::test]
+async fn a_server_that_pings_and_takes_no_answer_is_not_listened_to() {
+    let server = websocket::Server::start().await;
+    let builder = agent(server.url()).configure(|config| {
+        config.ping_interval = None;
+        config.ping_timeout = Duration::from_secs(3);
+    });
+    let mut agent = Agent::start(builder);
+    let (mut peer, _) = server.welcome().await;
+    let ping = [&[0x89, 125][..], &[b'p'; 125]].concat();
+    let most = 64 * 1024 * 1024;
+    let taken = peer.flood(&ping.repeat(1000), most).await;
+    assert!(taken < most, "{taken} bytes of pings were taken");
+    let reason = agent.disconnected().await;
+    assert!(reason.contains("take"), "{reason}");
+}
+
 /// A large report over a slow network takes longer than any timeout of silence, and arrives.
 #[tokio::test]
 async fn a_server_that_takes_slowly_is_not_left() {

@@ -5,7 +5,10 @@ use std::time::Duration;
 use opamp_proto::{AgentCapabilities, v1};
 
 use super::pair::{Pair, TRANSPORTS, WebSocket};
-use super::values::{EVERYTHING, description, effective, full_state_request, health, seconds};
+use super::values::{
+    EVERYTHING, acknowledgement, description, effective, full_state_request, health, remote_config,
+    seconds,
+};
 use crate::core::{ClientCore, Parts};
 
 #[test]
@@ -45,6 +48,43 @@ fn only_what_changed_is_told() {
             pair.acknowledge();
             pair.expect_silence();
         }
+    }
+}
+
+#[test]
+fn health_travels_with_all_its_components() {
+    let _judged = opamp_spec::judges(&[
+        "HEALTH-01",
+        "HEALTH-02",
+        "HEALTH-04",
+        "HEALTH-05",
+        "HEALTH-06",
+        "HEALTH-07",
+        "HEALTH-08",
+        "HEALTH-09",
+        "DELTA-02",
+    ]);
+    let whole = |deepest: &str| {
+        (0..16).fold(health(deepest), |component, level| v1::ComponentHealth {
+            healthy: false,
+            start_time_unix_nano: 1_700_000_000_000_000_000,
+            last_error: format!("a component at level {level} is not well"),
+            status_time_unix_nano: 1_700_000_000_000_000_001,
+            component_health_map: [("below".to_owned(), component)].into(),
+            attributes: vec![v1::KeyValue::new("level", level)],
+            ..health("degraded")
+        })
+    };
+    for transport in TRANSPORTS {
+        let mut pair = Pair::settled(transport);
+        for deepest in ["well", "not well"] {
+            pair.core.set_health(Some(whole(deepest)));
+            let report = pair.expect_parts(Parts::HEALTH);
+            assert_eq!(report.health, Some(whole(deepest)));
+            pair.acknowledge();
+        }
+        pair.core.set_health(Some(whole("not well")));
+        pair.expect_silence();
     }
 }
 
@@ -151,6 +191,37 @@ fn an_answer_ends_the_wait() {
     assert_eq!(pair.until_timeout(), Some(seconds(7)));
     pair.acknowledge();
     assert_eq!(pair.until_timeout(), None);
+}
+
+#[test]
+fn an_answer_to_an_earlier_message_does_not_end_the_wait() {
+    let _judged = opamp_spec::judges(&["WS-12", "RETRY-02", "STATUS-04"]);
+    let mut pair = Pair::settled_with(WebSocket, |config| config.reply_timeout = seconds(7));
+    // Pushes while there is nothing to answer are no answers kept in stock.
+    for hash in ["h1", "h1", "h1"] {
+        pair.receive(remote_config(hash, "a: 1"));
+    }
+    pair.advance(seconds(30));
+    pair.expect_heartbeat();
+    pair.core.set_health(Some(health("well")));
+    pair.expect_parts(Parts::HEALTH);
+    pair.core.set_description(description("2.0"));
+    for last in [false, true] {
+        pair.expect_silence();
+        pair.receive(if last { acknowledgement() } else { remote_config("h1", "a: 1") });
+    }
+    pair.expect_parts(Parts::DESCRIPTION);
+    // And the wait has an end, whatever was answered before.
+    pair.acknowledge();
+    pair.advance(seconds(30));
+    pair.expect_heartbeat();
+    pair.core.set_health(Some(health("better")));
+    pair.expect();
+    pair.acknowledge();
+    pair.core.set_description(description("3.0"));
+    pair.expect_silence();
+    pair.advance(seconds(7));
+    pair.expect();
 }
 
 #[test]

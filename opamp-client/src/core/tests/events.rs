@@ -4,7 +4,7 @@ use bytes::Bytes;
 use opamp_proto::{Message, frame, v1};
 
 use super::pair::{Http, Pair, TRANSPORTS, WebSocket};
-use super::values::{acknowledgement, effective, other_uid, remote_config};
+use super::values::{acknowledgement, effective, other_uid, remote_config, uid};
 use crate::core::event::MAX_EVENTS;
 use crate::core::{ClientConfig, Event, PeerMisbehaved, Received, Response, Transmit};
 
@@ -136,12 +136,31 @@ fn a_log_shows_no_configuration() {
 }
 
 #[test]
-fn a_log_shows_how_large_messages_are() {
-    let mut pair = Pair::new(Http, |_| {});
-    let transmit = pair.core.poll_transmit(pair.now).expect("the first report");
-    let Transmit::Request { body, .. } = &transmit else {
-        panic!("a request: {transmit:?}");
+fn a_log_shows_what_kind_of_message_it_was_and_how_large() {
+    let mut http = Pair::new(Http, |_| {});
+    let request = http.core.poll_transmit(http.now).expect("the first report");
+    let Transmit::Request { body, .. } = &request else {
+        panic!("a request: {request:?}");
     };
-    let size = format!("{} bytes", body.len());
-    assert!(format!("{transmit:?}").contains(&size), "{transmit:?}");
+    let body = body.len();
+    let mut websocket = Pair::new(WebSocket, |_| {});
+    websocket.connect();
+    let message = websocket.core.poll_transmit(websocket.now).expect("the first report");
+    let ping = Transmit::Ping { epoch: websocket.epoch() };
+    let response =
+        Response { status: 200, retry_after: None, body: Bytes::from_static(b"response") };
+    for (shown, expected) in [
+        (format!("{request:?}"), vec!["Request", &uid().to_string(), &format!("{body} bytes")]),
+        (format!("{message:?}"), vec!["Message", &format!("{} bytes", body + 1)]),
+        (format!("{ping:?}"), vec!["Ping", "Epoch(1)"]),
+        (format!("{response:?}"), vec!["Response", "200", "8 bytes"]),
+        (format!("{:?}", Received::Binary(Bytes::from_static(b"abc"))), vec!["Binary", "3 bytes"]),
+        (format!("{:?}", Received::Text), vec!["Text"]),
+        (format!("{:?}", Received::TooLarge), vec!["TooLarge"]),
+        (format!("{:?}", Received::Control), vec!["Control"]),
+    ] {
+        for expected in expected {
+            assert!(shown.contains(expected), "{shown} without {expected}");
+        }
+    }
 }

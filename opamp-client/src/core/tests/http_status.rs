@@ -82,7 +82,24 @@ fn a_body_that_is_no_message_is_a_failed_exchange() {
         panic!("a malformed response is a failure: {events:?}");
     };
     assert_eq!(failure.kind, FailureKind::BadResponse);
+    assert_eq!(failure.message, "the response is not a ServerToAgent message");
     pair.wait_for_retry();
+    pair.expect_parts(Parts::HEALTH);
+}
+
+#[test]
+fn an_oversized_response_is_a_failed_exchange() {
+    let _judged = opamp_spec::judges(&["SIZE-27", "SIZE-28", "SIZE-29", "DELTA-04"]);
+    let mut pair = Pair::settled(Http);
+    pair.core.set_health(Some(health("well")));
+    pair.expect_parts(Parts::HEALTH);
+    let failure =
+        Failure { kind: FailureKind::BadResponse, message: "the response is too large".to_owned() };
+    let ticket = pair.take_ticket();
+    pair.core.handle_request_failed(ticket, failure.clone(), pair.now);
+    pair.expect_silence();
+    let retry_in = pair.wait_for_retry();
+    assert_eq!(pair.events(), [Event::ConnectFailed { failure, retry_in }]);
     pair.expect_parts(Parts::HEALTH);
 }
 

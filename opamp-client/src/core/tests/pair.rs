@@ -298,7 +298,7 @@ impl Pair {
     pub(super) fn events(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         while self.core.has_events() {
-            events.extend(self.core.poll_event());
+            events.push(self.core.poll_event().expect("an event was announced"));
         }
         assert_eq!(self.core.poll_event(), None);
         events

@@ -125,6 +125,25 @@ fn attempts_are_spread_by_their_seed() {
 }
 
 #[test]
+fn jitter_is_drawn_as_documented() {
+    let _judged = opamp_spec::judges(&["EST-04"]);
+    // The first numbers of SplitMix64 from this seed, made by another implementation of it.
+    let numbers = [6_457_827_717_110_365_317_u64, 3_203_168_211_198_807_973];
+    let mut pair = Pair::new(WebSocket, |config| {
+        config.seed = 1_234_567;
+        config.backoff.jitter = 1.0;
+        config.backoff.max = seconds(1);
+    });
+    for number in numbers {
+        let epoch = pair.expect_connect();
+        pair.core.handle_connect_failed(epoch, unreachable(), None, pair.now);
+        let wait = pair.wait_for_retry().as_secs_f64();
+        let expected = 1.0 - number as f64 / 2_f64.powi(64);
+        assert!((wait - expected).abs() < 1e-8, "{wait} is not {expected}");
+    }
+}
+
+#[test]
 fn after_a_close_frame_the_next_connection_comes_after_a_delay() {
     let _judged = opamp_spec::judges(&["EST-04", "EST-03"]);
     for code in [1000, 1001, 1002, 1008, 1009, 1011, 1012, 1013, 4000] {

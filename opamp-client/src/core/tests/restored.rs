@@ -171,11 +171,14 @@ fn an_agent_that_takes_no_configuration_any_more_has_none_pending() {
 fn every_change_of_what_has_to_be_saved_is_announced() {
     let mut pair = Pair::settled(WebSocket);
     let mut saved = pair.core.state().clone();
+    let mut version = pair.core.state_version();
     let mut expect_change = |pair: &mut Pair| {
         let announced = pair.events().contains(&Event::StateChanged);
         assert!(announced);
         assert_ne!(*pair.core.state(), saved);
         saved = pair.core.state().clone();
+        assert!(pair.core.state_version() > version);
+        version = pair.core.state_version();
     };
     pair.receive(remote_config("h1", "a: 1"));
     let offer = pair.core.remote_config.pending.clone().expect("an offer");
@@ -192,8 +195,10 @@ fn every_change_of_what_has_to_be_saved_is_announced() {
     });
     expect_change(&mut pair);
     // Other changes are not worth a write.
+    let version = pair.core.state_version();
     pair.core.set_health(Some(health("well")));
     pair.expect();
     pair.acknowledge();
     assert_eq!(pair.events(), []);
+    assert_eq!(pair.core.state_version(), version);
 }

@@ -137,6 +137,22 @@ impl Peer {
         soon(io.flush()).await.unwrap();
     }
 
+    /// Writes bytes of the test's own below the WebSocket, over and over, until they are no longer
+    /// taken, or so many are that it makes no difference. Returns how many were.
+    pub(crate) async fn flood(&mut self, bytes: &[u8], most: usize) -> usize {
+        let io = self.stream.get_mut();
+        let mut taken = 0;
+        while taken < most {
+            let rest = &bytes[taken % bytes.len()..];
+            let write = tokio::time::timeout(std::time::Duration::from_secs(1), io.write(rest));
+            match write.await {
+                Ok(Ok(written)) if written > 0 => taken += written,
+                _ => break,
+            }
+        }
+        taken
+    }
+
     /// The Close frame that comes next; what comes before it is passed over.
     pub(crate) async fn close_frame(&mut self) -> CloseFrame {
         loop {

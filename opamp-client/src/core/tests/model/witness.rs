@@ -1,7 +1,8 @@
 //! Watches every message of the client and asks what it is good for.
 //!
 //! It knows what happened, not how the core works: a part of the status may be sent if it changed, if
-//! its last message may not have arrived, or if the server asked for everything; a message without
+//! its last message may not have arrived or was refused, or if the server asked for everything; a
+//! message without
 //! any part has to open a connection, tell another mask, be due as a heartbeat, or repeat a failed
 //! request. Anything else is chatter (STATUS-14, STATUS-15).
 
@@ -119,6 +120,8 @@ impl Witness {
                 self.may_say_goodbye = true;
                 self.lost();
             }
+            // What was refused may go along with another report.
+            self.reasons |= self.unproven;
             self.orderly = false;
             return;
         }
