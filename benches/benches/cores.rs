@@ -139,7 +139,7 @@ mod client {
         let mut config = ClientConfig::new(ClientState::new(uid), description());
         config.ping_interval = None;
         let mut core = ClientCore::new(config, now).expect("the configuration works");
-        let Some(ConnectionAction::Connect { epoch }) = core.poll_connection(now) else {
+        let Some(ConnectionAction::Connect { epoch, .. }) = core.poll_connection(now) else {
             unreachable!("a new client connects");
         };
         core.handle_connected(epoch, now);

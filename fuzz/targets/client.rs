@@ -164,7 +164,7 @@ fuzz_target!(|input: (bool, Vec<Operation>)| {
         let mut messages = 0;
         loop {
             while let Some(action) = core.poll_connection(now) {
-                if let ConnectionAction::Connect { epoch: new } = action {
+                if let ConnectionAction::Connect { epoch: new, .. } = action {
                     epoch = Some(new);
                     core.handle_connected(new, now);
                 }

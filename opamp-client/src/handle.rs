@@ -91,7 +91,6 @@ impl Client {
         let config = config.into();
         self.mailbox.put(|changes| {
             changes.effective_config = Some(config);
-            changes.effective_config_last = true;
         });
     }
 
@@ -107,12 +106,15 @@ impl Client {
 
     /// Tells the server what became of an offer. Without effect when a newer offer took its place
     /// or its deadline passed.
-    pub fn resolve(&self, resolution: Resolution) {
+    pub fn resolve(&self, mut resolution: Resolution) {
         self.mailbox.put(|changes| {
+            // What the agent runs now is true whatever becomes of the offer.
+            if let Some(effective) = resolution.take_effective() {
+                changes.effective_config = Some(Some(effective));
+            }
             let newer = |kept: &Resolution| kept.id() > resolution.id();
             if !changes.resolution.as_ref().is_some_and(newer) {
                 changes.resolution = Some(resolution);
-                changes.effective_config_last = false;
             }
         });
     }
@@ -229,8 +231,6 @@ struct Changes {
     accepts_remote_config: Option<bool>,
     accepts_restart: Option<bool>,
     resolution: Option<Resolution>,
-    /// Whether the effective configuration was set after the resolution, which may carry one too.
-    effective_config_last: bool,
     stop: bool,
 }
 
@@ -265,11 +265,7 @@ impl Mailbox {
         if let Some(health) = changes.health {
             core.set_health(health);
         }
-        let (before, after) = match changes.effective_config_last {
-            false => (changes.effective_config, None),
-            true => (None, changes.effective_config),
-        };
-        if let Some(config) = before {
+        if let Some(config) = changes.effective_config {
             core.set_effective_config(config);
         }
         if let Some(accepts) = changes.accepts_restart {
@@ -281,9 +277,6 @@ impl Mailbox {
         if let Some(resolution) = changes.resolution {
             // An offer that is no longer pending needs no answer.
             let _ = core.resolve(resolution);
-        }
-        if let Some(config) = after {
-            core.set_effective_config(config);
         }
         if changes.stop {
             core.stop(now);

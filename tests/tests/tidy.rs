@@ -7,12 +7,16 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
 }
 
-/// The project's files with one of these endings. Without git, as in a packaged source, none.
+/// The project's files with one of these endings. Outside a checkout, as in a packaged source, none.
 fn files(endings: &[&str]) -> Vec<(String, String)> {
-    let list = Command::new("git").arg("ls-files").current_dir(root()).output();
-    let Ok(list) = list else { return Vec::new() };
-    String::from_utf8_lossy(&list.stdout)
-        .lines()
+    if !root().join(".git").exists() {
+        return Vec::new();
+    }
+    let safe = format!("safe.directory={}", root().display());
+    let list = Command::new("git").args(["-c", &safe, "ls-files"]).current_dir(root()).output();
+    let list = String::from_utf8(list.expect("git runs").stdout).expect("names are UTF-8");
+    assert!(!list.is_empty(), "git lists the files");
+    list.lines()
         .filter(|name| endings.iter().any(|ending| name.ends_with(ending)))
         .filter(|name| !name.contains("/generated/"))
         .filter_map(|name| {

@@ -57,8 +57,14 @@ impl Backoff {
 
     /// The delay before the next attempt; each call counts as one more failure.
     pub(super) fn next_delay(&mut self) -> Duration {
-        let grown = self.config.initial.saturating_mul(1 << self.attempt.min(31));
+        let attempt = self.attempt;
         self.attempt = self.attempt.saturating_add(1);
+        self.delay_of(attempt)
+    }
+
+    /// The delay after this many failures that were counted elsewhere.
+    pub(super) fn delay_of(&mut self, attempt: u32) -> Duration {
+        let grown = self.config.initial.saturating_mul(1 << attempt.min(31));
         let longest = grown.min(self.config.max);
         let random_share = self.config.jitter.clamp(0.0, 1.0) * self.random.unit();
         // Only a jitter that is no number, or a delay of ages, makes no duration.

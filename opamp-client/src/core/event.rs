@@ -48,8 +48,9 @@ pub enum Event {
         /// When, from now.
         retry_in: Duration,
     },
-    /// The server refused what was reported. It is not sent again until it changes or the server
-    /// asks for full state (ERR-06, ERR-14, SIZE-24).
+    /// The server refused what was reported. It causes no other report; it goes along with the next
+    /// one, and what is then refused again, or was too large, is not sent until it changes or the
+    /// server asks for full state (A06, ERR-06, ERR-14, SIZE-24).
     Refused {
         /// What was refused.
         parts: Parts,

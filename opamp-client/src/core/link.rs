@@ -39,6 +39,9 @@ pub struct Ticket(pub(super) u64);
 #[must_use]
 pub enum ConnectionAction {
     /// Open a WebSocket; answer with `handle_connected` or `handle_connect_failed`.
+    ///
+    /// Later versions may say more of where and how to connect.
+    #[non_exhaustive]
     Connect {
         /// To be given back in the answer.
         epoch: Epoch,
@@ -167,7 +170,7 @@ impl ClientCore {
             return;
         }
         match self.link {
-            Link::Open => {}
+            Link::Open => self.oversized = 0,
             Link::Closing { then, .. } => return self.closed(then, now),
             _ => return,
         }
@@ -293,7 +296,9 @@ impl ClientCore {
         }
         let limit = self.config.limits.max_receive();
         self.events.push(Event::PeerMisbehaved(PeerMisbehaved::TooLarge { limit }));
-        let delay = self.backoff.next_delay();
+        // The good reply that may have come before does not count: the same message comes again.
+        let delay = self.backoff.delay_of(self.oversized);
+        self.oversized = self.oversized.saturating_add(1);
         let then = After::Retry { delay };
         self.leave(Closing::Tell { code: 1009, reason: "message too big" }, then, now);
     }

@@ -34,7 +34,7 @@
 //! };
 //! let mut core = ClientCore::new(ClientConfig::new(state, description), now)?;
 //!
-//! let Some(ConnectionAction::Connect { epoch }) = core.poll_connection(now) else { panic!() };
+//! let Some(ConnectionAction::Connect { epoch, .. }) = core.poll_connection(now) else { panic!() };
 //! // … the driver opens a WebSocket …
 //! core.handle_connected(epoch, now);
 //! let Some(Transmit::Message { message, .. }) = core.poll_transmit(now) else { panic!() };
@@ -86,6 +86,10 @@ use self::pacing::Ration;
 use self::report::Report;
 use self::timer::{Timer, Timers};
 
+/// Starts of the agent that an offer may be pending for: one that makes the agent crash must not be
+/// offered to it for ever.
+const MAX_PENDING_STARTS: u32 = 3;
+
 /// The client's end of OpAMP for one agent: see the [module](self) for how to drive it.
 ///
 /// Whatever the server does, no method fails because of it: what it did wrong becomes an
@@ -111,6 +115,8 @@ pub struct ClientCore {
     /// Whether the present connection has brought a good reply.
     good: bool,
     immediate_reconnect: Option<Instant>,
+    /// Connections in a row that were left because of a message above the receive limit.
+    oversized: u32,
     outstanding_request: Option<Ticket>,
     last_request: u64,
     heartbeat_due: bool,
@@ -175,6 +181,7 @@ impl ClientCore {
             abort: None,
             good: false,
             immediate_reconnect: None,
+            oversized: 0,
             outstanding_request: None,
             last_request: 0,
             heartbeat_due: false,
@@ -194,10 +201,8 @@ impl ClientCore {
 
     /// An offer that had no outcome when the last process ended is offered again.
     fn restore_remote_config(&mut self, now: Instant) {
+        self.remote_config.identity = self.known_hash();
         let known = self.state.remote_config_status.as_ref();
-        self.remote_config.identity = known
-            .map(|status| status.last_remote_config_hash.clone())
-            .filter(|hash| !hash.is_empty());
         let pending = self.state.pending_remote_config.clone();
         if let Some(v1::AgentRemoteConfig { config: Some(config), config_hash: hash }) = pending {
             self.last_offer = 1;
@@ -208,6 +213,12 @@ impl ClientCore {
             let id = OfferId(self.last_offer);
             self.remote_config.pending = Some(RemoteConfigOffer { id, config, hash });
             self.timers.set(Timer::Offer, now.checked_add(self.config.offer_timeout));
+            self.state.pending_starts = self.state.pending_starts.saturating_add(1);
+            self.state_changed();
+            if self.state.pending_starts > MAX_PENDING_STARTS {
+                let starts = self.state.pending_starts;
+                self.fail_pending(&format!("the agent started {starts} times without an outcome"));
+            }
         } else if let Some(status) = known
             && status.status == v1::RemoteConfigStatuses::Applying as i32
         {
@@ -215,6 +226,12 @@ impl ClientCore {
             let why = "interrupted by a restart of the agent".to_owned();
             self.set_remote_config_status(hash, v1::RemoteConfigStatuses::Failed, why);
         }
+    }
+
+    /// The hash of the last offer that has an outcome.
+    fn known_hash(&self) -> Option<Bytes> {
+        let status = self.state.remote_config_status.as_ref()?;
+        Some(status.last_remote_config_hash.clone()).filter(|hash| !hash.is_empty())
     }
 
     /// The agent's present instance uid.
@@ -292,13 +309,14 @@ impl ClientCore {
         self.update_capabilities();
     }
 
-    /// Turns remote configuration on or off (CAP-03). Turning it off fails a pending offer.
+    /// Turns remote configuration on or off (CAP-03). Turning it off drops a pending offer.
     pub fn set_accepts_remote_config(&mut self, accepts: bool) {
         if self.config.accepts_remote_config == accepts {
             return;
         }
         self.config.accepts_remote_config = accepts;
         if accepts {
+            self.remote_config.identity = self.known_hash();
             let status = self.state.remote_config_status.clone().unwrap_or_default();
             self.report_remote_config_status(Some(status));
         } else {
@@ -307,8 +325,18 @@ impl ClientCore {
         self.update_capabilities();
     }
 
+    /// A pending offer is dropped as if it had never come, so that it is offered again when the agent
+    /// takes offers again.
     fn withdraw_remote_config(&mut self) {
-        self.fail_pending("remote configuration was turned off");
+        if let Some(offer) = self.remote_config.pending.as_ref() {
+            let hash = offer.hash.clone();
+            let mine = |status: &v1::RemoteConfigStatus| status.last_remote_config_hash == hash;
+            if self.state.remote_config_status.as_ref().is_some_and(mine) {
+                self.state.remote_config_status = None;
+            }
+            self.clear_pending();
+        }
+        self.remote_config.identity = None;
         self.report_remote_config_status(None);
     }
 
@@ -331,8 +359,12 @@ impl ClientCore {
     ///
     /// # Errors
     ///
-    /// [`NotPending`] when a newer offer took its place or its deadline passed; nothing changes.
-    pub fn resolve(&mut self, resolution: Resolution) -> Result<(), NotPending> {
+    /// [`NotPending`] when a newer offer took its place or its deadline passed: the server is not told
+    /// the outcome. What the agent runs now, if it was said, is told all the same (CFG-04).
+    pub fn resolve(&mut self, mut resolution: Resolution) -> Result<(), NotPending> {
+        if let Some(effective) = resolution.take_effective() {
+            self.set_effective_config(Some(effective));
+        }
         let pending = self.remote_config.pending.as_ref();
         let Some(offer) = pending.filter(|offer| offer.id == resolution.id) else {
             return Err(NotPending);
@@ -340,12 +372,7 @@ impl ClientCore {
         let hash = offer.hash.clone();
         let (status, why) = match resolution.outcome {
             Outcome::Applying => (v1::RemoteConfigStatuses::Applying, String::new()),
-            Outcome::Applied(effective) => {
-                if effective.is_some() {
-                    self.set_effective_config(effective);
-                }
-                (v1::RemoteConfigStatuses::Applied, String::new())
-            }
+            Outcome::Applied(_) => (v1::RemoteConfigStatuses::Applied, String::new()),
             Outcome::Failed(why) => (v1::RemoteConfigStatuses::Failed, offer::cut(why)),
         };
         if status != v1::RemoteConfigStatuses::Applying {
@@ -374,6 +401,7 @@ impl ClientCore {
                 config: Some(offer.config.clone()),
                 config_hash: offer.hash.clone(),
             });
+        self.state.pending_starts = 0;
         self.state_changed();
     }
 

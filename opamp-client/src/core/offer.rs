@@ -90,6 +90,14 @@ impl Resolution {
     pub fn id(&self) -> OfferId {
         self.id
     }
+
+    /// What the agent runs now, which is true whatever becomes of the offer.
+    pub(crate) fn take_effective(&mut self) -> Option<v1::EffectiveConfig> {
+        match &mut self.outcome {
+            Outcome::Applied(effective) => effective.take(),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use opamp_proto::elements::{self, DEFAULT_MAX_ELEMENTS, MessageKind};
 use opamp_proto::{
     AgentCapabilities, InstanceUid, Message, ServerCapabilities, config_hash, frame, v1,
 };
@@ -75,7 +76,15 @@ fn is_acknowledgement(message: &v1::ServerToAgent) -> bool {
         && message.packages_available.is_none()
         && message.agent_identification.is_none()
         && message.command.is_none()
+        && message.custom_capabilities.is_none()
         && message.custom_message.is_none()
+}
+
+/// A message within the limit of the wire can still be far too much once it is decoded.
+fn decode(body: Bytes) -> Result<v1::ServerToAgent, String> {
+    elements::check(MessageKind::ServerToAgent, &body, DEFAULT_MAX_ELEMENTS)
+        .map_err(|error| error.to_string())?;
+    v1::ServerToAgent::decode(body).map_err(|error| error.to_string())
 }
 
 impl ClientCore {
@@ -106,7 +115,7 @@ impl ClientCore {
     fn unframe(&self, bytes: Bytes) -> Result<v1::ServerToAgent, String> {
         let frame =
             frame::decode(bytes, self.config.header_policy).map_err(|error| error.to_string())?;
-        v1::ServerToAgent::decode(frame.body).map_err(|error| error.to_string())
+        decode(frame.body)
     }
 
     /// The response to a request came.
@@ -115,13 +124,13 @@ impl ClientCore {
             return;
         }
         let kind = match response.status {
-            200 => match v1::ServerToAgent::decode(response.body) {
+            200 => match decode(response.body) {
                 Ok(message) => {
                     self.outstanding_request = None;
                     return self.process_response(message, now);
                 }
-                Err(error) => {
-                    self.misbehaved(PeerMisbehaved::Malformed(error.to_string()));
+                Err(what) => {
+                    self.misbehaved(PeerMisbehaved::Malformed(what));
                     FailureKind::BadResponse
                 }
             },

@@ -17,13 +17,20 @@ pub struct ClientState {
     pub remote_config_status: Option<v1::RemoteConfigStatus>,
     /// An offer that has no outcome yet: it is offered to the agent again.
     pub pending_remote_config: Option<v1::AgentRemoteConfig>,
+    /// How often the agent has started since with that offer pending.
+    pub pending_starts: u32,
 }
 
 impl ClientState {
     /// The state of an agent that starts for the first time.
     #[must_use]
     pub fn new(instance_uid: InstanceUid) -> Self {
-        Self { instance_uid, remote_config_status: None, pending_remote_config: None }
+        Self {
+            instance_uid,
+            remote_config_status: None,
+            pending_remote_config: None,
+            pending_starts: 0,
+        }
     }
 
     /// Encodes the state for storage. Later versions read what earlier ones wrote.
@@ -34,6 +41,7 @@ impl ClientState {
             instance_uid: self.instance_uid.to_bytes(),
             remote_config_status: self.remote_config_status.clone(),
             pending_remote_config: self.pending_remote_config.clone(),
+            pending_starts: self.pending_starts,
         }
         .encode_to_vec()
     }
@@ -52,6 +60,7 @@ impl ClientState {
             instance_uid: InstanceUid::try_from(&*record.instance_uid).map_err(|_| StateError)?,
             remote_config_status: record.remote_config_status,
             pending_remote_config: record.pending_remote_config,
+            pending_starts: record.pending_starts,
         })
     }
 }
@@ -74,6 +83,8 @@ struct Record {
     remote_config_status: Option<v1::RemoteConfigStatus>,
     #[prost(message, optional, tag = "4")]
     pending_remote_config: Option<v1::AgentRemoteConfig>,
+    #[prost(uint32, tag = "5")]
+    pending_starts: u32,
 }
 
 #[cfg(test)]
@@ -93,6 +104,7 @@ mod tests {
                 config: Some(v1::AgentConfigMap::default()),
                 config_hash: Bytes::from_static(b"newer"),
             }),
+            pending_starts: 2,
         };
         assert_eq!(ClientState::from_bytes(&state.to_bytes()), Ok(state));
     }

@@ -30,6 +30,9 @@ pub enum Transmit {
         epoch: Epoch,
     },
     /// A POST request. There is no other until this one is answered (HTTP-11).
+    ///
+    /// Later versions may say more of where and how to make it.
+    #[non_exhaustive]
     Request {
         /// To be given back with the answer.
         ticket: Ticket,

@@ -102,7 +102,7 @@ impl Driver {
             if self.core.is_stopped() {
                 break;
             }
-            self.wait(now).await;
+            self.wait().await;
         }
         self.hand_over_last_events().await;
     }
@@ -192,12 +192,12 @@ impl Driver {
     }
 
     /// Waits for the next thing to happen and gives it to the core.
-    async fn wait(&mut self, now: Instant) {
+    async fn wait(&mut self) {
         let deadlines = [self.core.poll_timeout(), self.io.deadline()];
         let wake = deadlines.into_iter().flatten().min();
         let has_events = self.core.has_events();
         let done = tokio::select! {
-            done = poll_fn(|cx| self.io.poll(cx, now)) => Some(done),
+            done = poll_fn(|cx| self.io.poll(cx)) => Some(done),
             () = self.mailbox.filled() => None,
             permit = self.events.reserve(), if has_events && !self.events.is_closed() => {
                 if let Ok(permit) = permit && let Some(event) = self.core.poll_event() {
@@ -284,7 +284,7 @@ impl Io {
     }
 
     #[cfg_attr(not(feature = "ws"), expect(unused_variables, reason = "no request needs the time"))]
-    fn poll(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Done> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Done> {
         match self {
             Self::Nothing => Poll::Pending,
             #[cfg(feature = "ws")]
@@ -292,7 +292,7 @@ impl Io {
                 dialling.as_mut().poll(cx).map(|result| Done::Dialled(result.map(Box::new)))
             }
             #[cfg(feature = "ws")]
-            Self::Open(_, socket) => socket.poll(cx, now).map(Done::Socket),
+            Self::Open(_, socket) => socket.poll(cx).map(Done::Socket),
             #[cfg(feature = "http")]
             Self::Requesting(_, request) => request.as_mut().poll(cx).map(Done::Response),
         }

@@ -119,7 +119,8 @@ impl Dialer {
             endpoint,
             request,
             config: websocket,
-            write_timeout: config.ping_timeout,
+            // No wait is meant to be longer than a year, and the clock need not reach further.
+            write_timeout: config.ping_timeout.min(Duration::from_secs(365 * 86_400)),
             #[cfg(feature = "tls")]
             tls,
         })
@@ -296,7 +297,9 @@ impl Socket {
 
     /// Writes and reads, both at once, so that two peers that write to each other cannot block each
     /// other.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Happening> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Happening> {
+        // The wait may have been long.
+        let now = now();
         if let State::Closing { by, loss } = &self.state
             && *by <= now
         {

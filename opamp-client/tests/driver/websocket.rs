@@ -195,6 +195,25 @@ async fn a_server_that_closes_is_left_alone_for_a_while() {
     }
 }
 
+/// The agent has to answer at once, however long nothing happened before.
+#[tokio::test]
+async fn a_close_after_a_long_silence_is_answered() {
+    let _judged = opamp_spec::judges(&["CLOSE-04"]);
+    let server = Server::start().await;
+    let mut agent = Agent::start(agent(server.url()).configure(|config| {
+        config.heartbeat_interval = None;
+        config.ping_interval = None;
+    }));
+    let (mut peer, _) = server.welcome().await;
+    // Longer than the agent would wait for the rest of a closing handshake.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let frame = CloseFrame { code: 1001.into(), reason: "restarting".into() };
+    peer.send_raw(Message::Close(Some(frame))).await;
+    assert_eq!(u16::from(peer.close_frame().await.code), 1001);
+    peer.ended().await;
+    assert!(agent.disconnected().await.contains("1001"));
+}
+
 /// A server that sends a Close frame and then neither reads nor closes the socket.
 #[tokio::test]
 async fn a_server_that_never_finishes_closing_is_left() {

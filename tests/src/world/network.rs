@@ -65,7 +65,7 @@ impl Ord for Scheduled {
 impl World {
     pub(super) fn connection_action(&mut self, agent: usize, action: ConnectionAction) {
         match action {
-            ConnectionAction::Connect { epoch } => {
+            ConnectionAction::Connect { epoch, .. } => {
                 assert!(self.agents[agent].connection.is_none(), "DUP-01: one connection at most");
                 let process = self.agents[agent].process;
                 let due = self.now + self.delay();

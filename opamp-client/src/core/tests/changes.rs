@@ -53,17 +53,7 @@ fn only_what_changed_is_told() {
 
 #[test]
 fn health_travels_with_all_its_components() {
-    let _judged = opamp_spec::judges(&[
-        "HEALTH-01",
-        "HEALTH-02",
-        "HEALTH-04",
-        "HEALTH-05",
-        "HEALTH-06",
-        "HEALTH-07",
-        "HEALTH-08",
-        "HEALTH-09",
-        "DELTA-02",
-    ]);
+    let _judged = opamp_spec::judges(&["HEALTH-07", "HEALTH-08", "DELTA-02"]);
     let whole = |deepest: &str| {
         (0..16).fold(health(deepest), |component, level| v1::ComponentHealth {
             healthy: false,

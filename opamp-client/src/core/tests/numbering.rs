@@ -3,31 +3,37 @@
 //! That each number is one more than the last is checked by [`Pair`] for every message of every
 //! scenario; here are the occasions at which a number could be lost, repeated or spent in vain.
 
+use opamp_proto::{MessageLimits, v1};
+
 use super::pair::{Http, Pair, TRANSPORTS, WebSocket};
 use super::values::{EVERYTHING, effective_of, health, other_uid, seconds, uid, unavailable};
-use crate::core::Parts;
-use opamp_proto::{MessageLimits, v1};
+use crate::core::{ConnectionAction, Parts};
 
 #[test]
 fn messages_of_all_kinds_are_numbered_in_one_row() {
-    let _judged = opamp_spec::judges(&["SEQ-01", "SEQ-02", "HB-20", "CLOSE-01"]);
+    let _judged = opamp_spec::judges(&["SEQ-01", "SEQ-02", "HB-20", "CLOSE-01", "ID-04"]);
     let mut pair = Pair::new(WebSocket, |_| {});
     assert_eq!(pair.core.sequence_num(), 0);
+    let expect = |message: v1::AgentToServer, number| {
+        assert_eq!(message.sequence_num, number);
+        assert_eq!(message.instance_uid, uid().to_bytes());
+    };
     pair.connect();
-    assert_eq!(pair.expect_parts(EVERYTHING).sequence_num, 1);
+    expect(pair.expect_parts(EVERYTHING), 1);
     pair.acknowledge();
     pair.advance(seconds(30));
-    assert_eq!(pair.expect_heartbeat().sequence_num, 2);
+    expect(pair.expect_heartbeat(), 2);
     pair.reconnect();
-    assert_eq!(pair.expect_parts(Parts::empty()).sequence_num, 3);
+    expect(pair.expect_parts(Parts::empty()), 3);
     pair.receive(unavailable(None));
-    assert_eq!(pair.expect_goodbye().sequence_num, 4);
-    assert!(pair.core.poll_connection(pair.now).is_some());
+    expect(pair.expect_goodbye(), 4);
+    let action = pair.core.poll_connection(pair.now);
+    assert!(matches!(action, Some(ConnectionAction::Close { .. })));
     pair.reconnect();
-    assert_eq!(pair.expect_parts(EVERYTHING).sequence_num, 5);
+    expect(pair.expect_parts(EVERYTHING), 5);
     pair.acknowledge();
     pair.core.stop(pair.now);
-    assert_eq!(pair.expect_goodbye().sequence_num, 6);
+    expect(pair.expect_goodbye(), 6);
     assert_eq!(pair.core.sequence_num(), 6);
 }
 

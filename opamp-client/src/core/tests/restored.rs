@@ -22,7 +22,7 @@ fn restart(crashed: &Pair, transport: Transport) -> Pair {
 
 #[test]
 fn a_new_process_tells_everything_under_the_same_uid() {
-    let _judged = opamp_spec::judges(&["STATUS-01", "ID-04", "CFG-20", "CFG-21"]);
+    let _judged = opamp_spec::judges(&["STATUS-01", "CFG-20", "CFG-21"]);
     for transport in TRANSPORTS {
         let mut pair = Pair::settled(WebSocket);
         pair.receive(remote_config("h1", "a: 1"));
@@ -160,10 +160,32 @@ fn an_agent_that_takes_no_configuration_any_more_has_none_pending() {
     restarted.expect_parts(EVERYTHING - Parts::REMOTE_CONFIG_STATUS);
     restarted.acknowledge();
     assert_eq!(restarted.core.state().pending_remote_config, None);
-    // When it takes some again, the old offer is not left half applied.
+    // When it takes some again, the server offers it again: the status knows nothing of it.
     restarted.core.set_accepts_remote_config(true);
     let report = restarted.expect_parts(Parts::REMOTE_CONFIG_STATUS);
-    let failed = remote_config_status("h1", Failed, "remote configuration was turned off");
+    assert_eq!(report.remote_config_status, Some(v1::RemoteConfigStatus::default()));
+}
+
+#[test]
+fn an_offer_that_brings_the_agent_down_fails_in_the_end() {
+    let _judged = opamp_spec::judges(&["CFG-21", "CFG-22"]);
+    let mut pair = Pair::settled(WebSocket);
+    pair.receive(remote_config("h1", "a: 1"));
+    let taken = pair.take_offer();
+    pair.core.resolve(taken.applying()).expect("pending");
+    let mut saved = pair.core.state().clone();
+    for _ in 0..3 {
+        let mut restarted = Pair::new(WebSocket, |config| config.state = saved);
+        // The agent crashes as soon as it has the offer.
+        let _ = restarted.take_offer();
+        saved = restarted.core.state().clone();
+    }
+    let mut restarted = Pair::new(WebSocket, |config| config.state = saved);
+    restarted.expect_no_offer();
+    restarted.connect();
+    let report = restarted.expect_parts(EVERYTHING);
+    let why = "the agent started 4 times without an outcome";
+    let failed = remote_config_status("h1", Failed, why);
     assert_eq!(report.remote_config_status, Some(failed));
 }
 

@@ -143,7 +143,6 @@ fn a_fresh_connection_is_reported_to_and_left() {
 
 #[test]
 fn a_client_without_a_connection_stops_at_once() {
-    let _judged = opamp_spec::judges(&["CLOSE-01"]);
     // Never connected.
     let mut pair = Pair::new(WebSocket, |_| {});
     pair.core.stop(pair.now);
@@ -168,7 +167,6 @@ fn a_client_without_a_connection_stops_at_once() {
 
 #[test]
 fn an_attempt_to_connect_is_dropped() {
-    let _judged = opamp_spec::judges(&["CLOSE-01"]);
     let mut pair = Pair::new(WebSocket, |_| {});
     let epoch = pair.expect_connect();
     pair.core.stop(pair.now);
@@ -182,7 +180,6 @@ fn an_attempt_to_connect_is_dropped() {
 
 #[test]
 fn stopping_takes_bounded_time_wherever_it_stalls() {
-    let _judged = opamp_spec::judges(&["CLOSE-03"]);
     // How far the driver gets: nowhere, to the goodbye, to the Close frame.
     for progress in 0..3 {
         let mut pair = Pair::settled(WebSocket);
@@ -219,7 +216,6 @@ fn stopping_takes_bounded_time_wherever_it_stalls() {
 
 #[test]
 fn a_trickle_of_messages_does_not_prolong_the_stop() {
-    let _judged = opamp_spec::judges(&["CLOSE-03"]);
     let mut pair = Pair::settled(WebSocket);
     pair.core.stop(pair.now);
     pair.core.stop(pair.now);
@@ -237,7 +233,6 @@ fn a_trickle_of_messages_does_not_prolong_the_stop() {
 
 #[test]
 fn a_websocket_that_breaks_while_it_is_left_is_left() {
-    let _judged = opamp_spec::judges(&["CLOSE-01"]);
     for goodbye in [false, true] {
         let mut pair = Pair::settled(WebSocket);
         pair.core.stop(pair.now);

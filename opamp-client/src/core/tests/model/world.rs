@@ -400,11 +400,16 @@ impl World {
             Outcome::AppliedWith(n) => offer.applied_with(effective(format!("applied: {n}"))),
             Outcome::Failed => offer.failed("it does not parse"),
         };
-        let before = self.core.status().clone();
+        let before = self.core.status().remote_config_status.clone();
         let result = self.core.resolve(resolution);
         assert_eq!(result.is_ok(), is_pending);
         if !is_pending {
-            assert_eq!(*self.core.status(), before);
+            assert_eq!(self.core.status().remote_config_status, before);
+        }
+        // What the agent runs is told whatever became of the offer.
+        if let Outcome::AppliedWith(n) = outcome {
+            let runs = effective(format!("applied: {n}"));
+            assert_eq!(self.core.status().effective_config, Some(runs));
         }
     }
 
