@@ -10,6 +10,7 @@
 //! | [`v1::AnyValue`], [`attributes_equivalent`] | attribute values, compared by meaning |
 //! | [`config_hash`](config_hash()) | a hash to name a remote configuration by |
 //! | [`MessageLimits`] | the size limits of messages |
+//! | [`elements`] | a limit on what a message decodes to |
 //! | `gzip` | bounded decompression of HTTP bodies; needs the feature of that name |
 //!
 //! # Decoding
@@ -18,7 +19,8 @@
 //! no more of it is needed to encode and decode. Decoding refuses messages nested deeper than a
 //! hundred levels, so that no input exhausts the stack. An entry of a map counts as a level too, so
 //! components can be nested nearly fifty deep; 16 is what both ends have to cope with (HEALTH-07,
-//! COMP-14). Unknown fields are skipped (INTEROP-06) and not kept.
+//! COMP-14). Unknown fields are skipped (INTEROP-06) and not kept. A decoded message can take many
+//! times the memory of its bytes; where these come from a peer, [`elements::check`] them first.
 //!
 //! ```
 //! use opamp_proto::v1::{AgentDescription, AgentToServer, KeyValue};
@@ -53,6 +55,7 @@
 mod any_value;
 mod capabilities;
 mod config_hash;
+pub mod elements;
 pub mod frame;
 #[cfg(feature = "gzip")]
 pub mod gzip;

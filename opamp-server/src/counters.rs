@@ -30,11 +30,14 @@ counters! {
     messages,
     /// Messages told BAD_REQUEST as they are malformed.
     malformed,
-    /// Messages told BAD_REQUEST as they ask for more than is granted: too many Agents on a
-    /// connection, too much state.
+    /// Messages told BAD_REQUEST as they ask for more than is granted, such as too much state of one
+    /// Agent.
     over_limit,
     /// Messages told UNAVAILABLE.
     unavailable,
+    /// Those of them that were refused as all Agents together would have reported more than is kept
+    /// ([`ServerConfig::max_fleet_bytes`](crate::ServerConfig::max_fleet_bytes)).
+    over_budget,
     /// Messages of a connection whose Agent has since appeared on a newer one.
     stale,
     /// Messages accepted with an instance uid in a legacy form

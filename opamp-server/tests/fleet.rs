@@ -1,13 +1,12 @@
-//! The registry: identities, sessions, routes, limits, and what an Agent's state keeps.
+//! The registry: sessions, limits, and what an Agent's state keeps.
 
 mod support;
 
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use opamp_proto::{AgentCapabilities as Does, Message, v1};
 use opamp_server::core::Part;
-use opamp_server::{Changes, OperationError, Transport};
+use opamp_server::{Changes, Transport};
 use support::{
     Bench, bare, config_status, description, fresh_uid, full_report, heartbeat, remote_config, wire,
 };
@@ -109,6 +108,7 @@ fn a_malformed_part_is_named_and_changes_nothing() {
     assert_eq!(reply.instance_uid, &UID[..]);
     assert_eq!(error(&reply).r#type, BAD_REQUEST);
     assert!(error(&reply).error_message.contains("AgentToServer.health"), "{reply:?}");
+    assert_eq!(received.refusal.as_ref().map(|it| it.text()), Some(&*error(&reply).error_message));
     assert_eq!(received.changes, Changes::empty());
     let after = bench.fleet.agent(&wire(&UID)).unwrap();
     assert_eq!(after.state(), before.state());
@@ -129,6 +129,74 @@ fn what_is_kept_of_a_large_report_is_bounded() {
     let state = bench.fleet.agent(&wire(&UID)).unwrap();
     assert!(state.state().retained_bytes() < 1000);
     assert_eq!(bench.send(&mut route, &heartbeat(&UID, 3, MASK)), bare(&UID));
+}
+
+#[test]
+fn what_is_kept_is_counted_exactly() {
+    let described = full_report(&UID, 1, MASK);
+    let base = described.agent_description.as_ref().map_or(0, Message::encoded_len);
+    let sick = |length: usize, letter: &str| {
+        let health = v1::ComponentHealth { status: letter.repeat(length), ..Default::default() };
+        (health.encoded_len(), health)
+    };
+    let (size, first) = sick(500, "a");
+    let (_, second) = sick(500, "b");
+    let (_, third) = sick(501, "c");
+    let mut bench = Bench::with(|config| config.max_retained_bytes = base + size);
+    let mut route = bench.websocket();
+    let _ = bench.send(&mut route, &described);
+    for (number, health, taken) in [(2, first, true), (3, second, true), (4, third, false)] {
+        let report = v1::AgentToServer { health: Some(health), ..heartbeat(&UID, number, MASK) };
+        let reply = bench.send(&mut route, &report);
+        assert_eq!(reply.error_response.is_none(), taken, "{number}");
+    }
+    let state = bench.fleet.agent(&wire(&UID)).unwrap();
+    assert_eq!(state.state().retained_bytes(), base + size);
+}
+
+#[test]
+fn every_part_is_kept_and_decoded() {
+    let report = v1::AgentToServer {
+        effective_config: Some(v1::EffectiveConfig {
+            config_map: Some(remote_config("effective").to_message()),
+        }),
+        remote_config_status: Some(config_status(b"hash", v1::RemoteConfigStatuses::Failed)),
+        package_statuses: Some(v1::PackageStatuses {
+            server_provided_all_packages_hash: "packages".into(),
+            ..Default::default()
+        }),
+        custom_capabilities: Some(v1::CustomCapabilities { capabilities: vec!["a.b".into()] }),
+        available_components: Some(v1::AvailableComponents {
+            hash: "components".into(),
+            ..Default::default()
+        }),
+        connection_settings_status: Some(v1::ConnectionSettingsStatus {
+            last_connection_settings_hash: "settings".into(),
+            ..Default::default()
+        }),
+        health: Some(v1::ComponentHealth { status: "fine".into(), ..Default::default() }),
+        ..full_report(&UID, 1, MASK)
+    };
+    let mut bench = Bench::new();
+    let (_, received) = {
+        let mut route = bench.websocket();
+        bench.send_bytes(&mut route, &report.encode_to_vec())
+    };
+    assert_eq!(
+        received.changes,
+        Changes::from_bits_truncate(0xff) | Changes::CONNECTED | Changes::CAPABILITIES
+    );
+    let agent = bench.fleet.agent(&wire(&UID)).unwrap();
+    let state = agent.state();
+    assert_eq!(state.agent_description(), report.agent_description);
+    assert_eq!(state.health(), report.health);
+    assert_eq!(state.effective_config(), report.effective_config);
+    assert_eq!(state.remote_config_status(), report.remote_config_status);
+    assert_eq!(state.package_statuses(), report.package_statuses);
+    assert_eq!(state.custom_capabilities(), report.custom_capabilities);
+    assert_eq!(state.available_components(), report.available_components);
+    assert_eq!(state.connection_settings_status(), report.connection_settings_status);
+    assert_eq!(state.encoded(Part::CustomMessage), None);
 }
 
 #[test]
@@ -204,85 +272,6 @@ fn the_mask_is_in_the_first_good_reply_to_each_agent_on_each_connection() {
 }
 
 #[test]
-fn a_requested_uid_is_made_and_taken_over() {
-    let _judged = opamp_spec::judges(&["ID-09", "ID-10", "ID-14", "ID-15"]);
-    let mut bench = Bench::new();
-    let mut route = bench.websocket();
-    let mut report = full_report(&UID, 1, MASK);
-    report.flags = v1::AgentToServerFlags::RequestInstanceUid as u64;
-    let reply = bench.send(&mut route, &report);
-    let new = fresh_uid(1);
-    assert!(new.is_v7());
-    assert_eq!(reply.instance_uid, &UID[..], "still addressed to the old id");
-    let identification = reply.agent_identification.expect("a new uid");
-    assert_eq!(identification.new_instance_uid, new.to_bytes());
-    assert_eq!(bench.fleet.agent(&wire(&UID)).unwrap().new_instance_uid(), Some(new));
-
-    // Asked again, the answer is the same; unasked there is none.
-    report.sequence_num = 2;
-    let again = bench.send(&mut route, &report).agent_identification;
-    assert_eq!(again.expect("a new uid").new_instance_uid, new.to_bytes());
-    assert_eq!(bench.send(&mut route, &heartbeat(&UID, 3, MASK)), bare(&UID));
-
-    // Under the new id the sequence goes on, and so does the state.
-    let (reply, received) =
-        bench.send_bytes(&mut route, &heartbeat(new.as_bytes(), 4, MASK).encode_to_vec());
-    assert_eq!(reply, bare(new.as_bytes()));
-    assert_eq!(received.changes, Changes::INSTANCE_UID);
-    assert_eq!(bench.fleet.len(), 1);
-    assert_eq!(bench.fleet.agent(&wire(&UID)), None);
-    let agent = bench.fleet.agent(&new.into()).unwrap();
-    assert_eq!(agent.state().agent_description(), Some(description("agent")));
-    assert_eq!(agent.new_instance_uid(), None);
-    assert!(agent.is_connected());
-    let _ = bench.fleet.close_route(route);
-    assert!(!bench.fleet.agent(&new.into()).unwrap().is_connected());
-}
-
-#[test]
-fn an_agent_that_keeps_its_uid_is_served_and_told_on_each_session() {
-    let mut bench = Bench::new();
-    let (mut route, woken) = bench.woken_websocket();
-    let _ = bench.send(&mut route, &full_report(&UID, 1, MASK));
-    let new = fresh_uid(99);
-    bench.fleet.rename(&wire(&UID), new, bench.now.instant).unwrap();
-    assert_eq!(woken.take(), [wire(&UID)]);
-    let told = |reply: &v1::ServerToAgent| reply.agent_identification.is_some();
-    assert!(told(&bench.pushes(&route, &UID)[0]));
-    assert_eq!(bench.send(&mut route, &heartbeat(&UID, 2, MASK)), bare(&UID));
-    let mut route = bench.websocket();
-    assert!(told(&bench.send(&mut route, &heartbeat(&UID, 3, MASK))));
-    // Until the rename expires.
-    bench.advance(Duration::from_secs(24 * 60 * 60));
-    let _ = bench.fleet.sweep(bench.now);
-    let mut route = bench.websocket();
-    assert!(!told(&bench.send(&mut route, &heartbeat(&UID, 4, MASK))));
-    let reply = bench.send(&mut route, &full_report(new.as_bytes(), 5, MASK));
-    assert_eq!(reply.error_response, None);
-    assert_eq!(bench.fleet.len(), 2, "an Agent of its own by now");
-}
-
-#[test]
-fn a_uid_is_given_to_one_agent_only() {
-    let mut bench = Bench::new();
-    let mut route = bench.websocket();
-    let _ = bench.send(&mut route, &full_report(&UID, 1, MASK));
-    let _ = bench.send(&mut route, &full_report(&OTHER, 1, MASK));
-    let now = bench.now.instant;
-    let rename =
-        |uid: &[u8], new: opamp_proto::InstanceUid| bench.fleet.rename(&wire(uid), new, now);
-    assert_eq!(rename(&UID, OTHER.into()), Err(OperationError::UidInUse));
-    let new = fresh_uid(1);
-    assert_eq!(rename(&UID, new), Ok(()));
-    assert_eq!(rename(&OTHER, new), Err(OperationError::UidInUse));
-    // Given another one, the Agent leaves the first one free.
-    assert_eq!(rename(&UID, fresh_uid(2)), Ok(()));
-    assert_eq!(rename(&OTHER, new), Ok(()));
-    assert_eq!(rename(&[1; 16], fresh_uid(3)), Err(OperationError::UnknownAgent));
-    assert_eq!(rename(&UID, fresh_uid(3)), Ok(()), "which is free as well");
-}
-
-#[test]
 fn goodbye_ends_the_session_at_once_and_is_answered() {
     let _judged = opamp_spec::judges(&["CLOSE-07", "CLOSE-10", "STATUS-07"]);
     let mut bench = Bench::new();
@@ -338,37 +327,46 @@ fn the_loss_of_a_connection_ends_the_sessions_of_its_agents() {
 }
 
 #[test]
-fn what_an_old_connection_still_brings_cannot_hurt() {
+fn requests_of_an_http_agent_may_overtake_each_other() {
+    let mut bench = Bench::new();
+    let (mut first, mut second) = (bench.http(), bench.http());
+    let _ = bench.send(&mut second, &full_report(&UID, 2, MASK));
+    let late = v1::AgentToServer {
+        agent_description: Some(description("late")),
+        ..full_report(&UID, 1, MASK)
+    };
+    let _ = bench.send(&mut first, &late);
+    let agent = bench.fleet.agent(&wire(&UID)).unwrap();
+    assert_eq!(agent.state().agent_description(), Some(description("late")));
+    assert_eq!(bench.fleet.counters().stale, 0);
+}
+
+#[test]
+fn a_request_from_before_the_websocket_cannot_hurt_nor_the_other_way_round() {
+    for (old, new) in
+        [(Transport::Http, Transport::WebSocket), (Transport::WebSocket, Transport::Http)]
+    {
+        let mut bench = Bench::new();
+        let mut old = bench.fleet.open_route(old, None, (), None);
+        let mut newer = bench.fleet.open_route(new, None, (), None);
+        let _ = bench.send(&mut newer, &full_report(&UID, 5, MASK));
+        let _ = bench.send(&mut old, &full_report(&UID, 1, MASK));
+        let agent = bench.fleet.agent(&wire(&UID)).unwrap();
+        assert_eq!((agent.transport(), agent.sequence_num()), (new, 5));
+        assert_eq!(bench.fleet.counters().stale, 1);
+    }
+}
+
+#[test]
+fn a_newer_connection_is_a_new_session_though_the_older_one_is_open() {
     let mut bench = Bench::new();
     let mut old = bench.websocket();
-    let mut new = bench.websocket();
     let _ = bench.send(&mut old, &full_report(&UID, 1, MASK));
-    let fresh = v1::AgentToServer {
-        agent_description: Some(description("fresh")),
-        ..full_report(&UID, 3, MASK)
-    };
-    let _ = bench.send(&mut new, &fresh);
-    let stale = v1::AgentToServer {
-        agent_disconnect: Some(v1::AgentDisconnect {}),
-        ..full_report(&UID, 2, MASK)
-    };
-    let reply = bench.send(&mut old, &stale);
-    assert_eq!((reply.flags, reply.error_response), (0, None));
-    let agent = bench.fleet.agent(&wire(&UID)).unwrap();
-    assert!(agent.is_connected());
-    assert_eq!(agent.state().agent_description(), Some(description("fresh")));
-    assert_eq!(bench.fleet.counters().stale, 1);
-    // Nothing goes to the old connection but the acknowledgement.
-    bench.fleet.set_default_remote_config(remote_config("a")).unwrap();
-    bench.fleet.request_full_state(&wire(&UID)).unwrap();
-    bench.fleet.rename(&wire(&UID), fresh_uid(1), bench.now.instant).unwrap();
-    let stale = full_report(&UID, 2, MASK | Does::ACCEPTS_REMOTE_CONFIG);
-    let reply = bench.send(&mut old, &stale);
-    assert_eq!(reply, v1::ServerToAgent { capabilities: support::SERVER_MASK, ..bare(&UID) });
-    assert_eq!(bench.pushes(&old, &UID), []);
-    assert_eq!(bench.pushes(&new, &UID).len(), 1);
-    let _ = bench.fleet.close_route(old);
-    assert!(bench.fleet.agent(&wire(&UID)).unwrap().is_connected());
+    let mut new = bench.websocket();
+    let (reply, received) = bench.send_bytes(&mut new, &heartbeat(&UID, 2, MASK).encode_to_vec());
+    assert_eq!(reply.capabilities, support::SERVER_MASK);
+    assert_eq!(received.changes, Changes::CONNECTED);
+    assert_eq!(bench.fleet.clone().len(), 1, "a clone is the same registry");
 }
 
 #[test]
@@ -447,7 +445,7 @@ fn a_connection_carries_a_bounded_number_of_agents() {
         assert_eq!(reply.error_response, None);
     }
     let reply = bench.send(&mut route, &full_report(&[3; 16], 1, MASK));
-    assert_eq!(error(&reply).r#type, BAD_REQUEST);
+    assert_eq!(error(&reply).r#type, UNAVAILABLE);
     assert_eq!(bench.fleet.len(), 2);
     let goodbye = v1::AgentToServer {
         agent_disconnect: Some(v1::AgentDisconnect {}),
@@ -473,131 +471,12 @@ fn an_overloaded_server_says_so_and_for_how_long() {
     bench.fleet.set_unavailable(None);
     let reply = bench.send(&mut route, &full_report(&UID, 1, MASK));
     assert_eq!((error(&reply).r#type, error(&reply).details.as_ref()), (UNAVAILABLE, None));
+    bench.fleet.set_unavailable(Some(Duration::MAX));
+    assert!(bench.fleet.unavailable().is_some());
+    let reply = bench.send(&mut route, &full_report(&UID, 1, MASK));
+    assert_eq!(error(&reply).r#type, UNAVAILABLE);
     bench.fleet.set_available();
     assert_eq!(bench.send(&mut route, &full_report(&UID, 1, MASK)).error_response, None);
-}
-
-#[test]
-fn changes_are_handed_out_to_one_at_a_time_and_add_up() {
-    let mut bench = Bench::new();
-    let mut route = bench.websocket();
-    let (_, first) = bench.send_bytes(&mut route, &full_report(&UID, 1, MASK).encode_to_vec());
-    assert!(first.queue);
-    let taken = bench.fleet.take_changes(&wire(&UID)).expect("changes");
-    assert_eq!(taken.changes, first.changes);
-    assert!(bench.fleet.take_changes(&wire(&UID)).is_none());
-
-    // While they are handled, more come in; nobody else is told to handle them.
-    for (number, name) in [(2, "a"), (3, "b")] {
-        let report = v1::AgentToServer {
-            agent_description: Some(description(name)),
-            ..heartbeat(&UID, number, MASK)
-        };
-        let (_, received) = bench.send_bytes(&mut route, &report.encode_to_vec());
-        assert!(!received.queue);
-    }
-    assert!(bench.fleet.take_changes(&wire(&UID)).is_none());
-    assert_eq!(bench.fleet.finish_changes(taken.token), Some(wire(&UID)));
-    let taken = bench.fleet.take_changes(&wire(&UID)).expect("more changes");
-    assert_eq!(taken.changes, Changes::AGENT_DESCRIPTION);
-    assert_eq!(taken.agent.state().agent_description(), Some(description("b")));
-    assert_eq!(bench.fleet.finish_changes(taken.token), None);
-    let (_, heartbeat) = bench.send_bytes(&mut route, &heartbeat(&UID, 4, MASK).encode_to_vec());
-    assert!(!heartbeat.queue);
-}
-
-#[test]
-fn who_waits_for_the_handling_is_told_when_his_changes_were_handled() {
-    let bench = Bench::new();
-    let mut route = bench.http();
-    let mut cx = Context::from_waker(Waker::noop());
-    let mut fresh = || fresh_uid(1);
-    let bytes = full_report(&UID, 1, MASK).encode_to_vec();
-    let accepted = bench.fleet.accept(&mut route, &bytes, bench.now, &mut fresh);
-    let ticket = accepted.ticket;
-    let uid = wire(&UID);
-    assert_eq!(bench.fleet.poll_handled(&uid, ticket, &mut cx), Poll::Pending);
-    let taken = bench.fleet.take_changes(&uid).expect("changes");
-    assert_eq!(bench.fleet.poll_handled(&uid, ticket, &mut cx), Poll::Pending);
-    bench.fleet.set_remote_config(&uid, remote_config("from the handler")).unwrap();
-    let _ = bench.fleet.finish_changes(taken.token);
-    assert_eq!(bench.fleet.poll_handled(&uid, ticket, &mut cx), Poll::Ready(()));
-    assert_eq!(bench.fleet.poll_handled(&wire(&OTHER), 9, &mut cx), Poll::Ready(()));
-    let mut out = Vec::new();
-    let _ = bench.fleet.reply(accepted, bench.now, &mut out);
-    assert!(!out.is_empty());
-}
-
-#[test]
-fn a_rename_while_its_changes_are_handled_loses_nothing() {
-    let mut bench = Bench::new();
-    let mut route = bench.websocket();
-    let mut report = full_report(&UID, 1, MASK);
-    report.flags = v1::AgentToServerFlags::RequestInstanceUid as u64;
-    let _ = bench.send(&mut route, &report);
-    let taken = bench.fleet.take_changes(&wire(&UID)).expect("changes");
-    let new = fresh_uid(1);
-    let (_, received) =
-        bench.send_bytes(&mut route, &heartbeat(new.as_bytes(), 2, MASK).encode_to_vec());
-    assert!(!received.queue, "the one who handles the Agent will be told");
-    // An Agent that takes the old uid meanwhile is another one.
-    let _ = bench.send(&mut route, &full_report(&UID, 1, MASK));
-    assert_eq!(bench.fleet.finish_changes(taken.token), Some(new.into()));
-    let taken = bench.fleet.take_changes(&new.into()).expect("the rename");
-    assert_eq!(taken.changes, Changes::INSTANCE_UID);
-}
-
-/// Threads that send, rename, configure and sweep at the same time: nobody waits for ever, and in the
-/// end the registry has counted right.
-#[test]
-fn the_registry_serves_many_threads() {
-    let bench = Bench::with(|config| config.shards = 2);
-    let now = bench.now;
-    let fleet = &bench.fleet;
-    std::thread::scope(|scope| {
-        for thread in 0..4_u8 {
-            scope.spawn(move || {
-                let mut route = fleet.open_route(Transport::WebSocket, None, (), None);
-                let mut made = 0_u16;
-                let mut fresh = || {
-                    made += 1;
-                    let [high, low] = made.to_be_bytes();
-                    let random = [thread, high, low, 0, 0, 0, 0, 0, 0, 0];
-                    opamp_proto::InstanceUid::from_parts(1, random)
-                };
-                let mut uid = wire(&[thread; 16]);
-                for number in 0..500 {
-                    let mut report = full_report(uid.as_bytes(), number, MASK);
-                    report.flags = u64::from(number % 3 == 0);
-                    let mut out = Vec::new();
-                    let bytes = report.encode_to_vec();
-                    let received = fleet.receive(&mut route, &bytes, now, &mut fresh, &mut out);
-                    assert_eq!(received.refusal, None);
-                    if received.queue
-                        && let Some(taken) = fleet.take_changes(&uid)
-                    {
-                        let _ = fleet.finish_changes(taken.token);
-                    }
-                    let reply = v1::ServerToAgent::decode(&out[..]).expect("a reply");
-                    if let Some(identification) = reply.agent_identification {
-                        uid = wire(&identification.new_instance_uid);
-                    }
-                }
-            });
-        }
-        scope.spawn(|| {
-            for number in 0..200 {
-                fleet.set_default_remote_config(remote_config(&number.to_string())).unwrap();
-                for agent in fleet.agents() {
-                    let _ = fleet.request_full_state(agent.uid());
-                    let _ = fleet.rename(agent.uid(), fresh_uid(200), now.instant);
-                }
-                let _ = fleet.sweep(now);
-            }
-        });
-    });
-    assert_eq!(fleet.len(), fleet.agents().len());
-    assert_eq!(fleet.agents().iter().filter(|agent| agent.is_connected()).count(), 4);
 }
 
 #[test]

@@ -164,6 +164,13 @@ fn an_agent_that_answers_every_offer_wrongly_is_not_fed_in_a_loop() {
         offers(&bench.send(&mut route, &status_report(number, b"wrong", status)), &config)
     });
     assert_eq!(answers.filter(|offered| *offered).count(), 7, "eight with the first");
+    // After a pause there are as many again, and no more.
+    bench.advance(Duration::from_secs(60));
+    let answers = (1000..2000).map(|number| {
+        let status = if number % 2 == 0 { Applying } else { Failed };
+        offers(&bench.send(&mut route, &status_report(number, b"wrong", status)), &config)
+    });
+    assert_eq!(answers.filter(|offered| *offered).count(), 8);
 }
 
 #[test]
@@ -176,6 +183,25 @@ fn an_oversized_config_is_refused_when_it_is_set() {
     let error = bench.fleet.set_default_remote_config(remote_config(&"x".repeat(900)));
     assert!(matches!(error, Err(OperationError::TooLarge { limit: 1000, size }) if size > 1000));
     assert_eq!(bench.fleet.default_remote_config(), Some(fits));
+}
+
+#[test]
+fn a_config_that_just_fits_is_taken() {
+    let config = remote_config(&"x".repeat(500));
+    let limit = config.encoded_len() + opamp_server::core::MAX_HEAD;
+    let set = |limit| {
+        let bench = Bench::with(|server| server.limits = server.limits.with_max_send(limit));
+        bench.fleet.set_default_remote_config(config.clone())
+    };
+    assert_eq!(set(limit), Ok(()));
+    assert_eq!(set(limit - 1), Err(OperationError::TooLarge { size: limit, limit: limit - 1 }));
+}
+
+#[test]
+fn a_config_is_not_shown_when_it_is_debugged() {
+    let config = remote_config("password: secret");
+    let shown = format!("{config:?} {config:#?}");
+    assert!(shown.contains(&config.hash().to_string()) && !shown.contains("secret"), "{shown}");
 }
 
 #[test]
@@ -192,6 +218,24 @@ fn a_restart_is_pushed_alone_and_once() {
     assert_eq!(pushes[0], v1::ServerToAgent { command, ..bare(&UID) });
     assert!(offers(&pushes[1], &config));
     assert_eq!(pushes.len(), 2);
+}
+
+#[test]
+fn a_restart_that_waits_follows_the_next_reply() {
+    let _judged = opamp_spec::judges(&["CMD-01"]);
+    let mut bench = Bench::new();
+    let mut route = bench.websocket();
+    let (_, received) = bench.send_bytes(&mut route, &full_report(&UID, 1, MASK).encode_to_vec());
+    assert!(!received.push);
+    let _ = bench.fleet.close_route(route);
+    bench.fleet.restart(&wire(&UID), bench.now.instant).unwrap();
+    let mut route = bench.websocket();
+    let (reply, received) = bench.send_bytes(&mut route, &heartbeat(&UID, 2, MASK).encode_to_vec());
+    assert!(reply.command.is_none() && received.push);
+    let command = Some(v1::ServerToAgentCommand::default());
+    assert_eq!(bench.pushes(&route, &UID), [v1::ServerToAgent { command, ..bare(&UID) }]);
+    let (_, received) = bench.send_bytes(&mut route, &heartbeat(&UID, 3, MASK).encode_to_vec());
+    assert!(!received.push);
 }
 
 #[test]

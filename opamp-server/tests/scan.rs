@@ -1,5 +1,7 @@
-//! The scan of an encoded message equals its decoding, on any bytes.
+//! The scan of an encoded message equals its decoding, on any bytes, but that it refuses too many
+//! elements. None of the generated messages comes near that limit.
 
+use opamp_proto::elements::DEFAULT_MAX_ELEMENTS;
 use opamp_proto::{Message, v1};
 use opamp_server::core::{Part, Scan};
 use proptest::prelude::*;
@@ -287,6 +289,61 @@ fn two_broken_halves_do_not_make_a_whole() {
     let bytes = bytes.concat();
     assert!(decoded(&bytes).is_none());
     assert!(scanned(&bytes).is_none());
+}
+
+/// An encoded `agent_description` of so many empty attributes.
+fn empty_attributes(number: usize) -> Vec<u8> {
+    let content = [0x0a, 0x00].repeat(number);
+    let mut message = vec![3 << 3 | 2];
+    prost::encoding::encode_varint(content.len() as u64, &mut message);
+    message.extend(content);
+    message
+}
+
+fn fault(bytes: &[u8]) -> String {
+    let fault = Scan::new(bytes).and_then(|scan| scan.validate());
+    fault.expect_err("too many elements").to_string()
+}
+
+#[test]
+fn a_part_of_too_many_elements_is_refused() {
+    let _judged = opamp_spec::judges(&["ERR-13"]);
+    let most = empty_attributes(DEFAULT_MAX_ELEMENTS);
+    assert!(same(scanned(&most), decoded(&most)));
+    for number in [DEFAULT_MAX_ELEMENTS + 1, 8_000_000] {
+        let text = fault(&empty_attributes(number));
+        assert_eq!(text, "AgentToServer.agent_description: more than 100000 elements");
+    }
+    let mut long = empty_attributes(DEFAULT_MAX_ELEMENTS + 1);
+    long.extend([1 << 3 | 2, 16]);
+    long.extend([7; 16]);
+    let mut scan = Scan::new(&long).expect("the top level is fine");
+    let fault = scan.validate_longer_than(1000).expect_err("it is longer");
+    assert_eq!(fault.uid().map(|uid| uid.as_bytes()), Some(&[7; 16][..]));
+}
+
+#[test]
+fn the_elements_of_a_part_in_pieces_are_added_up() {
+    let half = empty_attributes(DEFAULT_MAX_ELEMENTS / 2);
+    let whole = [&half[..], &half].concat();
+    assert!(same(scanned(&whole), decoded(&whole)));
+    let beyond = [whole, empty_attributes(1)].concat();
+    assert_eq!(fault(&beyond), "AgentToServer.agent_description: more than 100000 elements");
+    let too_many = empty_attributes(DEFAULT_MAX_ELEMENTS + 1);
+    for pieces in [[&half[..], &too_many], [&too_many, &half]] {
+        let text = fault(&pieces.concat());
+        let offset = pieces[0].len();
+        let place = format!("AgentToServer.agent_description, field at byte {offset}");
+        assert_eq!(text, format!("{place}: more than 100000 elements"));
+    }
+}
+
+/// Were the large piece looked at again for each of the small ones, this would take hours.
+#[test]
+fn many_small_pieces_after_a_large_one_are_read_at_once() {
+    let mut bytes = empty_attributes(DEFAULT_MAX_ELEMENTS);
+    bytes.extend([3 << 3 | 2, 0].repeat(200_000));
+    assert!(same(scanned(&bytes), decoded(&bytes)));
 }
 
 #[test]

@@ -124,9 +124,9 @@ mod tests {
     #[test]
     fn a_judgement_is_recorded_with_its_result() {
         drop(judges(&["SEQ-03", "SEQ-04"]));
-        let mine = records().into_iter().find(|record| {
-            record.test.ends_with("a_judgement_is_recorded_with_its_result")
-        });
+        let mine = records()
+            .into_iter()
+            .find(|record| record.test.ends_with("a_judgement_is_recorded_with_its_result"));
         let mine = mine.expect("the record is on disk");
         assert_eq!(mine.ids, ["SEQ-03", "SEQ-04"]);
         assert_eq!(mine.outcome, Outcome::Passed);

@@ -60,8 +60,7 @@ pub fn judges(ids: &[&str]) -> Judged {
 
 impl Drop for Judged {
     fn drop(&mut self) {
-        let outcome =
-            if std::thread::panicking() { Outcome::Failed } else { Outcome::Passed };
+        let outcome = if std::thread::panicking() { Outcome::Failed } else { Outcome::Passed };
         let record = Record {
             binary: binary(),
             test: std::thread::current().name().unwrap_or("unnamed").to_owned(),

@@ -33,10 +33,26 @@ pub(super) fn text<I>(fleet: &Fleet<I>) -> String {
             ("{transport=\"http\"}", connected(Transport::Http) as u64),
         ],
     );
+    family(
+        "opamp_retained_bytes",
+        "gauge",
+        "Bytes kept of what all Agents reported.",
+        &[("", fleet.retained_bytes() as u64)],
+    );
     let counts = [
         ("messages", "Messages received, malformed ones included.", counters.messages),
-        ("malformed", "Messages told BAD_REQUEST.", counters.malformed),
+        ("malformed", "Messages told BAD_REQUEST as they are malformed.", counters.malformed),
+        (
+            "over_limit",
+            "Messages told BAD_REQUEST as they ask for more than is granted.",
+            counters.over_limit,
+        ),
         ("unavailable", "Messages told UNAVAILABLE.", counters.unavailable),
+        (
+            "over_budget",
+            "Messages told UNAVAILABLE as the state of all Agents would be too large.",
+            counters.over_budget,
+        ),
         ("stale", "Messages of connections that newer ones replaced.", counters.stale),
         (
             "legacy_instance_uids",

@@ -76,7 +76,6 @@ fn is_acknowledgement(message: &v1::ServerToAgent) -> bool {
         && message.packages_available.is_none()
         && message.agent_identification.is_none()
         && message.command.is_none()
-        && message.custom_capabilities.is_none()
         && message.custom_message.is_none()
 }
 
@@ -218,7 +217,10 @@ impl ClientCore {
         let http = self.config.transport == Transport::Http;
         if http {
             self.report.all_answered();
-        } else if is_acknowledgement(&message) {
+        } else if is_acknowledgement(&message)
+            // They are in the first reply of a connection (A31), and later in a push of their own.
+            && (message.custom_capabilities.is_none() || self.report.nothing_answered())
+        {
             self.report.answered();
         } else {
             self.report.perhaps_answered();

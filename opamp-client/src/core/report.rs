@@ -259,6 +259,11 @@ impl Report {
         self.settle();
     }
 
+    /// Whether the first answer on this connection is still to come.
+    pub(super) fn nothing_answered(&self) -> bool {
+        self.answered == 0
+    }
+
     /// A message came that may have been an answer or a push.
     pub(super) fn perhaps_answered(&mut self) {
         self.perhaps_answered += 1;

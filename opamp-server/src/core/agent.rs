@@ -97,7 +97,12 @@ impl Due {
     pub fn acknowledge(self, config: &ServerConfig, out: &mut Vec<u8>) {
         match &self.refusal {
             Some(refusal) => refusal.encode(Some(&self.uid), out),
-            None => self.head(config, out),
+            None => {
+                self.head(config, out);
+                if self.full_state {
+                    reply::flags(v1::ServerToAgentFlags::ReportFullState, out);
+                }
+            }
         }
     }
 
@@ -280,9 +285,23 @@ impl Agent {
         Handled { changes, due, new_instance_uid }
     }
 
-    /// The reply to a message that does not count, since the Agent is served by another connection.
-    pub fn acknowledgement(&self, transport: Transport) -> Due {
-        self.due(transport, true)
+    /// The reply to a message that is not taken over, since the Agent was last seen on a newer
+    /// connection. It asks for the full state: nobody reads it on the remains of a dead connection,
+    /// and an Agent that is alive there must not believe that it was heard.
+    pub fn challenge(&self, transport: Transport) -> Due {
+        Due { full_state: true, ..self.due(transport, true) }
+    }
+
+    /// Whether this message leaves out nothing that the Agent promises to report.
+    #[must_use]
+    pub fn is_complete(&self, scan: &Scan<'_>, config: &ServerConfig) -> bool {
+        let capabilities = match scan.capabilities() {
+            0 => self.state.capabilities(),
+            mask => AgentCapabilities::from_bits_retain(mask),
+        };
+        let present: Parts =
+            Part::STATE.into_iter().filter(|part| scan.part(*part).is_some()).collect();
+        present.covers(promised(capabilities, config.sent_capabilities()))
     }
 
     fn due(&self, transport: Transport, announce: bool) -> Due {
@@ -335,11 +354,11 @@ impl Agent {
         Some(new)
     }
 
-    /// The Agent speaks under its new instance uid. Everything known of it goes with it (reading
-    /// A05).
+    /// The Agent speaks under an instance uid it was given, if not the last one. Everything known of
+    /// it goes with it (reading A05).
     pub fn handle_renamed(&mut self, uid: WireUid) -> Changes {
         self.uid = uid;
-        self.rename = None;
+        self.rename = self.rename.take().filter(|rename| WireUid::from(rename.new) != uid);
         Changes::INSTANCE_UID
     }
 }

@@ -32,18 +32,27 @@ pub struct ServerConfig {
     /// missing, and undefined bits are never sent (CAP-09, CAP-13, INTEROP-08).
     pub capabilities: ServerCapabilities,
     /// The greatest message taken and sent, on either transport. Default: 64 MiB each (SIZE-02,
-    /// SIZE-03, SIZE-19, SIZE-20). A `max_send` below 512 bytes leaves no room for the text of an
-    /// error.
+    /// SIZE-03, SIZE-19, SIZE-20). Every connection may make the Server hold as much as `max_receive`
+    /// for the time of one message: where that is too much, lower it to what Agents really report. A
+    /// `max_send` below 512 bytes leaves no room for the text of an error.
     pub limits: MessageLimits,
     /// Deviations that are served. Default: none.
     pub tolerances: Tolerances,
     /// Agents the registry holds; one more is told UNAVAILABLE. Default: 1,000,000.
     pub max_agents: usize,
-    /// Agents that may share one connection; one more is told BAD_REQUEST (ID-11). Default: 1,024.
+    /// Agents that may share one connection; one more is told UNAVAILABLE (ID-11). Default: 1,024.
     pub max_agents_per_connection: usize,
     /// Bytes of reported state kept for one Agent; a report that would exceed it is told
-    /// BAD_REQUEST and changes nothing. Default: 64 MiB, a full report of the greatest size.
+    /// BAD_REQUEST and changes nothing. Default: 16 MiB. A full report has some kB, and with the
+    /// configuration files of a large installation a few MiB; and it still takes more than a hundred
+    /// Agents that report as much as they may to use up `max_fleet_bytes`.
     pub max_retained_bytes: usize,
+    /// Bytes of reported state kept for all Agents together; a report that would exceed it is told
+    /// UNAVAILABLE and changes nothing, and one that adds nothing is served on. Default: 2 GiB, which
+    /// is 2 KiB for each of `max_agents`: raise it where there are that many, or lower it to what
+    /// memory there is. What the registry keeps beside that, about 1 KiB for each Agent, and the
+    /// configurations set by the operator do not count.
+    pub max_fleet_bytes: usize,
     /// The pause before an Agent that did not deliver its full state is asked again. Default: 60 s.
     pub full_state_pause: Duration,
     /// The pause before the same configuration is offered again on a session without any news from
@@ -73,7 +82,8 @@ impl Default for ServerConfig {
             tolerances: Tolerances::default(),
             max_agents: 1_000_000,
             max_agents_per_connection: 1_024,
-            max_retained_bytes: 64 * 1024 * 1024,
+            max_retained_bytes: 16 * 1024 * 1024,
+            max_fleet_bytes: 2 * 1024 * 1024 * 1024,
             full_state_pause: Duration::from_secs(60),
             offer_pause: Duration::from_secs(60),
             command_expiry: Duration::from_secs(60),

@@ -3,12 +3,14 @@
 //! Most reports repeat what the Server knows. To tell so, the sub-messages need not be decoded, only
 //! found: a [`Scan`] has the message's scalar fields and, for each sub-message, its encoded bytes. A
 //! scan whose parts are all [valid](Scan::validate) accepts and refuses exactly the bytes that
-//! decoding the whole message would, and holds the same values.
+//! decoding the whole message would, and holds the same values; but it also refuses a part of more
+//! than [`DEFAULT_MAX_ELEMENTS`] elements, before anything of it is decoded.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Buf;
+use opamp_proto::elements::{self, DEFAULT_MAX_ELEMENTS, MessageKind};
 use opamp_proto::{DecodeError, Message, WireUid, v1};
 use prost::encoding::{
     self, DecodeContext, WireType, check_wire_type, decode_key, decode_varint, skip_field,
@@ -148,27 +150,51 @@ impl Part {
         }
     }
 
-    /// Whether these bytes are what the whole message's decoder would accept as this part.
-    fn check(self, content: &[u8]) -> Result<(), DecodeError> {
+    /// Whether these bytes are what the whole message's decoder would accept as this part, and not
+    /// too much to decode.
+    fn check(self, content: &[u8]) -> Result<(), Malformed> {
+        let in_part = |fault| Malformed { part: Some(self), ..fault };
+        elements::check(self.kind(), content, DEFAULT_MAX_ELEMENTS)
+            .map_err(|error| in_part(Malformed::new(error.to_string())))?;
+        self.decode(content).map_err(|error| in_part(error.into()))
+    }
+
+    const fn kind(self) -> MessageKind {
         match self {
-            Self::AgentDescription => check::<v1::AgentDescription>(content),
-            Self::Health => check::<v1::ComponentHealth>(content),
-            Self::EffectiveConfig => check::<v1::EffectiveConfig>(content),
-            Self::RemoteConfigStatus => check::<v1::RemoteConfigStatus>(content),
-            Self::PackageStatuses => check::<v1::PackageStatuses>(content),
-            Self::CustomCapabilities => check::<v1::CustomCapabilities>(content),
-            Self::AvailableComponents => check::<v1::AvailableComponents>(content),
-            Self::ConnectionSettingsStatus => check::<v1::ConnectionSettingsStatus>(content),
-            Self::AgentDisconnect => check::<v1::AgentDisconnect>(content),
-            Self::ConnectionSettingsRequest => check::<v1::ConnectionSettingsRequest>(content),
-            Self::CustomMessage => check::<v1::CustomMessage>(content),
+            Self::AgentDescription => MessageKind::AgentDescription,
+            Self::Health => MessageKind::ComponentHealth,
+            Self::EffectiveConfig => MessageKind::EffectiveConfig,
+            Self::RemoteConfigStatus => MessageKind::RemoteConfigStatus,
+            Self::PackageStatuses => MessageKind::PackageStatuses,
+            Self::CustomCapabilities => MessageKind::CustomCapabilities,
+            Self::AvailableComponents => MessageKind::AvailableComponents,
+            Self::ConnectionSettingsStatus => MessageKind::ConnectionSettingsStatus,
+            Self::AgentDisconnect => MessageKind::AgentDisconnect,
+            Self::ConnectionSettingsRequest => MessageKind::ConnectionSettingsRequest,
+            Self::CustomMessage => MessageKind::CustomMessage,
+        }
+    }
+
+    fn decode(self, content: &[u8]) -> Result<(), DecodeError> {
+        match self {
+            Self::AgentDescription => decode::<v1::AgentDescription>(content),
+            Self::Health => decode::<v1::ComponentHealth>(content),
+            Self::EffectiveConfig => decode::<v1::EffectiveConfig>(content),
+            Self::RemoteConfigStatus => decode::<v1::RemoteConfigStatus>(content),
+            Self::PackageStatuses => decode::<v1::PackageStatuses>(content),
+            Self::CustomCapabilities => decode::<v1::CustomCapabilities>(content),
+            Self::AvailableComponents => decode::<v1::AvailableComponents>(content),
+            Self::ConnectionSettingsStatus => decode::<v1::ConnectionSettingsStatus>(content),
+            Self::AgentDisconnect => decode::<v1::AgentDisconnect>(content),
+            Self::ConnectionSettingsRequest => decode::<v1::ConnectionSettingsRequest>(content),
+            Self::CustomMessage => decode::<v1::CustomMessage>(content),
         }
     }
 }
 
 /// Decodes `content` one level below the top, with its length in front: the depth of nesting that is
 /// left is then the same as in the decoding of the whole message.
-fn check<M: Message + Default>(content: &[u8]) -> Result<(), DecodeError> {
+fn decode<M: Message + Default>(content: &[u8]) -> Result<(), DecodeError> {
     let mut prefix = [0_u8; 10];
     let mut unwritten = &mut prefix[..];
     encoding::encode_varint(content.len() as u64, &mut unwritten);
@@ -210,6 +236,8 @@ pub struct Scan<'a> {
     parts: [Option<Cow<'a, [u8]>>; Part::ALL.len()],
     /// One bit for each part already known to be well formed.
     valid: u16,
+    /// One bit for each part put together of pieces that are well formed.
+    merged: u16,
 }
 
 impl<'a> Scan<'a> {
@@ -229,6 +257,7 @@ impl<'a> Scan<'a> {
             flags: 0,
             parts: Default::default(),
             valid: 0,
+            merged: 0,
         };
         let mut rest = body;
         while !rest.is_empty() {
@@ -260,15 +289,19 @@ impl<'a> Scan<'a> {
     }
 
     /// A sub-message that occurs twice is merged, which for encoded bytes is to append them. Each
-    /// piece has to be well formed on its own, or two broken halves could make a whole.
+    /// piece has to be well formed on its own, or two broken halves could make a whole; and the whole
+    /// is still to be checked, as pieces that are small make a whole that need not be.
     fn add(&mut self, part: Part, content: &'a [u8]) -> Result<(), Malformed> {
         match &mut self.parts[part.index()] {
             empty @ None => *empty = Some(Cow::Borrowed(content)),
             Some(earlier) => {
-                let checked = part.check(earlier).and_then(|()| part.check(content));
-                checked.map_err(|error| Malformed::part(part, &error))?;
+                // Once only, or many small pieces after a large one would take for ever.
+                if self.merged & (1 << part.index()) == 0 {
+                    part.check(earlier)?;
+                    self.merged |= 1 << part.index();
+                }
+                part.check(content)?;
                 earlier.to_mut().extend_from_slice(content);
-                self.valid |= 1 << part.index();
             }
         }
         Ok(())
@@ -309,7 +342,7 @@ impl<'a> Scan<'a> {
     ///
     /// # Errors
     ///
-    /// [`Malformed`] names the first part that is not well formed.
+    /// [`Malformed`] names the first part that is not well formed or has too many elements.
     pub fn validate_longer_than(&mut self, threshold: usize) -> Result<(), Malformed> {
         for part in Part::ALL {
             if self.part(part).is_some_and(|content| content.len() > threshold) {
@@ -324,7 +357,7 @@ impl<'a> Scan<'a> {
     ///
     /// # Errors
     ///
-    /// [`Malformed`] names the first part that is not well formed.
+    /// [`Malformed`] names the first part that is not well formed or has too many elements.
     pub fn validate(&self) -> Result<(), Malformed> {
         Part::ALL.into_iter().try_for_each(|part| self.validate_part(part))
     }
@@ -335,10 +368,7 @@ impl<'a> Scan<'a> {
             return Ok(());
         }
         let Some(content) = self.part(part) else { return Ok(()) };
-        part.check(content).map_err(|error| Malformed {
-            uid: self.readable_uid(),
-            ..Malformed::part(part, &error)
-        })
+        part.check(content).map_err(|fault| Malformed { uid: self.readable_uid(), ..fault })
     }
 
     fn readable_uid(&self) -> Option<WireUid> {
@@ -375,10 +405,6 @@ pub struct Malformed {
 impl Malformed {
     fn new(what: String) -> Self {
         Self { part: None, offset: None, uid: None, what }
-    }
-
-    fn part(part: Part, error: &DecodeError) -> Self {
-        Self { part: Some(part), ..Self::from(error.clone()) }
     }
 
     /// The Agent's identifier, if it could be read before the fault was met.

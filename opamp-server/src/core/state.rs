@@ -63,7 +63,6 @@ impl AgentState {
     pub(super) fn fold(&mut self, scan: &Scan<'_>, max_retained: usize) -> Result<Folded, Refusal> {
         let mut present = Parts::default();
         let mut changes = Changes::empty();
-        let mut retained = self.retained_bytes();
         for part in Part::ALL {
             let Some(content) = scan.part(part) else { continue };
             present.add(part);
@@ -74,11 +73,10 @@ impl AgentState {
             scan.validate_part(part)?;
             if Part::STATE.contains(&part) {
                 changes |= part.change();
-                retained = retained + content.len() - held.map_or(0, Bytes::len);
             }
         }
-        if retained > max_retained && !changes.is_empty() {
-            return Err(Refusal::state_too_large(retained, max_retained));
+        if !changes.is_empty() {
+            self.check_room(scan, max_retained)?;
         }
         for part in Part::STATE {
             if let Some(content) = scan.part(part).filter(|_| changes.contains(part.change())) {
@@ -91,6 +89,24 @@ impl AgentState {
             changes |= Changes::CAPABILITIES;
         }
         Ok(Folded { present, changes })
+    }
+
+    /// The bytes that are kept once the message is taken over, unless they are too many.
+    pub(crate) fn check_room(
+        &self,
+        scan: &Scan<'_>,
+        max_retained: usize,
+    ) -> Result<usize, Refusal> {
+        let of = |part| scan.part(part).map_or_else(|| self.held(part), <[u8]>::len);
+        let retained = Part::STATE.into_iter().map(of).sum();
+        if retained > max_retained {
+            return Err(Refusal::state_too_large(retained, max_retained));
+        }
+        Ok(retained)
+    }
+
+    fn held(&self, part: Part) -> usize {
+        self.encoded(part).map_or(0, Bytes::len)
     }
 
     /// The bytes kept for this Agent's parts.

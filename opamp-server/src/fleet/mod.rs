@@ -24,12 +24,15 @@ use bytes::Bytes;
 use opamp_proto::{InstanceUid, LegacyUid, WireUid};
 
 use crate::core::{
-    Agent, Changes, Due, Handled, Push, Refusal, RefusalKind, Scan, ServerConfig, Transport, later,
+    Agent, AgentState, Changes, Due, Handled, Push, Refusal, RefusalKind, Scan, ServerConfig,
+    Transport, later,
 };
 use crate::counters::{Counters, Counting};
 
+mod budget;
 mod handling;
 mod operations;
+mod rename;
 mod route;
 mod shard;
 mod snapshot;
@@ -38,6 +41,7 @@ pub use self::handling::{AgentChanges, ChangesToken};
 pub use self::route::{Route, RouteWaker};
 pub use self::snapshot::AgentSnapshot;
 
+use self::budget::Budget;
 use self::route::RouteShared;
 use self::shard::{News, PendingRename, Shard, Slot};
 
@@ -66,6 +70,8 @@ struct Inner<I> {
     hasher: RandomState,
     /// Agents in all shards.
     agents: AtomicUsize,
+    /// What is retained of their reports.
+    budget: Budget,
     /// The number of the next route.
     routes: AtomicU64,
     /// The number of the next slot.
@@ -160,12 +166,14 @@ impl<I> Fleet<I> {
     #[must_use]
     pub fn new(config: ServerConfig) -> Self {
         let shards = (0..config.shards.max(1)).map(|_| Mutex::default()).collect();
+        let budget = Budget::new(config.max_fleet_bytes);
         Self {
             inner: Arc::new(Inner {
                 config,
                 shards,
                 hasher: RandomState::new(),
                 agents: AtomicUsize::new(0),
+                budget,
                 routes: AtomicU64::new(0),
                 serials: AtomicU64::new(0),
                 unavailable: AtomicU64::new(AVAILABLE),
@@ -190,6 +198,14 @@ impl<I> Fleet<I> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Bytes kept of what all Agents reported; see
+    /// [`ServerConfig::max_fleet_bytes`](crate::ServerConfig::max_fleet_bytes). For the time of a
+    /// message what it may add is counted as well.
+    #[must_use]
+    pub fn retained_bytes(&self) -> usize {
+        self.inner.budget.used()
     }
 
     /// Counts since the registry was made.
@@ -375,16 +391,30 @@ impl<I> Fleet<I> {
     ) -> Result<Accepted, Refusal> {
         let config = &self.inner.config;
         let mut changes = Changes::empty();
+        let mut reserved = None;
         let mut shard = self.shard(&uid);
         if !shard.slots.contains_key(&uid) {
-            if let Some(rename) = shard.renames.remove(&uid) {
+            // It stays until the slot is there, so that nobody else is given the uid meanwhile.
+            let rename = shard.renames.get(&uid).copied();
+            if let Some(rename) = rename.filter(|rename| now.instant < rename.expires) {
                 drop(shard);
-                changes |= self.move_slot(&rename, uid, now);
+                // Nor must a message that is refused move it: the Agent would be on no route.
+                self.admit(route, &rename.old)?;
+                scan.validate()?;
+                reserved = Some(self.reserve_for_moved(&rename, scan)?);
+                changes |= self.move_slot(&rename, uid);
                 route.leave(&rename.old);
                 shard = self.shard(&uid);
             }
             if let Entry::Vacant(vacant) = shard.slots.entry(uid) {
-                vacant.insert(self.new_slot(route, uid, now)?);
+                // Nor does it make an Agent known.
+                scan.validate()?;
+                let nothing = AgentState::default();
+                nothing.check_room(scan, config.max_retained_bytes)?;
+                if reserved.is_none() {
+                    reserved = Some(self.reserve(&nothing, scan)?);
+                }
+                vacant.insert(Box::new(self.new_slot(route, uid, now)?));
             }
         }
         let Some((slot, terms)) = shard.slot(&uid, config) else {
@@ -392,13 +422,11 @@ impl<I> Fleet<I> {
             return Err(Refusal::unavailable("the Agent is being removed", None));
         };
 
-        if slot.is_newer_than(route, scan.sequence_num()) {
+        if slot.is_remainder(route, scan, config) {
             self.inner.counting.stale.add();
-            route.leave(&uid);
-            let due = slot.agent.acknowledgement(route.shared.transport);
-            drop(shard);
-            // It changes nothing, but a malformed message is refused wherever it comes from.
             scan.validate()?;
+            slot.challenged = Some(route.shared.id);
+            let due = slot.agent.challenge(route.shared.transport);
             return Ok(Accepted {
                 uid: Some(uid),
                 changes: Changes::empty(),
@@ -408,17 +436,29 @@ impl<I> Fleet<I> {
             });
         }
         let elsewhere = slot.route.id != route.shared.id;
-        if elsewhere || !slot.is_connected() || changes.contains(Changes::INSTANCE_UID) {
+        let arrives = elsewhere || !slot.is_connected() || changes.contains(Changes::INSTANCE_UID);
+        if arrives {
             self.admit(route, &uid)?;
+            // A message that is refused must not take the Agent away from where it is served.
+            scan.validate()?;
+        }
+        let reserved = match reserved {
+            Some(reserved) => reserved,
+            None => self.reserve(slot.agent.state(), scan)?,
+        };
+        if arrives {
             route.join(uid);
             slot.route = Arc::clone(&route.shared);
+            slot.challenged = None;
         }
         if elsewhere && slot.is_connected() && route.shared.transport == Transport::WebSocket {
             changes |= slot.agent.handle_connected(Transport::WebSocket);
         }
         slot.last_seen = now;
+        let before = slot.agent.state().retained_bytes();
         let handled =
             slot.agent.handle_message(scan, route.shared.transport, terms, now.instant, fresh);
+        reserved.settle(before, slot.agent.state().retained_bytes());
         let Handled { changes: folded, due, new_instance_uid } = handled;
         changes |= folded;
         if due.is_goodbye() {
@@ -433,12 +473,17 @@ impl<I> Fleet<I> {
                 Answer::Composed { tail, push, refusal }
             }
             (new, _) => {
+                let new = new.map(WireUid::from);
+                let outdated = new.and_then(|new| slot.give(new));
+                let serial = slot.serial;
                 drop(shard);
                 // The Agent must not hear of its new uid before that is known here.
-                if let Some(new) = new.map(WireUid::from) {
+                if let Some(new) = new {
                     let expires = later(now.instant, config.rename_expiry);
-                    self.shard(&new).renames.insert(new, PendingRename { old: uid, expires });
+                    let rename = PendingRename { old: uid, serial, expires };
+                    self.shard(&new).renames.insert(new, rename);
                 }
+                self.forget_rename(outdated, serial);
                 Answer::Reply(due)
             }
         };
@@ -451,7 +496,8 @@ impl<I> Fleet<I> {
         if route.agents.len() < limit || route.is_on(uid) {
             return Ok(());
         }
-        Err(Refusal::over_limit(format!("the connection already carries {limit} Agents")))
+        let text = format!("the connection already carries {limit} Agents");
+        Err(Refusal::unavailable(text, None))
     }
 
     fn new_slot(&self, route: &Route<I>, uid: WireUid, now: Now) -> Result<Slot<I>, Refusal> {
@@ -468,37 +514,9 @@ impl<I> Fleet<I> {
             route: Arc::clone(&route.shared),
             last_seen: now,
             news: News::default(),
+            challenged: None,
+            given: Vec::new(),
         })
-    }
-
-    /// An Agent speaks under the instance uid it was given: its slot moves there. The two shards are
-    /// locked one after the other, so two such moves cannot wait for each other.
-    fn move_slot(&self, rename: &PendingRename, new: WireUid, now: Now) -> Changes {
-        let slot = {
-            let mut shard = self.shard(&rename.old);
-            let meant = shard.slots.get(&rename.old).is_some_and(|slot| {
-                slot.agent.pending_rename(now.instant).map(WireUid::from) == Some(new)
-            });
-            let slot = if meant { shard.slots.remove(&rename.old) } else { None };
-            if let Some(slot) = slot.as_ref().filter(|slot| slot.news.is_busy()) {
-                shard.moved.insert(slot.serial, new);
-            }
-            slot
-        };
-        let Some(mut slot) = slot else { return Changes::empty() };
-        let changes = slot.agent.handle_renamed(new);
-        slot.news.forget_queue();
-        match self.shard(&new).slots.entry(new) {
-            Entry::Vacant(vacant) => {
-                vacant.insert(slot);
-                changes
-            }
-            // Two messages under the new uid came at once, and the other one was first.
-            Entry::Occupied(_) => {
-                self.inner.agents.fetch_sub(1, Ordering::Relaxed);
-                Changes::empty()
-            }
-        }
     }
 
     /// Composes the next message to push to an Agent of this route, if there is one: appends its head
@@ -545,7 +563,7 @@ impl<I> Fleet<I> {
         let config = &self.inner.config;
         let mut queue = Vec::new();
         for mut shard in self.shards() {
-            let mut forgotten = 0;
+            let (mut forgotten, mut retained) = (0, 0);
             shard.renames.retain(|_, rename| now.instant < rename.expires);
             shard.slots.retain(|uid, slot| {
                 let silent = now.instant.saturating_duration_since(slot.last_seen.instant);
@@ -558,10 +576,14 @@ impl<I> Fleet<I> {
                     }
                 }
                 let keep = slot.is_connected() || silent < config.retain_disconnected;
-                forgotten += usize::from(!keep);
+                if !keep {
+                    forgotten += 1;
+                    retained += slot.agent.state().retained_bytes();
+                }
                 keep
             });
             self.inner.agents.fetch_sub(forgotten, Ordering::Relaxed);
+            self.inner.budget.release(retained);
         }
         queue
     }

@@ -4,9 +4,9 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use opamp_proto::{InstanceUid, WireUid};
+use opamp_proto::WireUid;
 
-use super::shard::{PendingRename, Slot};
+use super::shard::Slot;
 use super::{AVAILABLE, AgentSnapshot, Fleet};
 use crate::core::{MAX_HEAD, OperationError, RemoteConfig, later};
 
@@ -50,7 +50,7 @@ impl<I> Fleet<I> {
                 .slots
                 .values()
                 .filter(|slot| slot.agent.remote_config().is_none())
-                .for_each(Slot::wake);
+                .for_each(|slot| slot.wake());
         }
         Ok(())
     }
@@ -115,43 +115,6 @@ impl<I> Fleet<I> {
         })
     }
 
-    /// Gives an Agent another instance uid, which should be of version 7 (ID-14, ID-15). It is told
-    /// under its old one; when it speaks under the new one, all that is known of it goes with it.
-    ///
-    /// # Errors
-    ///
-    /// [`OperationError::UnknownAgent`], and [`OperationError::UidInUse`] if another Agent has the new
-    /// instance uid or is about to get it.
-    pub fn rename(
-        &self,
-        uid: &WireUid,
-        new: InstanceUid,
-        now: Instant,
-    ) -> Result<(), OperationError> {
-        let expires = later(now, self.config().rename_expiry);
-        let reserved = WireUid::from(new);
-        {
-            let mut shard = self.shard(&reserved);
-            let given = shard.renames.get(&reserved);
-            let given = given.is_some_and(|rename| rename.old != *uid && now < rename.expires);
-            if given || shard.slots.contains_key(&reserved) {
-                return Err(OperationError::UidInUse);
-            }
-            shard.renames.insert(reserved, PendingRename { old: *uid, expires });
-        }
-        let mut earlier = None;
-        let renamed = self.with_slot(uid, |slot| {
-            earlier = slot.agent.pending_rename(now).filter(|earlier| *earlier != new);
-            slot.agent.rename(new, expires);
-            Ok(())
-        });
-        let outdated = if renamed.is_err() { Some(new) } else { earlier };
-        if let Some(outdated) = outdated.map(WireUid::from) {
-            self.shard(&outdated).renames.remove(&outdated);
-        }
-        renamed
-    }
-
     /// Refuses every message with UNAVAILABLE from now on, and asks Agents to stay away for this long,
     /// if given (THR-01, THR-03). A Server in trouble sheds load with this.
     pub fn set_unavailable(&self, retry_after: Option<Duration>) {
@@ -182,15 +145,15 @@ impl<I> Fleet<I> {
         }
     }
 
-    fn with_slot(
+    pub(super) fn with_slot<T>(
         &self,
         uid: &WireUid,
-        change: impl FnOnce(&mut Slot<I>) -> Result<(), OperationError>,
-    ) -> Result<(), OperationError> {
+        change: impl FnOnce(&mut Slot<I>) -> Result<T, OperationError>,
+    ) -> Result<T, OperationError> {
         let mut shard = self.shard(uid);
         let slot = shard.slots.get_mut(uid).ok_or(OperationError::UnknownAgent)?;
-        change(slot)?;
+        let changed = change(slot)?;
         slot.wake();
-        Ok(())
+        Ok(changed)
     }
 }

@@ -11,11 +11,12 @@ use opamp_proto::WireUid;
 use super::Now;
 use super::route::{Route, RouteShared};
 use super::snapshot::AgentSnapshot;
-use crate::core::{Agent, Changes, Due, RemoteConfig, ServerConfig, Terms, Transport};
+use crate::core::{Agent, Changes, Due, RemoteConfig, Scan, ServerConfig, Terms, Transport};
 
 pub(super) struct Shard<I> {
-    pub(super) slots: HashMap<WireUid, Slot<I>>,
-    /// New instance uids that were given out, by the new uid. At most one for each Agent.
+    /// Boxed, so that the table stays small and grows without moving the slots.
+    pub(super) slots: HashMap<WireUid, Box<Slot<I>>>,
+    /// New instance uids that were given out, by the new uid; a few for each Agent.
     pub(super) renames: HashMap<WireUid, PendingRename>,
     /// Where a slot went whose handler was running when it moved away, by the slot's serial number.
     /// At most one for each running handler.
@@ -24,8 +25,13 @@ pub(super) struct Shard<I> {
     pub(super) remote_config: Option<RemoteConfig>,
 }
 
+/// An instance uid that was given to an Agent and that it may take.
+#[derive(Clone, Copy)]
 pub(super) struct PendingRename {
+    /// Where the Agent's slot is.
     pub(super) old: WireUid,
+    /// The serial number of the Agent's slot: another Agent may have the old uid by now.
+    pub(super) serial: u64,
     pub(super) expires: Instant,
 }
 
@@ -61,11 +67,26 @@ pub(super) struct Slot<I> {
     pub(super) route: Arc<RouteShared<I>>,
     pub(super) last_seen: Now,
     pub(super) news: News,
+    /// The older route on which the full state was asked for last.
+    pub(super) challenged: Option<u64>,
+    /// The instance uids the Agent was given and has not taken, the newest last.
+    pub(super) given: Vec<WireUid>,
 }
+
+/// Instance uids an Agent may have been given without taking one.
+const MAX_GIVEN: usize = 4;
 
 impl<I> Slot<I> {
     pub(super) fn is_connected(&self) -> bool {
         self.agent.transport().is_some()
+    }
+
+    /// Remembers a uid that the Agent is given. Returns the one it cannot take any more for that.
+    #[must_use]
+    pub(super) fn give(&mut self, new: WireUid) -> Option<WireUid> {
+        self.given.retain(|given| *given != new);
+        self.given.push(new);
+        (self.given.len() > MAX_GIVEN).then(|| self.given.remove(0))
     }
 
     /// Composes a reply; says as well whether there is a command to push after it.
@@ -90,16 +111,27 @@ impl<I> Slot<I> {
         }
     }
 
-    /// Whether the Agent has since appeared on a newer route than this, so that what comes here is a
-    /// remainder. If it goes on counting here it has come back. Requests of one HTTP Agent are not
-    /// ordered among themselves.
-    pub(super) fn is_newer_than(&self, route: &Route<I>, sequence_num: u64) -> bool {
+    /// Whether a message on this route is to be taken for the remains of a dead connection, since the
+    /// Agent has appeared on a newer route.
+    ///
+    /// It is not if its number is a later one than any so far, as only an Agent that is alive on the
+    /// older route can have sent it; nor if it is the complete report that was asked for there.
+    /// Requests of one HTTP Agent are not ordered among themselves.
+    pub(super) fn is_remainder(
+        &self,
+        route: &Route<I>,
+        scan: &Scan<'_>,
+        config: &ServerConfig,
+    ) -> bool {
         let both_http =
             self.route.transport == Transport::Http && route.shared.transport == Transport::Http;
+        let later = self.agent.sequence_num().is_none_or(|last| scan.sequence_num() > last);
+        let asked_for = self.challenged == Some(route.shared.id);
         self.is_connected()
             && self.route.id > route.shared.id
             && !both_http
-            && !self.agent.continues_with(sequence_num)
+            && !later
+            && !(asked_for && self.agent.is_complete(scan, config))
     }
 
     pub(super) fn snapshot(&self, default_config: Option<&RemoteConfig>) -> AgentSnapshot {

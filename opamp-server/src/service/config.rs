@@ -34,11 +34,15 @@ pub struct ServiceConfig {
     pub ping_interval: Duration,
     /// How long after a ping a peer may stay silent. Default: 20 s.
     pub pong_timeout: Duration,
-    /// How long a peer may take nothing of what waits to be sent. Default: 30 s.
+    /// How long a peer may take nothing of what waits to be sent: on a WebSocket, and on every
+    /// connection of a [`Server`](crate::Server). Default: 30 s. The HTTP responses of a mounted
+    /// service are written by its host, which has to bound the time for that itself.
     pub write_timeout: Duration,
-    /// How long the closing handshake of a WebSocket may take (CLOSE-04). Default: 5 s.
+    /// How long the closing handshake of a WebSocket may take (CLOSE-04), and how long the rest of a
+    /// refused request's body is read so that the answer is not lost. Default: 5 s.
     pub close_timeout: Duration,
-    /// Malformed messages in a row after which a WebSocket is closed. Default: 16.
+    /// Malformed messages in a row after which a WebSocket is closed, beyond one for each Agent on it.
+    /// Default: 16.
     pub max_malformed: u32,
     /// Calls of [`Handler::agent_changed`](crate::Handler::agent_changed) at a time. Default: 64.
     pub handler_concurrency: usize,

@@ -182,7 +182,7 @@ pub(super) async fn serve<H: Handler>(
     match end {
         End::Closed => {
             tracing::debug!(?peer, "closed by the peer");
-            socket.end(within).await;
+            Box::pin(socket.end(within)).await;
         }
         End::Lost(why) => tracing::debug!(?peer, why, "connection lost"),
         End::Close { code, reason, broken } => {
@@ -191,7 +191,7 @@ pub(super) async fn serve<H: Handler>(
             } else {
                 tracing::info!(?peer, ?code, reason, "closing");
             }
-            socket.close(code, reason, broken, within).await;
+            Box::pin(socket.close(code, reason, broken, within)).await;
         }
     }
 }
@@ -344,7 +344,10 @@ impl<H: Handler> Connection<H> {
     fn malformed(&mut self, uid: Option<WireUid>, refusal: &Refusal) -> Result<(), End> {
         tracing::debug!(agent = ?uid, refusal = refusal.text(), "refused");
         self.malformed_in_a_row += 1;
-        if self.malformed_in_a_row > self.inner.config.max_malformed {
+        // One bad Agent of many must not cost the others their connection.
+        let agents = self.route.route.as_ref().map_or(0, |route| route.agents().len());
+        let agents = u32::try_from(agents).unwrap_or(u32::MAX);
+        if self.malformed_in_a_row > self.inner.config.max_malformed.saturating_add(agents) {
             return Err(End::close(Close::Policy, "too many malformed messages"));
         }
         Ok(())

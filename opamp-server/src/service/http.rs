@@ -1,12 +1,13 @@
 //! The plain HTTP exchange: one request, one response (HTTP-03, HTTP-04, HTTP-19 to HTTP-25).
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::header::{
-    ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap,
-    HeaderValue,
+    ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT,
+    HeaderMap, HeaderValue,
 };
 use http::{Method, Response, StatusCode, request};
 use http_body_util::{BodyExt as _, Full};
@@ -14,7 +15,7 @@ use opamp_proto::gzip::{self, GzipError};
 use opamp_proto::{InstanceUid, WireUid};
 
 use super::handler::{Handler, PeerAddr, Rejection};
-use super::{BoxError, Inner, now};
+use super::{Inner, now};
 use crate::core::{Refusal, Transport};
 
 /// The body of a response.
@@ -23,7 +24,7 @@ pub type Body = Full<Bytes>;
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
 const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 
-/// Compressed bodies above this size are unpacked on a thread of their own.
+/// Bodies above this size are packed and unpacked on a thread of their own.
 const LARGE_BODY: usize = 32 * 1024;
 
 /// Whether a request is plain HTTP (HTTP-15, HTTP-16): the media type counts, in any case, and its
@@ -111,12 +112,11 @@ impl<H: Handler> Inner<H> {
     pub(super) async fn exchange<B>(
         self: &Arc<Self>,
         request: &request::Parts,
-        body: B,
+        body: Pin<&mut B>,
         identity: H::Identity,
     ) -> Result<Response<Body>, Rejection>
     where
-        B: http_body::Body<Data: Buf> + Send + 'static,
-        B::Error: Into<BoxError>,
+        B: http_body::Body<Data: Buf> + Send,
     {
         let body = self.body(&request.headers, body).await?;
         let peer = request.extensions.get::<PeerAddr>().map(|peer| peer.0);
@@ -137,7 +137,7 @@ impl<H: Handler> Inner<H> {
         let mut out = Vec::with_capacity(128);
         let tail = self.fleet.reply(accepted, now(), &mut out);
         out.extend_from_slice(tail.as_deref().unwrap_or_default());
-        Ok(self.respond(&request.headers, uid, out))
+        Ok(self.respond(&request.headers, uid, out).await)
     }
 
     /// Has the handler look at an Agent's changes, and waits for it within the deadline.
@@ -152,10 +152,9 @@ impl<H: Handler> Inner<H> {
     }
 
     /// Reads a request's body, whole and unpacked (SIZE-18, SIZE-21 to SIZE-23).
-    async fn body<B>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Rejection>
+    async fn body<B>(&self, headers: &HeaderMap, body: Pin<&mut B>) -> Result<Bytes, Rejection>
     where
-        B: http_body::Body<Data: Buf> + Send + 'static,
-        B::Error: Into<BoxError>,
+        B: http_body::Body<Data: Buf> + Send,
     {
         let coding = coding(headers)?;
         let limit = self.fleet.config().limits.max_receive();
@@ -177,19 +176,12 @@ impl<H: Handler> Inner<H> {
         if coding == Coding::Identity {
             return Ok(body);
         }
-        let unpacked = if body.len() > LARGE_BODY {
-            let unpacking = tokio::task::spawn_blocking(move || gzip::decompress(&body, limit));
-            match unpacking.await {
-                Ok(unpacked) => unpacked,
-                Err(_panic_or_shutdown) => return Err(Rejection::unavailable(Duration::ZERO)),
-            }
-        } else {
-            gzip::decompress(&body, limit)
-        };
-        match unpacked {
-            Ok(body) => Ok(body),
-            Err(GzipError::TooLarge { .. }) => Err(self.oversized()),
-            Err(_corrupt) => Err(Rejection::with_status(StatusCode::BAD_REQUEST)),
+        match blocking(body.len(), move || gzip::decompress(&body, limit)).await {
+            Some(Ok(body)) => Ok(body),
+            Some(Err(GzipError::TooLarge { .. })) => Err(self.oversized()),
+            Some(Err(_corrupt)) => Err(Rejection::with_status(StatusCode::BAD_REQUEST)),
+            // Only while the runtime shuts down.
+            None => Err(Rejection::unavailable(Duration::ZERO)),
         }
     }
 
@@ -200,7 +192,7 @@ impl<H: Handler> Inner<H> {
 
     /// Puts a message into a response, or if it is too large an error in its place (SIZE-30 to
     /// SIZE-32, reading A10).
-    fn respond(
+    async fn respond(
         &self,
         headers: &HeaderMap,
         uid: Option<WireUid>,
@@ -212,8 +204,13 @@ impl<H: Handler> Inner<H> {
         let mut response = Response::new(Body::default());
         response.headers_mut().insert(CONTENT_TYPE, PROTOBUF);
         if message.len() >= self.config.min_compressed && accepts_gzip(headers) {
-            message = gzip::compress(&message);
-            response.headers_mut().insert(CONTENT_ENCODING, GZIP);
+            if let Some(packed) = blocking(message.len(), move || gzip::compress(&message)).await {
+                response.headers_mut().insert(CONTENT_ENCODING, GZIP);
+                *response.body_mut() = Body::new(packed.into());
+                return response;
+            }
+            // Only while the runtime shuts down.
+            return status(StatusCode::SERVICE_UNAVAILABLE);
         }
         *response.body_mut() = Body::new(message.into());
         response
@@ -243,16 +240,50 @@ impl<H: Handler> Inner<H> {
     }
 }
 
+/// Does some work on so many bytes: here if they are few, else where it keeps nobody waiting. `None`
+/// if it could not be done.
+async fn blocking<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    match bytes {
+        ..=LARGE_BODY => Some(work()),
+        _ => tokio::task::spawn_blocking(work).await.ok(),
+    }
+}
+
 enum BodyFault {
     TooLarge,
     Broken,
 }
 
-async fn collect<B>(body: B, limit: usize, declared: Option<u64>) -> Result<Bytes, BodyFault>
+/// Reads what is left of the body of a refused request, and drops it: a connection closed with bytes
+/// unread is reset, and a client that sends before it reads might lose the answer with it. One that
+/// waits to be asked for the body is not asked.
+pub(super) async fn discard<B>(
+    headers: &HeaderMap,
+    mut body: Pin<&mut B>,
+    refusal: &Rejection,
+    within: Duration,
+) where
+    B: http_body::Body<Data: Buf>,
+{
+    if headers.contains_key(EXPECT) || refusal.status() == StatusCode::REQUEST_TIMEOUT {
+        return;
+    }
+    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+    // If there is more than arrives in this time, the answer may be lost.
+    let _ = tokio::time::timeout(within, rest).await;
+}
+
+async fn collect<B>(
+    mut body: Pin<&mut B>,
+    limit: usize,
+    declared: Option<u64>,
+) -> Result<Bytes, BodyFault>
 where
     B: http_body::Body<Data: Buf>,
 {
-    let mut body = std::pin::pin!(body);
     // A declared length is a hint that costs the client nothing: it reserves no more than a little.
     let expected = declared.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
     let mut collected = Vec::with_capacity(expected.min(LARGE_BODY));

@@ -1,6 +1,7 @@
 //! A listener for those who have no HTTP server of their own: one path, both transports, with or
 //! without TLS.
 
+use std::error::Error as _;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use super::error::{Error, ErrorKind};
 use super::handler::PeerCertificates;
 use super::handler::{AcceptAll, Handler, PeerAddr};
 use super::signal::Signal;
+use super::stream::Socket;
 use super::{OpampService, Permit, ResponseFuture, ServiceConfig, http};
 use crate::core::ServerConfig;
 use crate::fleet::Fleet;
@@ -267,7 +269,8 @@ async fn accept<H: Handler>(
             #[cfg(feature = "tls")]
             certificates: None,
         };
-        service.inner.signals.spawn(|signal| connection.open(signal, stream));
+        let socket = Socket::new(stream, service.inner.config.write_timeout);
+        service.inner.signals.spawn(|signal| connection.open(signal, socket));
     }
 }
 
@@ -275,6 +278,12 @@ async fn accept<H: Handler>(
 fn is_of_the_connection(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// The connection ended as its peer took nothing of a response in time.
+fn is_stalled(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::TimedOut)
 }
 
 /// A connection, and the service of the requests on it.
@@ -289,15 +298,15 @@ struct Connection<H: Handler> {
 
 impl<H: Handler> Connection<H> {
     #[cfg(not(feature = "tls"))]
-    async fn open(self, signal: Arc<Signal>, stream: TcpStream) {
-        self.serve(&signal, stream).await;
+    async fn open(self, signal: Arc<Signal>, socket: Socket<TcpStream>) {
+        self.serve(&signal, socket).await;
     }
 
     #[cfg(feature = "tls")]
-    async fn open(mut self, signal: Arc<Signal>, stream: TcpStream) {
-        let Some(acceptor) = &self.options.tls else { return self.serve(&signal, stream).await };
+    async fn open(mut self, signal: Arc<Signal>, socket: Socket<TcpStream>) {
+        let Some(acceptor) = &self.options.tls else { return self.serve(&signal, socket).await };
         // Boxed, as its state is large and soon done with.
-        let handshake = Box::pin(acceptor.accept(stream));
+        let handshake = Box::pin(acceptor.accept(socket));
         let peer = self.peer.0;
         match tokio::time::timeout(self.options.handshake_timeout, handshake).await {
             Ok(Ok(stream)) => {
@@ -318,6 +327,7 @@ impl<H: Handler> Connection<H> {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let peer = self.peer.0;
+        let fleet = self.service.fleet().clone();
         let timer = HeadTimer {
             after_the_first: self.options.idle_timeout.saturating_sub(self.options.header_timeout),
             first: AtomicBool::new(true),
@@ -337,6 +347,9 @@ impl<H: Handler> Connection<H> {
             connection.as_mut().poll(cx)
         });
         if let Err(error) = ended.await {
+            if is_stalled(&error) {
+                fleet.counting().timed_out.add();
+            }
             tracing::debug!(%peer, %error, "HTTP connection ended");
         }
     }

@@ -40,6 +40,7 @@ use bytes::Buf;
 use futures_util::FutureExt as _;
 use opamp_proto::WireUid;
 use tokio::time::MissedTickBehavior;
+use tracing::Instrument as _;
 
 use crate::core::{Changes, ServerConfig};
 use crate::fleet::{Fleet, Now};
@@ -207,9 +208,18 @@ impl<H: Handler> OpampService<H> {
         B: http_body::Body<Data: Buf> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        http::check_method(&request.method)?;
-        let identity = self.inner.admit(request).await?;
-        self.inner.exchange(request, body, identity).await
+        let mut body = std::pin::pin!(body);
+        let answered = async {
+            http::check_method(&request.method)?;
+            let identity = self.inner.admit(request).await?;
+            self.inner.exchange(request, body.as_mut(), identity).await
+        };
+        let answered = answered.await;
+        if let Err(refusal) = &answered {
+            let within = self.inner.config.close_timeout;
+            http::discard(&request.headers, body, refusal, within).await;
+        }
+        answered
     }
 
     async fn websocket(
@@ -226,9 +236,11 @@ impl<H: Handler> OpampService<H> {
         self.inner.signals.spawn(|signal| async move {
             let _permit = permit;
             let deadline = inner.config.first_message_timeout;
+            let span = tracing::debug_span!("websocket", ?peer);
             match tokio::time::timeout(deadline, upgrade).await {
                 Ok(Ok(upgraded)) => {
-                    connection::serve(inner, signal, upgraded, peer, identity).await;
+                    let serving = connection::serve(inner, signal, upgraded, peer, identity);
+                    Box::pin(serving).instrument(span).await;
                 }
                 Ok(Err(error)) => tracing::debug!(%error, "the upgrade failed"),
                 Err(_elapsed) => tracing::debug!("the upgrade took too long"),

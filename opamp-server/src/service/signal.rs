@@ -12,6 +12,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
+use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 /// A time on the coarse clock: milliseconds since the service was made.
@@ -109,11 +110,13 @@ impl Signals {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Spawns a connection's task, which is given its signal. It counts as open until it ends.
+    /// Spawns a connection's task, which is given its signal. It counts as open until it ends. While
+    /// the runtime is torn down nothing is spawned.
     pub(super) fn spawn<F>(self: &Arc<Self>, connection: impl FnOnce(Arc<Signal>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        let Ok(runtime) = Handle::try_current() else { return };
         let (id, signal) = {
             let mut open = self.open();
             let signal = Arc::new(Signal::new(open.closing));
@@ -124,9 +127,10 @@ impl Signals {
             (id, signal)
         };
         let ended = Ended { signals: Arc::clone(self), id };
-        let connection = connection(signal);
+        // Boxed, or the task would have room for it twice: where it is captured and where it runs.
+        let connection = Box::pin(connection(signal));
         #[expect(clippy::disallowed_methods, reason = "this is where tasks are tracked")]
-        let task = tokio::spawn(async move {
+        let task = runtime.spawn(async move {
             let _ended = ended;
             connection.await;
         });

@@ -23,6 +23,9 @@ const BUFFER: usize = 4 * 1024;
 /// Above this many unsent bytes a connection takes in no further message.
 const HIGH_WATER: usize = 64 * 1024;
 
+/// What a frame of the server takes beyond its payload, if that is short.
+const FRAME_HEADER: u64 = 2;
+
 /// The value of `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`.
 pub(super) fn accept_key(key: &[u8]) -> String {
     derive_accept_key(key)
@@ -34,6 +37,8 @@ pub(super) struct Socket {
     /// Bytes handed to the library, and how many the stream had written when all of them were out.
     queued: u64,
     flushed: bool,
+    /// Bytes of the pings whose answers may not be out yet.
+    pongs: u64,
 }
 
 /// What a peer sends.
@@ -89,7 +94,7 @@ impl Socket {
             .max_frame_size(Some(max_receive));
         let inner =
             WebSocketStream::from_partially_read(stream, read.into(), Role::Server, Some(config));
-        Self { inner: inner.await, queued: 0, flushed: true }
+        Self { inner: inner.await, queued: 0, flushed: true, pongs: 0 }
     }
 
     /// Bytes the peer has sent so far, of whatever kind.
@@ -116,12 +121,16 @@ impl Socket {
         self.queue(Message::Ping(Bytes::new()))
     }
 
-    fn queue(&mut self, message: Message) -> Result<(), Fault> {
+    fn owe_flush(&mut self) {
         if self.flushed {
             // Control frames the library answers with are not counted: start from what is out.
             self.queued = self.written();
             self.flushed = false;
         }
+    }
+
+    fn queue(&mut self, message: Message) -> Result<(), Fault> {
+        self.owe_flush();
         self.queued += message.len() as u64;
         Pin::new(&mut self.inner).start_send(message).map_err(Fault::from)
     }
@@ -132,20 +141,30 @@ impl Socket {
         }
         let flushed = ready!(Pin::new(&mut self.inner).poll_flush(cx));
         self.flushed = true;
+        self.pongs = 0;
         Poll::Ready(flushed.map_err(Fault::from))
     }
 
-    /// The next message. Pings are answered here.
+    /// The next message. Pings are answered here; a peer that does not take the answers is not read
+    /// from, as they would pile up.
     pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, Fault>> {
         loop {
+            if self.pongs > HIGH_WATER as u64
+                && let Err(fault) = ready!(self.poll_flush(cx))
+            {
+                return Poll::Ready(Err(fault));
+            }
             let incoming = match ready!(Pin::new(&mut self.inner).poll_next(cx)) {
                 None => Ok(Incoming::End),
                 Some(Ok(Message::Binary(message))) => Ok(Incoming::Message(message)),
                 Some(Ok(Message::Text(_))) => Ok(Incoming::Text),
+                Some(Ok(Message::Ping(payload))) => {
+                    self.pongs += FRAME_HEADER + payload.len() as u64;
+                    self.owe_flush();
+                    continue;
+                }
                 // The answer to a close frame is sent, and the end seen, by further polls.
-                Some(Ok(
-                    Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_),
-                )) => continue,
+                Some(Ok(Message::Pong(_) | Message::Close(_) | Message::Frame(_))) => continue,
                 Some(Err(error)) => Err(Fault::from(error)),
             };
             return Poll::Ready(incoming);
@@ -188,7 +207,8 @@ impl Socket {
     /// Ends the sending side and reads until the peer does the same.
     async fn finish(&mut self) {
         let stream = self.inner.get_mut();
-        let mut discarded = [0; BUFFER];
+        // On the heap, as the future that holds it waits for a long time before it gets here.
+        let mut discarded = vec![0; BUFFER];
         let _ = poll_fn(|cx| Pin::new(&mut *stream).poll_shutdown(cx)).await;
         loop {
             let mut buffer = ReadBuf::new(&mut discarded);

@@ -67,7 +67,7 @@ async fn a_missing_header_is_served_when_tolerated() {
 }
 
 #[tokio::test]
-async fn seventeen_malformed_messages_in_a_row_close_the_connection() {
+async fn many_malformed_messages_in_a_row_close_the_connection() {
     let server = start().await;
     let mut socket = server.websocket().await;
     for round in 0..2 {
@@ -80,6 +80,9 @@ async fn seventeen_malformed_messages_in_a_row_close_the_connection() {
             assert_eq!(socket.recv().await.error_response, None, "in a row, not in all");
         }
     }
+    // Sixteen are borne with, and one more for the Agent on the connection.
+    socket.send_raw(vec![0, 0xff]).await;
+    assert!(socket.recv().await.error_response.is_some());
     socket.send_raw(vec![0, 0xff]).await;
     assert_eq!(socket.recv_close().await, 1008);
     server.check_alive().await;
@@ -196,6 +199,33 @@ async fn deep_nesting_passes_to_a_point_and_is_refused_beyond() {
     assert_eq!(reply.instance_uid, &UID[..]);
 }
 
+/// Small enough for the wire, but not once decoded.
+#[tokio::test]
+async fn millions_of_attributes_are_refused_by_name_and_the_connection_goes_on() {
+    let _judged = opamp_spec::judges(&["ERR-11", "ERR-12", "ERR-13"]);
+    let server = start().await;
+    let mut socket = server.websocket().await;
+    let attributes = [0x0a, 0x00].repeat(8_000_000);
+    let mut message = beat(1).encode_to_vec();
+    message.push(3 << 3 | 2);
+    prost::encoding::encode_varint(attributes.len() as u64, &mut message);
+    message.extend(attributes);
+    socket.send_raw(framed(&message)).await;
+    let over_websocket = socket.recv().await;
+    let over_http = server.request(post(message)).await.message();
+    for reply in [over_websocket, over_http] {
+        let error = reply.error_response.expect("an error");
+        assert_eq!(error.r#type, BAD_REQUEST);
+        let text = "AgentToServer.agent_description: more than 100000 elements";
+        assert_eq!(error.error_message, text);
+        assert_eq!(reply.instance_uid, &UID[..]);
+    }
+    socket.send(&report(1)).await;
+    assert_eq!(socket.recv().await.error_response, None);
+    assert_eq!(server.fleet.counters().malformed, 2);
+    server.check_alive().await;
+}
+
 #[tokio::test]
 async fn bodies_up_to_the_limit_pass_and_larger_ones_are_413() {
     let _judged = opamp_spec::judges(&["SIZE-18", "SIZE-20", "SIZE-21", "SIZE-22", "SIZE-23"]);
@@ -223,6 +253,50 @@ async fn bodies_up_to_the_limit_pass_and_larger_ones_are_413() {
     assert_eq!(bomb.status, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(server.fleet.agent(&uid(&UID)).unwrap().sequence_num(), 3);
     server.check_alive().await;
+}
+
+/// The client sends before it reads, and far more than what is buffered on the way.
+#[tokio::test]
+async fn the_413_reaches_a_client_that_is_still_sending() {
+    let _judged = opamp_spec::judges(&["SIZE-23"]);
+    let server =
+        start_with(AcceptAll, |config, _| config.limits = config.limits.with_max_receive(LIMIT))
+            .await;
+    let size = 20 * 1024 * 1024;
+    for framing in [format!("content-length: {size}"), "transfer-encoding: chunked".into()] {
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        let head = format!(
+            "POST /v1/opamp HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-protobuf\r\n\
+             {framing}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let chunk = vec![0; size];
+        if framing.contains("chunked") {
+            stream.write_all(format!("{size:x}\r\n").as_bytes()).await.unwrap();
+            stream.write_all(&chunk).await.unwrap();
+            stream.write_all(b"\r\n0\r\n\r\n").await.unwrap();
+        } else {
+            stream.write_all(&chunk).await.unwrap();
+        }
+        let mut answer = Vec::new();
+        soon(stream.read_buf(&mut answer)).await.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 413"), "{}", String::from_utf8_lossy(&answer));
+    }
+}
+
+/// Who asks before sending is not asked to send in vain.
+#[tokio::test]
+async fn an_oversized_body_that_was_only_announced_is_413_at_once() {
+    let server =
+        start_with(AcceptAll, |config, _| config.limits = config.limits.with_max_receive(LIMIT))
+            .await;
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    let head = "POST /v1/opamp HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-protobuf\r\n\
+                content-length: 100001\r\nexpect: 100-continue\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    soon(stream.read_buf(&mut answer)).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 413"), "{}", String::from_utf8_lossy(&answer));
 }
 
 #[tokio::test]

@@ -33,6 +33,17 @@ async fn websocket(service: &Service) -> WebSocket<DuplexStream> {
     WebSocket::open(connect(service, 64 * 1024), &[]).await.expect("an upgrade")
 }
 
+/// A request as it is on the wire.
+fn raw_post(message: &v1::AgentToServer) -> Vec<u8> {
+    let body = message.encode_to_vec();
+    let head = format!(
+        "POST /v1/opamp HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-protobuf\r\n\
+         content-length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), &body].concat()
+}
+
 fn is_connected(service: &Service) -> bool {
     service.fleet().agent(&uid(&UID)).expect("the Agent").is_connected()
 }
@@ -212,13 +223,7 @@ async fn a_slow_head_ends_the_connection_and_an_idle_one_stays() {
 
     let mut idle = TcpStream::connect(server.addr).await.unwrap();
     for number in 1..=2 {
-        let body = report(number).encode_to_vec();
-        let head = format!(
-            "POST /v1/opamp HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-protobuf\r\n\
-             content-length: {}\r\n\r\n",
-            body.len()
-        );
-        idle.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
+        idle.write_all(&raw_post(&report(number))).await.unwrap();
         let mut answer = Vec::new();
         soon(async {
             while !answer.windows(16).any(|window| window == UID) {
@@ -229,4 +234,27 @@ async fn a_slow_head_ends_the_connection_and_an_idle_one_stays() {
         sleep(Duration::from_millis(500)).await;
     }
     server.check_alive().await;
+}
+
+/// On a real listener, as it is the one that writes there: a client that asks for a large response and
+/// does not read it does not keep its place.
+#[tokio::test]
+async fn a_client_that_does_not_read_its_response_is_dropped_for_the_next() {
+    let mut service = ServiceConfig::default();
+    service.write_timeout = Duration::from_millis(300);
+    let server = Server::bind("127.0.0.1:0").max_connections(1).service_config(service);
+    let server = run(server.listen(AcceptAll).await.unwrap());
+    let _ = server.post(&report(1)).await;
+    // More than what is buffered on the way.
+    let config = remote_config(&"x".repeat(32 * 1024 * 1024));
+    server.fleet.set_remote_config(&uid(&UID), config).unwrap();
+
+    let mut deaf = soon(TcpStream::connect(server.addr)).await.unwrap();
+    deaf.write_all(&raw_post(&beat(2))).await.unwrap();
+    server.check_alive_one_by_one().await;
+    assert_eq!(server.fleet.counters().timed_out, 1);
+    let mut rest = Vec::new();
+    let _ = soon(deaf.read_to_end(&mut rest)).await;
+    assert!(rest.starts_with(b"HTTP/1.1 200"), "it was being served");
+    assert!(rest.len() < 32 * 1024 * 1024, "{} bytes", rest.len());
 }

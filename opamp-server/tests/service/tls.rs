@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::request;
 use opamp_proto::Message as _;
 use opamp_server::service::tls::server_config;
-use opamp_server::{AcceptAll, Handler, PeerCertificates, Rejection, Server};
+use opamp_server::{AcceptAll, Handler, PeerCertificates, Rejection, Server, ServiceConfig};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -15,7 +15,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::client::{Running, UID, WebSocket, beat, exchange, post, report, run, soon};
+use crate::client::{
+    MASK, OTHER, Running, UID, WebSocket, beat, exchange, post, report, run, soon, uid,
+};
+use crate::support::{full_report, remote_config};
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -154,6 +157,36 @@ async fn a_handshake_that_hangs_or_fails_hurts_nobody() {
     plain.write_all(b"GET /v1/opamp HTTP/1.1\r\n\r\n").await.unwrap();
     let _ = soon(plain.read_to_end(&mut rest)).await;
     assert!(connect(&server, &authority, None).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_response_is_dropped() {
+    let authority = Authority::new();
+    let own = authority.issue("localhost");
+    let config = server_config(own.certificate.as_bytes(), own.key.as_bytes(), None).unwrap();
+    let mut service = ServiceConfig::default();
+    service.write_timeout = Duration::from_millis(300);
+    let server = Server::bind("127.0.0.1:0").tls(config).max_connections(1).service_config(service);
+    let server = run(server.listen(AcceptAll).await.unwrap());
+    let stream = connect(&server, &authority, None).await.expect("a handshake");
+    let _ = exchange(stream, post(report(1).encode_to_vec())).await;
+    let large = remote_config(&"x".repeat(32 * 1024 * 1024));
+    server.fleet.set_remote_config(&uid(&UID), large).unwrap();
+
+    let mut deaf = connect(&server, &authority, None).await.expect("a handshake");
+    let body = beat(2).encode_to_vec();
+    let head = format!(
+        "POST /v1/opamp HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-protobuf\r\n\
+         content-length: {}\r\n\r\n",
+        body.len()
+    );
+    deaf.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
+    deaf.flush().await.unwrap();
+    // It is one connection at a time.
+    let stream = connect(&server, &authority, None).await.expect("a handshake");
+    let other = full_report(&OTHER, 1, MASK).encode_to_vec();
+    assert_eq!(exchange(stream, post(other)).await.message().instance_uid, &OTHER[..]);
+    assert_eq!(server.fleet.counters().timed_out, 1);
 }
 
 #[test]

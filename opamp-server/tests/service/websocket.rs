@@ -143,3 +143,39 @@ async fn a_message_that_came_with_the_handshake_is_not_lost() {
     assert!(text.starts_with("http/1.1 101"), "{text}");
     assert!(text.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{text}");
 }
+
+/// Many clients, a config that keeps changing, and more than one thread: every message is answered,
+/// and the last config reaches everybody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_is_served_while_the_operator_is_busy() {
+    let server = start().await;
+    let last = remote_config("last");
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..30_u8 {
+        let mut socket = server.websocket().await;
+        let last = last.hash().to_bytes();
+        clients.spawn(async move {
+            let uid = [client; 16];
+            for number in 1..=100 {
+                socket.send(&full_report(&uid, number, crate::client::MASK)).await;
+            }
+            let (mut messages, mut has_last) = (0, false);
+            while messages < 100 || !has_last {
+                let message = socket.recv().await;
+                assert_eq!(
+                    (message.instance_uid.as_ref(), message.error_response),
+                    (&uid[..], None)
+                );
+                messages += 1;
+                has_last |= message.remote_config.is_some_and(|offer| offer.config_hash == last);
+            }
+        });
+    }
+    for number in 0..100 {
+        server.fleet.set_default_remote_config(remote_config(&number.to_string())).unwrap();
+        tokio::task::yield_now().await;
+    }
+    server.fleet.set_default_remote_config(last).unwrap();
+    soon(clients.join_all()).await;
+    assert_eq!(server.fleet.counters().messages, 3000);
+}

@@ -86,13 +86,16 @@ impl Bench {
     /// Everything there is to push to an Agent.
     pub(crate) fn pushes(&self, route: &Route<()>, uid: &[u8]) -> Vec<v1::ServerToAgent> {
         let uid = wire(uid);
-        std::iter::from_fn(|| {
+        let pushes: Vec<_> = std::iter::from_fn(|| {
             let mut out = Vec::new();
             let Push { tail } = self.fleet.poll_push(route, &uid, self.now, &mut out)?;
             out.extend_from_slice(tail.as_deref().unwrap_or_default());
             Some(v1::ServerToAgent::decode(&out[..]).expect("a ServerToAgent"))
         })
-        .collect()
+        .take(10)
+        .collect();
+        assert!(pushes.len() < 10, "pushing comes to an end");
+        pushes
     }
 }
 

@@ -107,6 +107,25 @@ fn refused_content_that_went_along_once_does_not_go_along_again() {
 }
 
 #[test]
+fn an_answer_to_an_earlier_message_does_not_excuse_refused_content() {
+    let _judged = opamp_spec::judges(&["ERR-06", "ERR-14", "WS-12"]);
+    let mut pair = Pair::settled(WebSocket);
+    pair.core.set_health(Some(health("one")));
+    pair.expect_parts(Parts::HEALTH);
+    pair.receive(error(BadRequest, "no such health"));
+    pair.advance(seconds(30));
+    pair.expect_heartbeat();
+    pair.core.set_description(description("2.0"));
+    pair.expect_parts(Parts::DESCRIPTION | Parts::HEALTH);
+    // The heartbeat is answered, and then the report is refused, for the second time.
+    pair.acknowledge();
+    pair.receive(error(BadRequest, "no such health"));
+    pair.expect_parts(Parts::DESCRIPTION);
+    pair.acknowledge();
+    pair.expect_silence();
+}
+
+#[test]
 fn a_refused_first_report_leaves_a_client_that_polls_and_beats() {
     let _judged = opamp_spec::judges(&["ERR-06", "ERR-14", "HTTP-05", "HB-12"]);
     for transport in TRANSPORTS {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use opamp_proto::frame::HeaderPolicy;
 use opamp_proto::{Message, frame, v1};
 
-use super::pair::{Pair, WebSocket, unreachable};
+use super::pair::{Http, Pair, WebSocket, unreachable};
 use super::values::{acknowledgement, full_state_request, health, remote_config};
 use crate::core::{Event, Loss, Parts, PeerMisbehaved, Received};
 
@@ -45,6 +45,39 @@ fn malformed_messages_are_dropped() {
         pair.acknowledge();
         pair.expect_parts(Parts::HEALTH);
     }
+}
+
+/// Small enough for the wire, but not once decoded.
+#[test]
+fn a_message_of_millions_of_headers_is_dropped_undecoded() {
+    let _judged = opamp_spec::judges(&["DELTA-04"]);
+    let mut message = [0x0a, 0x00].repeat(4_000_000);
+    // The headers are in `opamp`, and that is in `connection_settings`.
+    for tag in [2, 2, 4] {
+        let mut around = vec![tag << 3 | 2];
+        prost::encoding::encode_varint(message.len() as u64, &mut around);
+        around.append(&mut message);
+        message = around;
+    }
+    let why = || PeerMisbehaved::Malformed("more than 100000 elements".to_owned());
+
+    let mut pair = waiting();
+    pair.receive_bytes([&[0], &message[..]].concat());
+    assert_eq!(pair.events(), [Event::PeerMisbehaved(why())]);
+    pair.acknowledge();
+    pair.expect_parts(Parts::HEALTH);
+
+    let mut pair = Pair::settled(Http);
+    pair.core.set_health(Some(health("well")));
+    pair.expect_parts(Parts::HEALTH);
+    pair.respond(200, None, message);
+    let events = pair.events();
+    let [Event::PeerMisbehaved(what), Event::ConnectFailed { .. }] = &events[..] else {
+        panic!("too much is a failure: {events:?}");
+    };
+    assert_eq!(*what, why());
+    pair.wait_for_retry();
+    pair.expect_parts(Parts::HEALTH);
 }
 
 #[test]

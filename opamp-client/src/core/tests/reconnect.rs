@@ -132,14 +132,15 @@ fn jitter_is_drawn_as_documented() {
     let mut pair = Pair::new(WebSocket, |config| {
         config.seed = 1_234_567;
         config.backoff.jitter = 1.0;
-        config.backoff.max = seconds(1);
+        config.backoff.initial = seconds(1_000_000);
+        config.backoff.max = seconds(1_000_000);
     });
     for number in numbers {
         let epoch = pair.expect_connect();
         pair.core.handle_connect_failed(epoch, unreachable(), None, pair.now);
         let wait = pair.wait_for_retry().as_secs_f64();
-        let expected = 1.0 - number as f64 / 2_f64.powi(64);
-        assert!((wait - expected).abs() < 1e-8, "{wait} is not {expected}");
+        let expected = 1e6 * (1.0 - number as f64 / 2_f64.powi(64));
+        assert!((wait - expected).abs() < 1e-6, "{wait} is not {expected}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! A server that makes the agent's status change with every reply.
 
-use super::pair::{Pair, TRANSPORTS};
+use super::pair::{Pair, TRANSPORTS, WebSocket};
 use super::values::{health, seconds};
 use crate::core::Parts;
 
@@ -43,4 +43,20 @@ fn an_agent_whose_status_changes_with_every_reply_does_not_spin() {
         pair.acknowledge();
         pair.expect_silence();
     }
+}
+
+#[test]
+fn the_first_message_of_a_connection_never_waits() {
+    let _judged = opamp_spec::judges(&["STATUS-01", "EST-01"]);
+    let mut pair = Pair::settled(WebSocket);
+    for change in 0.. {
+        pair.core.set_health(Some(health(&change.to_string())));
+        if pair.poll().is_none() {
+            break;
+        }
+        pair.acknowledge();
+    }
+    pair.lose();
+    pair.connect();
+    pair.expect_parts(Parts::HEALTH);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::pair::{Http, Pair, TRANSPORTS, WebSocket};
+use super::pair::{Http, Pair, TRANSPORTS, WebSocket, unreachable};
 use super::values::{EVERYTHING, health, seconds, unavailable};
 use crate::core::{ConnectionAction, Event, Failure, FailureKind, Parts, Transport};
 
@@ -162,6 +162,26 @@ fn a_handshake_refused_for_overload_is_repeated_when_the_server_says() {
         pair.connect();
         pair.expect_parts(EVERYTHING);
     }
+}
+
+#[test]
+fn a_wait_of_a_second_is_a_wish_and_less_is_a_slip() {
+    let _judged = opamp_spec::judges(&["THR-09", "EST-04"]);
+    let wait_after_failures = |asked| {
+        let mut pair = Pair::new(WebSocket, |config| config.backoff.jitter = 0.0);
+        for _ in 0..4 {
+            let epoch = pair.expect_connect();
+            pair.core.handle_connect_failed(epoch, unreachable(), None, pair.now);
+            pair.wait_for_retry();
+        }
+        let epoch = pair.expect_connect();
+        let failure = Failure { kind: FailureKind::Throttled, message: String::new() };
+        pair.core.handle_connect_failed(epoch, failure, Some(asked), pair.now);
+        pair.wait_for_retry()
+    };
+    let wait = wait_after_failures(seconds(1));
+    assert!(between(wait, seconds(1), Duration::from_millis(1100)), "{wait:?}");
+    assert_eq!(wait_after_failures(Duration::from_millis(999)), seconds(16));
 }
 
 #[test]

@@ -1,0 +1,130 @@
+//! Agents that change their instance uid (ID-09, ID-14, DUP-06).
+//!
+//! A uid that is given to an Agent is reserved for it, by the serial number of the Agent's slot, in the
+//! shard the uid belongs to. When a message comes under it, the slot moves there. Locks are taken one
+//! after the other and never two at a time, so every step looks again at what it found before.
+
+use std::collections::hash_map::Entry;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use opamp_proto::{InstanceUid, WireUid};
+
+use super::Fleet;
+use super::shard::{PendingRename, Slot};
+use crate::core::{Changes, OperationError, later};
+
+impl<I> Fleet<I> {
+    /// Gives an Agent another instance uid, which should be of version 7 (ID-14, ID-15). It is told
+    /// under its old one; when it speaks under the new one, all that is known of it goes with it. The
+    /// last few it was given before, and may have been told, it may still take until they expire.
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::UnknownAgent`], and [`OperationError::UidInUse`] if another Agent has the new
+    /// instance uid or is about to get it.
+    pub fn rename(
+        &self,
+        uid: &WireUid,
+        new: InstanceUid,
+        now: Instant,
+    ) -> Result<(), OperationError> {
+        let expires = later(now, self.config().rename_expiry);
+        let reserved = WireUid::from(new);
+        let serial = self.with_slot(uid, |slot| Ok(slot.serial))?;
+        let reserved_now = {
+            let mut shard = self.shard(&reserved);
+            if shard.slots.contains_key(&reserved) {
+                return Err(OperationError::UidInUse);
+            }
+            match shard.renames.get_mut(&reserved) {
+                Some(rename) if rename.serial == serial => {
+                    rename.expires = expires;
+                    false
+                }
+                Some(rename) if now < rename.expires => return Err(OperationError::UidInUse),
+                _ => {
+                    let rename = PendingRename { old: *uid, serial, expires };
+                    shard.renames.insert(reserved, rename);
+                    true
+                }
+            }
+        };
+        let renamed = self.with_slot(uid, |slot| {
+            if slot.serial != serial {
+                return Err(OperationError::UnknownAgent);
+            }
+            slot.agent.rename(new, expires);
+            Ok(slot.give(reserved))
+        });
+        match renamed {
+            Ok(outdated) => {
+                self.forget_rename(outdated, serial);
+                Ok(())
+            }
+            Err(error) => {
+                // Since the first look the Agent has moved, or was forgotten.
+                self.forget_rename(reserved_now.then_some(reserved), serial);
+                Err(error)
+            }
+        }
+    }
+
+    /// An Agent speaks under an instance uid it was given: its slot moves there. Shards are locked one
+    /// after the other, so two such moves cannot wait for each other.
+    pub(super) fn move_slot(&self, rename: &PendingRename, new: WireUid) -> Changes {
+        let slot = {
+            let mut shard = self.shard(&rename.old);
+            let entry = shard.slots.entry(rename.old);
+            let Entry::Occupied(entry) = entry else { return Changes::empty() };
+            if entry.get().serial != rename.serial {
+                return Changes::empty();
+            }
+            let slot = entry.remove();
+            if slot.news.is_busy() {
+                shard.moved.insert(slot.serial, new);
+            }
+            slot
+        };
+        let retained = slot.agent.state().retained_bytes();
+        let changes = self.settle(slot, new);
+        if changes.is_empty() {
+            self.inner.agents.fetch_sub(1, Ordering::Relaxed);
+            self.inner.budget.release(retained);
+        }
+        changes
+    }
+
+    fn settle(&self, mut slot: Box<Slot<I>>, new: WireUid) -> Changes {
+        let changes = slot.agent.handle_renamed(new);
+        slot.news.forget_queue();
+        slot.given.retain(|given| *given != new);
+        let (serial, others) = (slot.serial, slot.given.clone());
+        {
+            let mut shard = self.shard(&new);
+            shard.renames.remove(&new);
+            match shard.slots.entry(new) {
+                Entry::Vacant(vacant) => vacant.insert(slot),
+                // Two messages under the new uid came at once, and the other one was first.
+                Entry::Occupied(_) => return Changes::empty(),
+            };
+        }
+        for given in others {
+            let mut shard = self.shard(&given);
+            if let Some(rename) = shard.renames.get_mut(&given).filter(|it| it.serial == serial) {
+                rename.old = new;
+            }
+        }
+        changes
+    }
+
+    /// An Agent cannot take this uid any more.
+    pub(super) fn forget_rename(&self, given: Option<WireUid>, serial: u64) {
+        if let Some(given) = given {
+            let mut shard = self.shard(&given);
+            if shard.renames.get(&given).is_some_and(|rename| rename.serial == serial) {
+                shard.renames.remove(&given);
+            }
+        }
+    }
+}
