@@ -283,7 +283,6 @@ impl Io {
         }
     }
 
-    #[cfg_attr(not(feature = "ws"), expect(unused_variables, reason = "no request needs the time"))]
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Done> {
         match self {
             Self::Nothing => Poll::Pending,
