@@ -6,7 +6,7 @@ use opamp_proto::v1::ServerErrorResponseType::{BadRequest, Unavailable, Unknown}
 use super::pair::{Http, LONG, Pair, TRANSPORTS, WebSocket};
 use super::values::{
     EVERYTHING, SERVER, description, error, health, other_uid, remote_config, retry_info, seconds,
-    uid,
+    uid, unavailable,
 };
 use crate::core::{Event, Parts};
 
@@ -123,6 +123,38 @@ fn an_answer_to_an_earlier_message_does_not_excuse_refused_content() {
     pair.expect_parts(Parts::DESCRIPTION);
     pair.acknowledge();
     pair.expect_silence();
+}
+
+#[test]
+fn another_value_has_not_been_refused_before() {
+    let _judged = opamp_spec::judges(&["ERR-06", "ERR-14", "STATUS-04"]);
+    let mut pair = Pair::settled(WebSocket);
+    for value in ["one", "two"] {
+        pair.core.set_health(Some(health(value)));
+        pair.expect_parts(Parts::HEALTH);
+        pair.receive(error(Unknown, "not now"));
+        pair.expect_silence();
+    }
+    pair.core.set_description(description("2.0"));
+    pair.expect_parts(Parts::DESCRIPTION | Parts::HEALTH);
+}
+
+#[test]
+fn a_new_session_starts_without_grudges() {
+    let _judged = opamp_spec::judges(&["ERR-06", "ERR-14", "THR-13"]);
+    let mut pair = Pair::settled(WebSocket);
+    pair.core.set_health(Some(health("one")));
+    pair.expect_parts(Parts::HEALTH);
+    pair.receive(error(Unknown, "not now"));
+    pair.receive(unavailable(None));
+    pair.expect_goodbye();
+    pair.reconnect();
+    pair.expect_parts(EVERYTHING);
+    pair.receive(error(Unknown, "not now either"));
+    // All of it was refused for the first time.
+    pair.expect_silence();
+    pair.core.set_description(description("2.0"));
+    pair.expect_parts(EVERYTHING);
 }
 
 #[test]

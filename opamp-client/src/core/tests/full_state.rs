@@ -123,6 +123,30 @@ fn the_ration_holds_over_reconnects() {
 }
 
 #[test]
+fn a_request_that_is_granted_early_does_not_wait_any_more() {
+    let _judged = opamp_spec::judges(&["SEQ-08"]);
+    let mut pair = Pair::settled(WebSocket);
+    for _ in 0..3 {
+        pair.receive(full_state_request());
+        pair.expect_parts(EVERYTHING);
+        pair.acknowledge();
+    }
+    pair.receive(full_state_request());
+    pair.expect_silence();
+    // Its turn has come, and it is repeated before the core is told that time has passed.
+    pair.now += seconds(30);
+    pair.receive(full_state_request());
+    pair.expect_parts(EVERYTHING);
+    pair.acknowledge();
+    for _ in 0..3 {
+        pair.advance(seconds(30));
+        pair.expect_heartbeat();
+        pair.acknowledge();
+        pair.expect_silence();
+    }
+}
+
+#[test]
 fn a_request_outlives_the_connection() {
     let _judged = opamp_spec::judges(&["SEQ-07"]);
     let mut pair = Pair::settled(WebSocket);

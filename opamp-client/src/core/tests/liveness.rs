@@ -136,10 +136,21 @@ fn what_goes_out_proves_nothing_about_the_peer() {
 #[test]
 fn the_next_connection_is_watched_anew() {
     let mut pair = quiet();
+    pair.core.set_health(Some(health("well")));
+    pair.expect_parts(Parts::HEALTH);
+    pair.acknowledge();
     pair.advance(seconds(30));
+    pair.expect_ping();
+    pair.core.set_health(Some(health("better")));
+    pair.expect_parts(Parts::HEALTH);
     pair.lose();
+    // What the old connection was waiting for does not concern the next one.
     assert_eq!(pair.until_timeout(), None);
     pair.connect();
+    pair.expect_parts(Parts::HEALTH);
+    pair.acknowledge();
+    assert_eq!(pair.until_timeout(), Some(seconds(30)));
+    pair.reconnect();
     pair.expect_parts(Parts::empty());
     pair.acknowledge();
     pair.expect_silence();
@@ -164,6 +175,16 @@ fn a_fresh_connection_is_watched_before_anything_came() {
 
 #[test]
 fn a_connection_that_is_being_left_is_not_pinged() {
+    let mut pair = quiet();
+    pair.advance(seconds(28));
+    pair.expect_silence();
+    pair.core.set_health(Some(health("well")));
+    pair.expect_parts(Parts::HEALTH);
+    assert_eq!(pair.until_timeout(), Some(seconds(2)));
+    // From now on the connection is watched for the length of the close alone.
+    pair.core.stop(pair.now);
+    assert_eq!(pair.until_timeout(), Some(seconds(5)));
+
     let mut pair = quiet();
     pair.receive(unavailable(Some(seconds(600))));
     assert_eq!(pair.until_timeout(), Some(seconds(5)), "nothing but the close");

@@ -58,6 +58,17 @@ fn connections_are_replaced_at_once_only_once_in_a_while() {
 }
 
 #[test]
+fn only_this_connection_counts_as_one_that_worked() {
+    let _judged = opamp_spec::judges(&["EST-06", "EST-07"]);
+    let mut pair = Pair::settled(WebSocket);
+    assert_eq!(break_and_reconnect(&mut pair), Duration::ZERO);
+    pair.expect();
+    // The interval is long over, but nothing ever came on this one.
+    pair.advance(seconds(60));
+    assert!(!break_and_reconnect(&mut pair).is_zero());
+}
+
+#[test]
 fn if_the_immediate_attempt_fails_further_ones_back_off() {
     let _judged = opamp_spec::judges(&["EST-03", "EST-04", "EST-07"]);
     let mut pair = Pair::settled_with(WebSocket, |config| config.backoff.jitter = 0.0);

@@ -425,3 +425,34 @@ fn an_outcome_while_there_is_no_connection_is_told_later() {
     pair.connect();
     expect_status(&mut pair, "h1", Applied, "");
 }
+
+#[test]
+fn turning_on_what_is_on_changes_nothing() {
+    let _judged = opamp_spec::judges(&["STATUS-15", "CAP-03"]);
+    let mut pair = Pair::settled(WebSocket);
+    pair.receive(remote_config("h1", "a: 1"));
+    let taken = pair.take_offer();
+    pair.core.set_accepts_remote_config(true);
+    pair.receive(remote_config("h1", "a: 1"));
+    pair.expect_no_offer();
+    assert_eq!(pair.core.resolve(taken.applied()), Ok(()));
+}
+
+#[test]
+fn an_offer_that_has_an_outcome_is_no_news_after_remote_configuration_was_off() {
+    let _judged = opamp_spec::judges(&["STATUS-15", "CAP-03", "CFG-20"]);
+    let mut pair = Pair::settled(WebSocket);
+    pair.receive(remote_config("h1", "a: 1"));
+    let taken = pair.take_offer();
+    pair.core.resolve(taken.applied()).expect("pending");
+    expect_status(&mut pair, "h1", Applied, "");
+    pair.acknowledge();
+    pair.core.set_accepts_remote_config(false);
+    pair.expect_parts(Parts::empty());
+    pair.acknowledge();
+    pair.core.set_accepts_remote_config(true);
+    expect_status(&mut pair, "h1", Applied, "");
+    pair.receive(remote_config("h1", "a: 1"));
+    pair.expect_no_offer();
+    pair.expect_silence();
+}

@@ -122,6 +122,41 @@ fn a_newer_offer_supersedes_a_restored_one() {
 }
 
 #[test]
+fn an_offer_that_brings_the_agent_down_fails_after_three_starts() {
+    let _judged = opamp_spec::judges(&["CFG-21", "CFG-22"]);
+    let mut pair = Pair::settled(WebSocket);
+    pair.receive(remote_config("h1", "a: 1"));
+    for starts in 1..=3 {
+        pair = restart(&pair, WebSocket);
+        assert_eq!(pair.core.state().pending_starts, starts);
+        assert!(pair.events().contains(&Event::StateChanged), "the count has to be saved");
+    }
+    let mut pair = restart(&pair, WebSocket);
+    pair.expect_no_offer();
+    pair.connect();
+    let why = "the agent started 4 times without an outcome";
+    let failed = remote_config_status("h1", Failed, why);
+    assert_eq!(pair.expect().remote_config_status, Some(failed));
+    assert_eq!(pair.core.state().pending_remote_config, None);
+    assert_eq!(pair.core.state().pending_starts, 0);
+}
+
+#[test]
+fn each_offer_has_its_own_starts() {
+    let _judged = opamp_spec::judges(&["CFG-21"]);
+    let mut pair = Pair::settled(WebSocket);
+    pair.receive(remote_config("h1", "a: 1"));
+    let mut pair = restart(&restart(&pair, WebSocket), WebSocket);
+    assert_eq!(pair.core.state().pending_starts, 2);
+    pair.connect();
+    pair.expect();
+    pair.receive(remote_config("h2", "a: 2"));
+    assert_eq!(pair.core.state().pending_starts, 0);
+    let mut pair = restart(&pair, WebSocket);
+    assert_eq!(pair.take_offer().hash().as_ref(), b"h2");
+}
+
+#[test]
 fn applying_without_the_offer_is_a_failure() {
     let _judged = opamp_spec::judges(&["CFG-21"]);
     for pending in [

@@ -275,6 +275,33 @@ fn an_oversized_message_ends_the_connection_with_1009() {
 }
 
 #[test]
+fn oversized_messages_make_reconnects_slower_each_time() {
+    let _judged = opamp_spec::judges(&["SIZE-11", "EST-04", "EST-07"]);
+    let mut pair = Pair::settled_with(WebSocket, |config| config.backoff.jitter = 0.0);
+    let too_large = |pair: &mut Pair| {
+        pair.receive_frame(Received::TooLarge);
+        let action = pair.core.poll_connection(pair.now);
+        assert!(matches!(action, Some(ConnectionAction::Close { code: 1009, .. })));
+        pair.closed_by_server(1009);
+        let wait = pair.wait_for_retry();
+        pair.connect();
+        // The same offer would be all that is wrong with this server.
+        pair.expect_parts(EVERYTHING);
+        pair.acknowledge();
+        wait
+    };
+    for longest in [1, 2, 4, 8, 16, 32, 60, 60] {
+        assert_eq!(too_large(&mut pair), seconds(longest));
+    }
+    // A connection that ends otherwise shows that the offer is gone.
+    pair.lose();
+    pair.connect();
+    pair.expect();
+    pair.acknowledge();
+    assert_eq!(too_large(&mut pair), seconds(1));
+}
+
+#[test]
 fn a_binary_message_above_the_limit_is_oversized_whoever_measures_it() {
     let _judged = opamp_spec::judges(&["SIZE-08", "SIZE-10"]);
     let message = v1::ServerToAgent {
