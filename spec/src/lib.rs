@@ -34,6 +34,92 @@ pub struct Requirement {
     pub observable: String,
     /// A way to test it.
     pub how_to_test: String,
+    /// The release of the specification that has it first; `main` where none has yet.
+    pub since: String,
+}
+
+/// What missing a requirement amounts to, by the policy of the catalogue's README.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Weight {
+    /// A miss is only worth a note: MAY rows, rows worded "can" or "may", advice.
+    Note,
+    /// A miss is a warning: SHOULD rows, rows worded "is expected" or "advised".
+    Should,
+    /// A miss is a failure: MUST rows and all other rows without a keyword.
+    Must,
+}
+
+impl Requirement {
+    /// What missing this requirement amounts to.
+    #[must_use]
+    pub fn weight(&self) -> Weight {
+        let worded = |words: &[&str]| {
+            let text = format!(" {} ", self.requirement.replace([',', ';', '.', ':'], " "));
+            words.iter().any(|word| text.contains(&format!(" {word} ")))
+        };
+        if SOFTENED_BY_A_READING.contains(&self.id.as_str()) {
+            return Weight::Note;
+        }
+        match self.level.as_str() {
+            "MUST" | "MUST NOT" => Weight::Must,
+            "SHOULD" | "SHOULD NOT" => Weight::Should,
+            "MAY" => Weight::Note,
+            _ if self.requirement.starts_with("Advice") => Weight::Note,
+            _ if worded(&["is expected", "are expected", "advised"]) => Weight::Should,
+            _ if worded(&["has to", "have to"]) || STATED_PLAINLY.contains(&self.id.as_str()) => {
+                Weight::Must
+            }
+            _ if worded(&["can", "may"]) => Weight::Note,
+            _ => Weight::Must,
+        }
+    }
+
+    /// The readings of the catalogue's README this row depends on, for example `A05`.
+    pub fn readings(&self) -> impl Iterator<Item = &'static Reading> {
+        let text = format!("{} {}", self.requirement, self.how_to_test);
+        READINGS.iter().filter(move |reading| {
+            text.split("See reading").skip(1).any(|rest| rest.contains(reading.id.as_str()))
+        })
+    }
+}
+
+/// Rows for which a reading asks for no more than a note: A08 and A24.
+const SOFTENED_BY_A_READING: [&str; 7] =
+    ["ERR-04", "DESC-04", "DESC-05", "DESC-06", "DESC-07", "DESC-08", "DESC-09"];
+
+/// Rows that contain "can" or "may" beside what they ask for.
+const STATED_PLAINLY: [&str; 6] = ["WS-12", "ID-11", "DELTA-04", "CONN-41", "TLS-08", "PKG-06"];
+
+/// How something that the specification leaves open is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// Its id, for example `A05`.
+    pub id: String,
+    /// What is open.
+    pub title: String,
+    /// The rows it bears on, and how it is read.
+    pub text: String,
+}
+
+static READINGS: LazyLock<Vec<Reading>> = LazyLock::new(|| {
+    include_str!("../README.md")
+        .lines()
+        .filter_map(|line| {
+            let (head, text) = line.strip_prefix("- **A")?.split_once("**")?;
+            let (number, title) = head.split_once(' ')?;
+            Some(Reading {
+                id: format!("A{number}"),
+                title: title.to_owned(),
+                text: text.trim_start().to_owned(),
+            })
+        })
+        .collect()
+});
+
+/// Every reading of the catalogue's README, in its order.
+#[must_use]
+pub fn readings() -> &'static [Reading] {
+    &READINGS
 }
 
 /// One row of `schema.csv`: a field of a message, or a value of an enum.
@@ -112,7 +198,35 @@ mod tests {
         for row in requirements() {
             assert!(["client", "server", "both"].contains(&row.party.as_str()), "{}", row.id);
             assert!(["yes", "no"].contains(&row.observable.as_str()), "{}", row.id);
+            assert!(["v0.18.0", "main"].contains(&row.since.as_str()), "{}", row.id);
         }
+        assert_eq!(requirements().iter().filter(|row| row.since == "main").count(), 39);
+        assert_eq!(readings().len(), 39);
+    }
+
+    #[test]
+    fn a_row_weighs_what_the_policy_says() {
+        let weight = |id| requirement(id).unwrap().weight();
+        assert_eq!(weight("SEQ-04"), Weight::Must);
+        assert_eq!(weight("WS-06"), Weight::Must, "without a keyword, plainly stated");
+        assert_eq!(weight("SEQ-08"), Weight::Must);
+        assert_eq!(weight("STATUS-09"), Weight::Note);
+        assert_eq!(weight("HB-05"), Weight::Should, "is expected");
+        assert_eq!(weight("THR-12"), Weight::Should, "advised");
+        assert_eq!(weight("SEC-11"), Weight::Note, "advice");
+        assert_eq!(weight("ERR-04"), Weight::Note, "softened by A08");
+        assert_eq!(weight("ERR-03"), Weight::Must, "has to, though another part is worded may");
+        assert_eq!(weight("ID-16"), Weight::Must, "cannot is not can");
+    }
+
+    #[test]
+    fn a_row_names_its_readings() {
+        let ids =
+            |id| requirement(id).unwrap().readings().map(|r| r.id.as_str()).collect::<Vec<_>>();
+        assert_eq!(ids("SIZE-11"), ["A10", "A12"]);
+        assert_eq!(ids("ERR-12"), ["A09"]);
+        assert!(ids("ERR-13").is_empty());
+        assert!(readings().iter().all(|reading| !reading.title.is_empty()));
     }
 
     #[test]
