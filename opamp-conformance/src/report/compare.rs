@@ -1,0 +1,1 @@
+//! The compare form of a report.

@@ -1,0 +1,1 @@
+//! The junit form of a report.
