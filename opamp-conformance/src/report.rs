@@ -3,6 +3,8 @@
 //! added without.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +13,10 @@ use crate::verdict::{Finding, Verdict};
 pub mod compare;
 pub mod html;
 pub mod junit;
+#[cfg(test)]
+mod sample;
 pub mod terminal;
+mod text;
 
 /// The version of the JSON schema written here.
 pub const SCHEMA: u32 = 1;
@@ -188,7 +193,118 @@ pub struct RowResult {
     pub cases: Vec<usize>,
 }
 
+/// Why a file is no report that this tester can read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The file could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file's content is no report.
+    #[error("{}: {source}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ParseError,
+    },
+}
+
+/// Why some bytes are no report that this tester can read.
+#[derive(Debug, thiserror::Error)]
+pub enum ParseError {
+    /// They are not JSON.
+    #[error("not JSON: {0}")]
+    NotJson(serde_json::Error),
+    /// They are JSON of some other kind.
+    #[error("not a report of this tester: {0}")]
+    NotAReport(serde_json::Error),
+    /// The report has another schema.
+    #[error("a report of schema {found}, written by opamp-conformance {tester}; this tester, \
+             {}, reads schema {SCHEMA}", env!("CARGO_PKG_VERSION"))]
+    OtherSchema {
+        /// The schema it says it has.
+        found: u32,
+        /// The version of the tester that wrote it.
+        tester: String,
+    },
+}
+
 impl Report {
+    /// Reads the report in a file.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read, or has no report of the schema [`SCHEMA`].
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, ReadError> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path)
+            .map_err(|source| ReadError::Unreadable { path: path.to_owned(), source })?;
+        Self::from_json(&bytes)
+            .map_err(|source| ReadError::Malformed { path: path.to_owned(), source })
+    }
+
+    /// Reads a report from its JSON.
+    ///
+    /// # Errors
+    ///
+    /// When the bytes are no report of the schema [`SCHEMA`].
+    pub fn from_json(bytes: &[u8]) -> Result<Self, ParseError> {
+        /// What every schema has; looked at first, as the rest may differ.
+        #[derive(Deserialize)]
+        struct Head {
+            schema: u32,
+            #[serde(default)]
+            tester: String,
+        }
+        let wrong = |error: serde_json::Error| match error.classify() {
+            serde_json::error::Category::Data => ParseError::NotAReport(error),
+            _ => ParseError::NotJson(error),
+        };
+        let head: Head = serde_json::from_slice(bytes).map_err(wrong)?;
+        if head.schema != SCHEMA {
+            return Err(ParseError::OtherSchema { found: head.schema, tester: head.tester });
+        }
+        serde_json::from_slice(bytes).map_err(wrong)
+    }
+
+    /// The report as JSON, indented, with a line feed at its end.
+    ///
+    /// # Errors
+    ///
+    /// None with the types of this module; the writer's error type says so only in general.
+    pub fn to_json(&self) -> serde_json::Result<String> {
+        serde_json::to_string_pretty(self).map(|json| json + "\n")
+    }
+
+    /// Writes the report's JSON into a file, replacing it.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub fn write(&self, path: impl AsRef<Path>) -> io::Result<()> {
+        std::fs::write(path, self.to_json()?)
+    }
+
+    /// What this requirement comes to; `None` where it is not one of the subject's side.
+    #[must_use]
+    pub fn row(&self, id: &str) -> Option<&RowResult> {
+        self.rows.iter().find(|row| row.row == id)
+    }
+
+    /// Whether this finding of this case sets the exit status: a miss that counts and that the
+    /// baseline does not know.
+    #[must_use]
+    pub fn counts(&self, case: &CaseResult, finding: &Finding) -> bool {
+        finding.verdict.is_miss()
+            && !case.known.contains_key(&finding.row)
+            && self.row(&finding.row).is_some_and(|row| row.counts)
+    }
+
     /// How many cases came to each verdict.
     #[must_use]
     pub fn case_counts(&self) -> BTreeMap<Verdict, usize> {
@@ -202,10 +318,71 @@ impl Report {
     }
 }
 
+impl CaseResult {
+    /// The case and its transport, for example `server/sequence/gap (websocket)`.
+    #[must_use]
+    pub fn title(&self) -> String {
+        match self.transport {
+            Some(transport) => format!("{} ({})", self.case, transport.name()),
+            None => self.case.clone(),
+        }
+    }
+
+    /// Whether it went wrong in no other way than the baseline knows.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        let mut misses = self.findings.iter().filter(|finding| finding.verdict.is_miss());
+        self.verdict.is_miss() && misses.all(|miss| self.known.contains_key(&miss.row))
+    }
+}
+
+impl Subject {
+    /// Its name, with its version where that is known.
+    #[must_use]
+    pub fn title(&self) -> String {
+        match &self.version {
+            Some(version) => format!("{} {version}", self.name),
+            None => self.name.clone(),
+        }
+    }
+}
+
+/// The topic of a requirement's id: `SEQ` of `SEQ-03`.
+fn topic(row: &str) -> &str {
+    row.rsplit_once('-').map_or(row, |(topic, _)| topic)
+}
+
 fn count(verdicts: impl Iterator<Item = Verdict>) -> BTreeMap<Verdict, usize> {
     let mut counts = BTreeMap::new();
     for verdict in verdicts {
         *counts.entry(verdict).or_default() += 1;
     }
     counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_survives_its_json() {
+        let report = sample::server();
+        let json = report.to_json().unwrap();
+        assert_eq!(Report::from_json(json.as_bytes()).unwrap(), report);
+    }
+
+    #[test]
+    fn what_is_no_report_is_refused_with_its_reason() {
+        let error = |bytes: &[u8]| Report::from_json(bytes).unwrap_err().to_string();
+        assert!(error(b"<html>").starts_with("not JSON: "));
+        assert!(error(b"").starts_with("not JSON: "));
+        assert!(error(br#"{"schema": 1, "tester": "0.1.0""#).starts_with("not JSON: "));
+        assert!(error(b"[1]").starts_with("not a report"));
+        assert!(error(br#"{"schema": 1}"#).starts_with("not a report"));
+        let other = error(br#"{"schema": 7, "tester": "9.1.0", "cases": 3}"#);
+        assert!(other.contains("schema 7") && other.contains("9.1.0"), "{other}");
+        assert!(other.contains("reads schema 1"), "{other}");
+        let unreadable = Report::read("/nowhere/report.json").unwrap_err().to_string();
+        assert!(unreadable.contains("/nowhere/report.json"), "{unreadable}");
+    }
 }
