@@ -1,4 +1,14 @@
 //! What goes over the wire, as the tester writes and reads it: its own framing, ids and
 //! compression, so that an error of the crates it may be testing cannot hide in it.
 
+pub mod body;
+mod record;
+mod schema;
 pub mod text;
+pub mod uid;
+
+/// These bytes in hexadecimal, lower case.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let digit = |four: u8| char::from(if four < 10 { b'0' + four } else { b'a' + four - 10 });
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
