@@ -54,6 +54,7 @@ pub fn padded_zero(n: usize) -> Vec<u8> {
 /// Says why it does not start with a varint.
 pub fn unframe(message: &[u8]) -> Result<(u64, usize, &[u8]), String> {
     match record::varint(message) {
+        _ if message.is_empty() => Err("there is no header".to_owned()),
         Ok((header, length)) => Ok((header, length, &message[length..])),
         Err(problem) => Err(format!("the header is {problem}")),
     }
@@ -204,7 +205,7 @@ mod tests {
         }
         let long = frame_with_header(&padded_zero(11), b"hi");
         assert_eq!(unframe(&long), Err("the header is a varint of more than 10 bytes".to_owned()));
-        assert_eq!(unframe(b""), Err("the header is a varint without end".to_owned()));
+        assert_eq!(unframe(b""), Err("there is no header".to_owned()));
         assert_eq!(unframe(b"\x80"), Err("the header is a varint without end".to_owned()));
     }
 

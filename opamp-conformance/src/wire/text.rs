@@ -17,6 +17,8 @@ const MAX_TEXT: usize = 64 << 10;
 const MAX_VALUE: usize = 2 << 10;
 /// How many bytes are shown of a key in the name of a map's entry.
 const MAX_KEY: usize = 64;
+/// How many keys a message's maps are checked for repetition.
+const MAX_KEYS: usize = 10_000;
 /// How many unknown fields, unknown values and problems are listed each.
 const MAX_LISTED: usize = 100;
 
@@ -47,7 +49,7 @@ pub struct Reading {
 pub fn read(root: &str, bytes: &[u8]) -> Reading {
     let mut reader = Reader::default();
     match schema::message(root) {
-        Some(fields) => reader.message(fields, bytes, 0),
+        Some(fields) => reader.message(Parts::new(fields, bytes, 0)),
         None => reader.problem("", format_args!("the schema has no message {root}")),
     }
     let Reader { mut reading, cut, .. } = reader;
@@ -68,6 +70,26 @@ enum Part<'a> {
     Rest(&'a [u8]),
 }
 
+/// A message that is being taken apart.
+struct Parts<'a> {
+    fields: &'static [Field],
+    /// What is left of it.
+    bytes: &'a [u8],
+    /// How often each field came so far.
+    counts: Vec<usize>,
+    depth: usize,
+}
+
+impl<'a> Parts<'a> {
+    fn new(fields: &'static [Field], bytes: &'a [u8], depth: usize) -> Self {
+        Self { fields, bytes, counts: vec![0; fields.len()], depth }
+    }
+
+    fn of(message: &str, bytes: &'a [u8], depth: usize) -> Self {
+        Self::new(schema::message(message).unwrap_or_default(), bytes, depth)
+    }
+}
+
 #[derive(Default)]
 struct Reader {
     reading: Reading,
@@ -80,78 +102,72 @@ struct Reader {
 }
 
 impl Reader {
-    /// Takes a message apart, noting what is unknown or wrong on this level.
-    fn parts<'a>(
-        &mut self,
-        fields: &'static [Field],
-        mut bytes: &'a [u8],
-        depth: usize,
-    ) -> Vec<Part<'a>> {
-        if depth >= MAX_DEPTH {
+    /// The next part of a message, noting what is unknown or wrong with it on this level.
+    fn next<'a>(&mut self, parts: &mut Parts<'a>) -> Option<Part<'a>> {
+        if parts.bytes.is_empty() {
+            return None;
+        }
+        if parts.depth >= MAX_DEPTH {
             self.problem("", format_args!("nested deeper than {MAX_DEPTH} levels"));
-            return vec![Part::Rest(bytes)];
+            return Some(Part::Rest(std::mem::take(&mut parts.bytes)));
         }
-        let mut parts = Vec::new();
-        let mut counts = vec![0; fields.len()];
-        while !bytes.is_empty() {
-            let (number, value) = match record::take(&mut bytes) {
-                Ok(record) => record,
-                Err(problem) => {
-                    self.problem("", format_args!("{problem}"));
-                    parts.push(Part::Rest(bytes));
-                    break;
-                }
-            };
-            let Some(index) = fields.iter().position(|field| field.number == number) else {
-                let path = &self.path;
-                list(&mut self.reading.unknown_fields, || at(path, &number.to_string()));
-                parts.push(Part::Unknown(number, value));
-                continue;
-            };
-            let field = &fields[index];
-            if !fits(&field.kind, value) {
-                self.problem(field.name, format_args!("is {}", value.wire_type()));
-                parts.push(Part::Unknown(number, value));
-                continue;
+        let (number, value) = match record::take(&mut parts.bytes) {
+            Ok(record) => record,
+            Err(problem) => {
+                self.problem("", format_args!("{problem}"));
+                return Some(Part::Rest(std::mem::take(&mut parts.bytes)));
             }
-            if field.label != Label::Repeated && counts[index] > 0 {
-                self.problem(field.name, format_args!("more than once"));
-            }
-            let rival = |(other, count): (&Field, &usize)| {
-                *count > 0 && other.number != number && other.label == field.label
-            };
-            if let Label::OneOf(name) = field.label
-                && fields.iter().zip(&counts).any(rival)
-            {
-                self.problem(field.name, format_args!("beside another of the oneof {name}"));
-            }
-            parts.push(Part::Known(field, counts[index], value));
-            counts[index] += 1;
+        };
+        let Some(index) = parts.fields.iter().position(|field| field.number == number) else {
+            let path = &self.path;
+            list(&mut self.reading.unknown_fields, || at(path, &number.to_string()));
+            return Some(Part::Unknown(number, value));
+        };
+        let field = &parts.fields[index];
+        if !fits(&field.kind, value) {
+            self.problem(field.name, format_args!("is {}", value.wire_type()));
+            return Some(Part::Unknown(number, value));
         }
-        parts
+        let place = parts.counts[index];
+        parts.counts[index] += 1;
+        if field.label != Label::Repeated && place > 0 {
+            self.problem(field.name, format_args!("more than once"));
+        }
+        let rival = |(other, count): (&Field, &usize)| {
+            *count > 0 && other.number != number && other.label == field.label
+        };
+        if let Label::OneOf(name) = field.label
+            && parts.fields.iter().zip(&parts.counts).any(rival)
+        {
+            self.problem(field.name, format_args!("beside another of the oneof {name}"));
+        }
+        Some(Part::Known(field, place, value))
     }
 
     /// Writes the fields of a message, each on its own line or lines.
-    fn message(&mut self, fields: &'static [Field], bytes: &[u8], depth: usize) {
+    fn message(&mut self, mut parts: Parts<'_>) {
         // The keys of maps seen so far, with the number of their map.
         let mut keys = HashSet::new();
-        for part in self.parts(fields, bytes, depth) {
+        while let Some(part) = self.next(&mut parts) {
             self.indent();
             match part {
                 Part::Known(field, place, value) => {
                     let mark = self.enter(field, place);
                     self.write(field.name);
                     if let (Kind::Map(entry), Value::Bytes(bytes)) = (&field.kind, value) {
-                        let (key, value) = self.entry(&entry[..], bytes, depth + 1);
+                        let (key, value) =
+                            self.entry(Parts::new(&entry[..], bytes, parts.depth + 1));
                         let shown = format!("[{}]", quoted(key, MAX_KEY));
-                        if !keys.insert((field.number, key)) {
+                        if keys.contains(&(field.number, key)) {
                             self.problem("", format_args!("key {shown} more than once"));
+                        } else if keys.len() < MAX_KEYS {
+                            keys.insert((field.number, key));
                         }
                         self.write(&shown);
                         self.path.push_str(&shown);
-                        self.value(&entry[1].kind, value, depth + 1);
+                        self.value(&entry[1].kind, value, parts.depth + 1);
                     } else {
-                        self.value(&field.kind, value, depth);
+                        self.value(&field.kind, value, parts.depth);
                     }
                     self.path.truncate(mark);
                 }
@@ -165,14 +181,9 @@ impl Reader {
 
     /// The key and the value of a map's entry. What an entry leaves out is the default, which for
     /// the types of this schema's maps is no bytes.
-    fn entry<'a>(
-        &mut self,
-        fields: &'static [Field],
-        bytes: &'a [u8],
-        depth: usize,
-    ) -> (&'a [u8], Value<'a>) {
+    fn entry<'a>(&mut self, mut parts: Parts<'a>) -> (&'a [u8], Value<'a>) {
         let (mut key, mut value) = (&b""[..], Value::Bytes(b""));
-        for part in self.parts(fields, bytes, depth) {
+        while let Some(part) = self.next(&mut parts) {
             match part {
                 Part::Known(Field { number: 1, .. }, _, Value::Bytes(bytes)) => key = bytes,
                 Part::Known(_, _, found) => value = found,
@@ -184,7 +195,7 @@ impl Reader {
         (key, value)
     }
 
-    /// Writes what follows the name of a field, and ends the line.
+    /// Writes what follows the name of a field in a message of this depth, and ends the line.
     fn value(&mut self, kind: &Kind, value: Value<'_>, depth: usize) {
         match (kind, value) {
             (Kind::Message("KeyValue"), Value::Bytes(bytes)) => {
@@ -195,7 +206,7 @@ impl Reader {
             (Kind::Message(name), Value::Bytes(bytes)) => {
                 self.write(" {\n");
                 self.level += 1;
-                self.message(schema::message(name).unwrap_or_default(), bytes, depth + 1);
+                self.message(Parts::of(name, bytes, depth + 1));
                 self.level -= 1;
                 self.indent();
                 self.write("}");
@@ -210,15 +221,14 @@ impl Reader {
 
     /// Writes a KeyValue within the line: `service.name = "x"`.
     fn attribute(&mut self, bytes: &[u8], depth: usize) {
-        let parts = self.parts(schema::message("KeyValue").unwrap_or_default(), bytes, depth);
         // The key comes first in the text, wherever it is on the wire.
-        let (keys, others): (Vec<_>, Vec<_>) = parts
-            .into_iter()
-            .partition(|part| matches!(part, Part::Known(Field { name: "key", .. }, ..)));
-        let key = match keys.last() {
-            Some(Part::Known(_, _, Value::Bytes(key))) => key,
-            _ => &b""[..],
-        };
+        let (mut key, mut alone, mut rest) = (&b""[..], true, bytes);
+        while let Ok((number, value)) = record::take(&mut rest) {
+            match (number, value) {
+                (1, Value::Bytes(bytes)) => key = bytes,
+                _ => alone = false,
+            }
+        }
         self.check_utf8("key", key);
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-/".contains(byte);
         match std::str::from_utf8(key) {
@@ -228,16 +238,20 @@ impl Reader {
             _ => self.write(&quoted(key, MAX_VALUE)),
         }
         self.write(" = ");
-        if others.is_empty() {
+        if alone && rest.is_empty() {
             self.write("(no value)");
         }
-        self.inline(others, depth);
+        self.inline(Parts::of("KeyValue", bytes, depth));
     }
 
-    /// Writes the parts of an AnyValue, or of what it consists of, within the line.
-    fn inline(&mut self, parts: Vec<Part<'_>>, depth: usize) {
+    /// Writes the parts of an AnyValue, or of what it consists of, within the line. The key of a
+    /// KeyValue is left out.
+    fn inline(&mut self, mut parts: Parts<'_>) {
         let mut separator = "";
-        for part in parts {
+        while let Some(part) = self.next(&mut parts) {
+            if matches!(part, Part::Known(Field { name: "key", .. }, ..)) {
+                continue;
+            }
             self.write(separator);
             separator = ", ";
             let (field, place, value) = match part {
@@ -250,19 +264,17 @@ impl Reader {
             let mark = self.enter(field, place);
             match (&field.kind, value) {
                 (Kind::Message("KeyValue"), Value::Bytes(bytes)) => {
-                    self.attribute(bytes, depth + 1);
+                    self.attribute(bytes, parts.depth + 1);
                 }
                 (Kind::Message(name), Value::Bytes(bytes)) => {
-                    let fields = schema::message(name).unwrap_or_default();
-                    let parts = self.parts(fields, bytes, depth + 1);
                     let (open, close) = match *name {
                         "ArrayValue" => ("[", "]"),
                         "KeyValueList" => ("{", "}"),
-                        _ if parts.is_empty() => ("(empty)", ""),
+                        _ if bytes.is_empty() => ("(empty)", ""),
                         _ => ("", ""),
                     };
                     self.write(open);
-                    self.inline(parts, depth + 1);
+                    self.inline(Parts::of(name, bytes, parts.depth + 1));
                     self.write(close);
                 }
                 (kind, value) => {
@@ -326,7 +338,9 @@ impl Reader {
             Part::Unknown(number, value) => {
                 self.write(&format!("{number}: {} (unknown)", raw(value)));
             }
-            Part::Rest(rest) => self.write(&format!("… not read: {}", hexadecimal(rest))),
+            Part::Rest(rest) => {
+                self.write(&format!("… not read: {}", hexadecimal(rest, MAX_VALUE)))
+            }
         }
     }
 
@@ -420,7 +434,7 @@ fn data(bytes: &[u8]) -> String {
     let printable = |c: char| !c.is_control() || "\n\r\t".contains(c);
     match std::str::from_utf8(bytes) {
         Ok(text) if text.chars().all(printable) => quoted(bytes, MAX_VALUE),
-        _ => hexadecimal(bytes),
+        _ => hexadecimal(bytes, MAX_VALUE),
     }
 }
 
@@ -432,12 +446,13 @@ fn quoted(bytes: &[u8], limit: usize) -> String {
             let shown = head(text, limit);
             format!("{shown:?}… ({} more bytes)", text.len() - shown.len())
         }
-        Err(_) => hexadecimal(bytes),
+        Err(_) => hexadecimal(bytes, limit),
     }
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
-    match bytes.split_at_checked(MAX_VALUE / 2) {
+/// Bytes in hexadecimal, of at most this many digits.
+fn hexadecimal(bytes: &[u8], limit: usize) -> String {
+    match bytes.split_at_checked(limit / 2) {
         Some((shown, rest)) if !rest.is_empty() => {
             format!("0x{}… ({} bytes, {} more)", hex(shown), bytes.len(), rest.len())
         }

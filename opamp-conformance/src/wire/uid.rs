@@ -10,7 +10,7 @@ const EARLIEST_MS: u64 = 1_577_836_800_000;
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// A UUID of version 7 for this time in Unix milliseconds.
-pub fn fresh(rng: &mut impl Rng, unix_ms: u64) -> Bytes {
+pub fn fresh(rng: &mut (impl Rng + ?Sized), unix_ms: u64) -> Bytes {
     let mut uid = [0; 16];
     rng.fill_bytes(&mut uid);
     uid[..6].copy_from_slice(&unix_ms.to_be_bytes()[2..]);

@@ -150,11 +150,11 @@ capabilities: ReportsStatus | 0x10000 (0x10001)"#,
     assert_eq!(
         reading.unknown_fields,
         [
-            "99",
-            "health.13",
-            "health.14",
             "health.component_health_map[\"db\"].99",
             "health.attributes[0].value.98",
+            "health.13",
+            "health.14",
+            "99",
         ]
     );
     assert_eq!(reading.unknown_values, ["capabilities: 0x10000"]);
