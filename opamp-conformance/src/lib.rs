@@ -1,5 +1,14 @@
 //! Tests any OpAMP server or client, in any language, against the specification.
 
+pub mod case;
+pub mod client;
+pub mod hook;
+pub mod judge;
+pub mod log;
+pub mod mask;
+pub mod net;
+pub mod pace;
 pub mod report;
+pub mod server;
 pub mod verdict;
 pub mod wire;

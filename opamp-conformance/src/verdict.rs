@@ -83,6 +83,9 @@ pub struct Finding {
     pub row: String,
     /// What became of it.
     pub verdict: Verdict,
+    /// Whether something was missed that is only worth a note; the verdict is a pass then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub noted: bool,
     /// What was expected, in words.
     pub expected: String,
     /// What was seen instead, or as well.

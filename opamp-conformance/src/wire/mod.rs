@@ -1,11 +1,16 @@
 //! What goes over the wire, as the tester writes and reads it: its own framing, ids and
 //! compression, so that an error of the crates it may be testing cannot hide in it.
 
+pub mod authority;
 pub mod body;
+pub mod endpoint;
+pub mod http_client;
 mod record;
 mod schema;
 pub mod text;
 pub mod uid;
+pub mod url;
+pub mod ws;
 
 /// These bytes in hexadecimal, lower case.
 pub(crate) fn hex(bytes: &[u8]) -> String {

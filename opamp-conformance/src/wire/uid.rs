@@ -19,6 +19,13 @@ pub fn fresh(rng: &mut (impl Rng + ?Sized), unix_ms: u64) -> Bytes {
     Bytes::copy_from_slice(&uid)
 }
 
+/// The time of the machine's clock, in Unix milliseconds.
+#[must_use]
+pub fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
 /// The canonical text of a UUID; plain hexadecimal of what is not 16 bytes.
 #[must_use]
 pub fn text(bytes: &[u8]) -> String {

@@ -1,0 +1,174 @@
+//! What a tester cannot bring about from the wire, the implementer's own hooks do: "offer this
+//! config now", "set health". A hook is a command or an HTTP endpoint that takes one JSON object and
+//! answers with one; `hooks/README.md` has the contract. A hook that is not there makes a case
+//! untestable, never passed.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What to do. In JSON an object with the action's name in `hook`, for example
+/// `{"hook": "restart_agent", "instance_uid": "01890a5d-ac96-774b-bcce-b302099a8057"}`. Ids are
+/// canonical UUID text, byte strings are base64.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "hook", rename_all = "snake_case")]
+pub enum Action {
+    /// Server: make this the remote configuration of the agent, and offer it as soon as possible.
+    OfferConfig {
+        /// The agent.
+        instance_uid: String,
+        /// The files by name.
+        files: BTreeMap<String, File>,
+    },
+    /// Server: offer these connection settings to the agent. The shape is that of
+    /// ConnectionSettingsOffers in snake case, without the hash, which the server makes.
+    OfferConnectionSettings {
+        /// The agent.
+        instance_uid: String,
+        /// The settings.
+        settings: Value,
+    },
+    /// Server: offer these packages to the agent. The shape is that of PackagesAvailable in snake
+    /// case, with `content` (base64) for each package instead of `file`; the server hosts the content and
+    /// makes the hashes.
+    OfferPackages {
+        /// The agent.
+        instance_uid: String,
+        /// The packages.
+        packages: Value,
+    },
+    /// Server: send the Restart command to the agent.
+    RestartAgent {
+        /// The agent.
+        instance_uid: String,
+    },
+    /// Server or client: send this custom message.
+    SendCustomMessage {
+        /// The agent; absent for a client.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instance_uid: Option<String>,
+        /// The capability it belongs to.
+        capability: String,
+        /// Its type.
+        r#type: String,
+        /// Its data, base64.
+        data: String,
+    },
+    /// Server: answer with what is known of the agent: `{"agent": {...}}` in the shape of the
+    /// example server's admin API, or `{"agent": null}` for an agent it does not know.
+    ShowAgent {
+        /// The agent.
+        instance_uid: String,
+    },
+    /// Server: ask the agent for a full report.
+    RequestFullState {
+        /// The agent.
+        instance_uid: String,
+    },
+    /// Server: close the agent's connection in an orderly way.
+    Disconnect {
+        /// The agent.
+        instance_uid: String,
+    },
+    /// Server: behave as overloaded from now on, or no longer.
+    Overload {
+        /// Whether it is.
+        on: bool,
+    },
+    /// Server: restart with its memory of agents lost, at the same address.
+    RestartServer,
+    /// Server: approve what the agent asked for with a certificate request, or refuse it.
+    DecideCertificateRequest {
+        /// The agent.
+        instance_uid: String,
+        /// Whether it is approved.
+        approve: bool,
+    },
+    /// Client: set the health to be reported.
+    SetHealth {
+        /// Whether the agent is well.
+        healthy: bool,
+        /// The text for `last_error`.
+        #[serde(default)]
+        last_error: String,
+    },
+    /// Client: set non-identifying attributes of the description, beside those it has.
+    SetDescription {
+        /// The attributes.
+        attributes: BTreeMap<String, String>,
+    },
+    /// Client: change the configuration locally, so that the effective configuration changes.
+    SetEffectiveConfig {
+        /// The new content of its one file.
+        body: String,
+    },
+    /// Client: announce these custom capabilities from now on.
+    SetCustomCapabilities {
+        /// Their names.
+        capabilities: Vec<String>,
+    },
+    /// Client: turn a capability on or off at run time; names are those of AgentCapabilities
+    /// without prefix.
+    SetCapability {
+        /// Its name, for example `ReportsHealth`.
+        name: String,
+        /// Whether it is to be announced.
+        on: bool,
+    },
+    /// Client: ask the server for a certificate.
+    RequestCertificate,
+}
+
+/// A file of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct File {
+    /// Its content, base64.
+    pub body: String,
+    /// Its MIME type; may be empty.
+    #[serde(default)]
+    pub content_type: String,
+}
+
+/// Why a hook did nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HookError {
+    /// There is no hook, or it does not know this action.
+    #[error("not supported")]
+    Unsupported,
+    /// It tried and failed, or could not be called.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Where hooks are called.
+#[async_trait]
+pub trait Hooks: Send + Sync {
+    /// Does what the action says and gives the answer's JSON object.
+    ///
+    /// # Errors
+    ///
+    /// When the hook does not support the action or fails.
+    async fn call(&self, action: &Action) -> Result<Value, HookError>;
+}
+
+/// No hooks at all.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoHooks;
+
+#[async_trait]
+impl Hooks for NoHooks {
+    async fn call(&self, _: &Action) -> Result<Value, HookError> {
+        Err(HookError::Unsupported)
+    }
+}
+
+impl Action {
+    /// Its name, as in the JSON.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let value = serde_json::to_value(self).unwrap_or_default();
+        value["hook"].as_str().unwrap_or_default().to_owned()
+    }
+}

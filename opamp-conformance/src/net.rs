@@ -1,0 +1,157 @@
+//! Where connections come from: the sockets of this machine, or a network in memory on which the
+//! selftest runs a tester and its peers in virtual time.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+/// A connection: bytes both ways.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A connection of whatever kind.
+pub type BoxStream = Box<dyn Stream>;
+
+/// How many connections may wait to be accepted.
+const BACKLOG: usize = 1024;
+/// How many bytes a connection in memory holds in each direction.
+const PIPE: usize = 64 * 1024;
+
+/// A way to connect and to listen. Cheap to clone; clones share one network.
+#[derive(Debug, Clone, Default)]
+pub enum Network {
+    /// TCP, listening on 127.0.0.1 only.
+    #[default]
+    Sockets,
+    /// A network of its own in memory, where every host name leads to the same place.
+    Memory(Memory),
+}
+
+/// The listeners of a network in memory.
+#[derive(Debug, Clone, Default)]
+pub struct Memory(Arc<Mutex<Ports>>);
+
+#[derive(Debug, Default)]
+struct Ports {
+    listeners: HashMap<u16, mpsc::Sender<tokio::io::DuplexStream>>,
+    last: u16,
+}
+
+impl Network {
+    /// A new network in memory.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self::Memory(Memory::default())
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system; on a network in memory, `ConnectionRefused` where nobody
+    /// listens.
+    pub async fn connect(&self, host: &str, port: u16) -> io::Result<BoxStream> {
+        match self {
+            Self::Sockets => {
+                let host = host.trim_start_matches('[').trim_end_matches(']');
+                let stream = TcpStream::connect((host, port)).await?;
+                stream.set_nodelay(true)?;
+                Ok(Box::new(stream))
+            }
+            Self::Memory(memory) => {
+                let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+                let listener = memory.ports().listeners.get(&port).cloned().ok_or_else(refused)?;
+                let (ours, theirs) = tokio::io::duplex(PIPE);
+                listener.send(theirs).await.map_err(|_| refused())?;
+                Ok(Box::new(ours))
+            }
+        }
+    }
+
+    /// Listens on a port of 127.0.0.1; 0 picks a free one.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system; `AddrInUse` where the port is taken.
+    pub async fn listen(&self, port: u16) -> io::Result<Listener> {
+        match self {
+            Self::Sockets => {
+                let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+                Ok(Listener { port: listener.local_addr()?.port(), kind: Kind::Socket(listener) })
+            }
+            Self::Memory(memory) => {
+                let mut ports = memory.ports();
+                let port = if port == 0 { ports.free()? } else { port };
+                if ports.listeners.get(&port).is_some_and(|listener| !listener.is_closed()) {
+                    return Err(io::ErrorKind::AddrInUse.into());
+                }
+                let (sender, receiver) = mpsc::channel(BACKLOG);
+                ports.listeners.insert(port, sender);
+                Ok(Listener { port, kind: Kind::Memory(receiver) })
+            }
+        }
+    }
+}
+
+impl Memory {
+    fn ports(&self) -> std::sync::MutexGuard<'_, Ports> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ports {
+    fn free(&mut self) -> io::Result<u16> {
+        for _ in 0..u16::MAX {
+            self.last = self.last.checked_add(1).unwrap_or(1);
+            if self.listeners.get(&self.last).is_none_or(mpsc::Sender::is_closed) {
+                return Ok(self.last);
+            }
+        }
+        Err(io::ErrorKind::AddrInUse.into())
+    }
+}
+
+/// Accepts connections; dropping it gives its port back, and connecting is refused from then on.
+#[derive(Debug)]
+pub struct Listener {
+    port: u16,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Socket(TcpListener),
+    Memory(mpsc::Receiver<tokio::io::DuplexStream>),
+}
+
+impl Listener {
+    /// The port it listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The next connection. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system.
+    pub async fn accept(&mut self) -> io::Result<BoxStream> {
+        match &mut self.kind {
+            Kind::Socket(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok(Box::new(stream))
+            }
+            Kind::Memory(receiver) => match receiver.recv().await {
+                Some(stream) => Ok(Box::new(stream)),
+                None => Err(io::ErrorKind::NotConnected.into()),
+            },
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! The tester as a server: an address where a client arrives. What it does with a connection before
+//! there is HTTP on it, and with each request, is the script's choice; everything is recorded.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::CertificateDer;
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Duration, Instant, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use crate::log::{Event, Log};
+use crate::net::{BoxStream, Network};
+use crate::report::{By, Transport};
+use crate::wire::http_client::{accept_key, field};
+use crate::wire::url::Url;
+use crate::wire::ws::{MAX_MESSAGE, Role, WebSocket};
+
+/// How many arrivals wait for the script.
+const WAITING: usize = 4_096;
+
+/// What a new connection meets.
+#[derive(Debug, Clone, Default)]
+pub enum Welcome {
+    /// HTTP; requests go to the script.
+    #[default]
+    Serve,
+    /// HTTP; each request gets this status and these header fields, and is counted only.
+    Answer(u16, Vec<(String, String)>),
+    /// The connection is closed as soon as it is there.
+    CloseAtOnce,
+    /// Nothing is ever read or written.
+    Silence,
+    /// These bytes, then the end.
+    Garbage(Bytes),
+}
+
+/// An address where clients arrive. Dropping it closes it and every connection to it that is still
+/// with HTTP.
+pub struct Endpoint {
+    network: Network,
+    url: Url,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    log: Log,
+    welcome: Arc<Mutex<Welcome>>,
+    arrivals: mpsc::Receiver<Arrival>,
+    sender: mpsc::Sender<Arrival>,
+    attempts: Arc<Mutex<Vec<Instant>>>,
+    listening: JoinSet<()>,
+}
+
+/// A request that waits for what the script makes of it. Dropping it ends its connection without a
+/// response.
+pub struct Arrival {
+    /// Number of its connection in the record.
+    pub connection: u32,
+    /// When it was complete.
+    pub at: Instant,
+    /// Its method.
+    pub method: Method,
+    /// Path and query.
+    pub target: String,
+    /// Its header fields.
+    pub headers: HeaderMap,
+    /// Its body as sent.
+    pub body: Bytes,
+    /// The certificates the client presented in TLS, its own first.
+    pub client_certificates: Vec<CertificateDer<'static>>,
+    /// What its TLS handshake agreed on; `None` without TLS.
+    pub negotiated: Option<Negotiated>,
+    handed_on: Arc<AtomicBool>,
+    upgrade: Option<hyper::upgrade::OnUpgrade>,
+    reply: oneshot::Sender<Response<Full<Bytes>>>,
+    log: Log,
+}
+
+/// What a TLS handshake agreed on.
+#[derive(Debug, Clone)]
+pub struct Negotiated {
+    /// For example `TLSv1_3`.
+    pub version: String,
+    /// For example `TLS13_AES_128_GCM_SHA256`.
+    pub cipher_suite: String,
+}
+
+impl Endpoint {
+    /// Opens an address for this transport on a free port.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system.
+    pub async fn open(
+        network: &Network,
+        transport: Transport,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        log: &Log,
+    ) -> std::io::Result<Self> {
+        let (sender, arrivals) = mpsc::channel(WAITING);
+        let url = Url {
+            transport,
+            tls: tls.is_some(),
+            host: "127.0.0.1".to_owned(),
+            port: 0,
+            target: "/v1/opamp".to_owned(),
+        };
+        let mut endpoint = Self {
+            network: network.clone(),
+            url,
+            tls,
+            log: log.clone(),
+            welcome: Arc::default(),
+            arrivals,
+            sender,
+            attempts: Arc::default(),
+            listening: JoinSet::new(),
+        };
+        endpoint.listen().await?;
+        Ok(endpoint)
+    }
+
+    /// Where clients find it.
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// What connections meet from now on.
+    pub fn welcome(&self, welcome: Welcome) {
+        *self.welcome.lock().unwrap_or_else(PoisonError::into_inner) = welcome;
+    }
+
+    /// When each connection and each request on one that was answered by [`Welcome::Answer`] came.
+    #[must_use]
+    pub fn attempts(&self) -> Vec<Instant> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Stops listening: connecting is refused, and connections with HTTP on them are cut.
+    pub async fn refuse(&mut self) {
+        self.log.remark(format!("{} is closed", self.url));
+        self.listening.shutdown().await;
+        while self.arrivals.try_recv().is_ok() {}
+    }
+
+    /// Listens again at the same address, or for the first time.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system.
+    pub async fn listen(&mut self) -> std::io::Result<()> {
+        let mut listener = self.network.listen(self.url.port).await?;
+        self.url.port = listener.port();
+        self.log.remark(format!("{} is open", self.url));
+        let door = Door {
+            tls: self.tls.clone(),
+            log: self.log.clone(),
+            welcome: Arc::clone(&self.welcome),
+            sender: self.sender.clone(),
+            attempts: Arc::clone(&self.attempts),
+        };
+        self.listening.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                tokio::select! {
+                    accepted = listener.accept() => match accepted {
+                        Ok(stream) => {
+                            connections.spawn(door.clone().enter(stream));
+                        }
+                        Err(_) => return,
+                    },
+                    Some(_) = connections.join_next() => {}
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// The next request, if one comes within this time. Cancel safe.
+    pub async fn next(&mut self, within: Duration) -> Option<Arrival> {
+        timeout(within, self.arrivals.recv()).await.ok().flatten()
+    }
+}
+
+/// What is known of a connection when a request comes over it.
+#[derive(Clone)]
+struct Met {
+    connection: u32,
+    certificates: Vec<CertificateDer<'static>>,
+    negotiated: Option<Negotiated>,
+    handed_on: Arc<AtomicBool>,
+}
+
+#[derive(Clone)]
+struct Door {
+    tls: Option<Arc<rustls::ServerConfig>>,
+    log: Log,
+    welcome: Arc<Mutex<Welcome>>,
+    sender: mpsc::Sender<Arrival>,
+    attempts: Arc<Mutex<Vec<Instant>>>,
+}
+
+impl Door {
+    fn policy(&self) -> Welcome {
+        self.welcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn attempt(&self) {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
+    }
+
+    async fn enter(self, mut stream: BoxStream) {
+        let connection = self.log.new_connection();
+        self.log.push(connection, By::Subject, Event::Opened);
+        self.attempt();
+        match self.policy() {
+            Welcome::Serve | Welcome::Answer(..) => {}
+            Welcome::CloseAtOnce => return,
+            Welcome::Silence => return std::future::pending().await,
+            Welcome::Garbage(bytes) => {
+                self.log.push(connection, By::Tester, Event::Raw(bytes.clone()));
+                // The client may have gone already, which is as good.
+                let _ = stream.write_all(&bytes).await;
+                let _ = stream.shutdown().await;
+                return;
+            }
+        }
+        let (stream, certificates, negotiated): (BoxStream, _, _) = match &self.tls {
+            None => (stream, Vec::new(), None),
+            Some(tls) => match TlsAcceptor::from(Arc::clone(tls)).accept(stream).await {
+                Ok(stream) => {
+                    let session = stream.get_ref().1;
+                    let certificates = session.peer_certificates().unwrap_or_default().to_vec();
+                    let negotiated = Negotiated {
+                        version: format!("{:?}", session.protocol_version()),
+                        cipher_suite: format!(
+                            "{:?}",
+                            session.negotiated_cipher_suite().map(|suite| suite.suite())
+                        ),
+                    };
+                    let certificates =
+                        certificates.into_iter().map(CertificateDer::into_owned).collect();
+                    (Box::new(stream), certificates, Some(negotiated))
+                }
+                Err(error) => {
+                    let ended = Event::Ended(format!("the TLS handshake failed: {error}"));
+                    self.log.push(connection, By::Subject, ended);
+                    return;
+                }
+            },
+        };
+        let log = self.log.clone();
+        let handed_on = Arc::new(AtomicBool::new(false));
+        let met = Met { connection, certificates, negotiated, handed_on: Arc::clone(&handed_on) };
+        let service = service_fn(move |request| self.clone().request(met.clone(), request));
+        let served = http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+            .await;
+        let how = match served {
+            Ok(()) if handed_on.load(Ordering::SeqCst) => return,
+            Ok(()) => "the HTTP connection was closed".to_owned(),
+            Err(error) => format!("the HTTP connection broke: {error}"),
+        };
+        log.push(connection, By::Subject, Event::Ended(how));
+    }
+
+    async fn request(
+        self,
+        met: Met,
+        mut request: http::Request<hyper::body::Incoming>,
+    ) -> Result<Response<Full<Bytes>>, &'static str> {
+        let connection = met.connection;
+        let upgrade = request
+            .headers()
+            .contains_key(header::UPGRADE)
+            .then(|| hyper::upgrade::on(&mut request));
+        let (parts, body) = request.into_parts();
+        let body = match Limited::new(body, MAX_MESSAGE).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(_) => return Err("the request's body could not be read"),
+        };
+        self.log.push(connection, By::Subject, Event::Request {
+            method: parts.method.clone(),
+            target: parts.uri.to_string(),
+            headers: parts.headers.clone(),
+            body: body.clone(),
+        });
+        if let Welcome::Answer(status, headers) = self.policy() {
+            self.attempt();
+            return Ok(recorded(&self.log, connection, status, &headers, Bytes::new()));
+        }
+        let (reply, answer) = oneshot::channel();
+        let arrival = Arrival {
+            connection,
+            at: Instant::now(),
+            method: parts.method,
+            target: parts.uri.to_string(),
+            headers: parts.headers,
+            body,
+            client_certificates: met.certificates,
+            negotiated: met.negotiated,
+            handed_on: met.handed_on,
+            upgrade,
+            reply,
+            log: self.log.clone(),
+        };
+        self.sender.send(arrival).await.map_err(|_| "the case is over")?;
+        answer.await.map_err(|_| "the script closes the connection")
+    }
+}
+
+fn recorded(
+    log: &Log,
+    connection: u32,
+    status: u16,
+    headers: &[(String, String)],
+    body: Bytes,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.clone()));
+    *response.status_mut() =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    for (name, value) in headers {
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::try_from(name.as_str()), HeaderValue::try_from(value.as_str()))
+        {
+            response.headers_mut().append(name, value);
+        }
+    }
+    let headers = response.headers().clone();
+    log.push(connection, By::Tester, Event::Response { status, headers, body });
+    response
+}
+
+impl Arrival {
+    /// Whether it asks for a WebSocket.
+    #[must_use]
+    pub fn is_handshake(&self) -> bool {
+        self.upgrade.is_some()
+            && field(&self.headers, header::UPGRADE).eq_ignore_ascii_case("websocket")
+    }
+
+    /// Answers it.
+    pub fn respond(self, status: u16, headers: &[(&str, &str)], body: Bytes) {
+        let headers: Vec<_> =
+            headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let response = recorded(&self.log, self.connection, status, &headers, body);
+        // A client that went away meanwhile gets nothing.
+        let _ = self.reply.send(response);
+    }
+
+    /// Accepts it as a WebSocket, with permessage-deflate where `deflate` is set and the client
+    /// offers it. `None` when it is no handshake or the client went away.
+    pub async fn upgrade(self, deflate: bool) -> Option<WebSocket> {
+        let upgrade = self.upgrade?;
+        let key = field(&self.headers, header::SEC_WEBSOCKET_KEY);
+        let offered = field(&self.headers, header::SEC_WEBSOCKET_EXTENSIONS);
+        let deflate = deflate && offered.contains("permessage-deflate");
+        let mut headers = vec![
+            ("connection".to_owned(), "Upgrade".to_owned()),
+            ("upgrade".to_owned(), "websocket".to_owned()),
+            ("sec-websocket-accept".to_owned(), accept_key(&key)),
+        ];
+        if deflate {
+            let agreed =
+                "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+            headers.push(("sec-websocket-extensions".to_owned(), agreed.to_owned()));
+        }
+        let response = recorded(&self.log, self.connection, 101, &headers, Bytes::new());
+        self.handed_on.store(true, Ordering::SeqCst);
+        self.reply.send(response).ok()?;
+        let stream = Box::new(TokioIo::new(upgrade.await.ok()?));
+        Some(WebSocket::new(stream, Role::Server, deflate, self.log, self.connection))
+    }
+}
