@@ -42,12 +42,10 @@ pub enum Script {
 }
 
 /// The script of a case that tests a server.
-pub type ServerScript =
-    for<'a> fn(&'a mut ServerStage) -> BoxFuture<'a, Result<(), Stop>>;
+pub type ServerScript = for<'a> fn(&'a mut ServerStage) -> BoxFuture<'a, Result<(), Stop>>;
 
 /// The script of a case that tests a client.
-pub type ClientScript =
-    for<'a> fn(&'a mut ClientStage) -> BoxFuture<'a, Result<(), Stop>>;
+pub type ClientScript = for<'a> fn(&'a mut ClientStage) -> BoxFuture<'a, Result<(), Stop>>;
 
 /// What the cases of a run recorded.
 #[derive(Debug)]

@@ -280,10 +280,10 @@ impl Host {
     ///
     /// [`Stop::Unreached`] when there is no WebSocket.
     pub async fn close(&mut self, code: u16) -> Result<(), Stop> {
+        let until = Instant::now() + self.pace.reply();
         let websocket = self.websocket()?;
         // One that ended meanwhile is as good as closed.
         let _ = websocket.send_frame(Frame::close(code, "")).await;
-        let until = Instant::now() + self.pace.reply();
         while let Ok(incoming) = tokio::time::timeout_at(until, websocket.receive()).await {
             if matches!(incoming, Incoming::Close(..) | Incoming::Ended(_)) {
                 break;

@@ -136,8 +136,8 @@ impl Agent {
         if self.dialer.url.transport == Transport::Http {
             return Ok(());
         }
-        let handshake = self.dialer.websocket(&HeaderMap::new());
-        match timeout(self.pace.reply(), handshake).await {
+        let none = HeaderMap::new();
+        match timeout(self.pace.reply(), self.dialer.websocket(&none)).await {
             Ok(Ok(Handshake::Accepted(websocket))) => {
                 self.link = Link::WebSocket(websocket);
                 Ok(())
@@ -177,7 +177,9 @@ impl Agent {
     pub async fn exchange(&mut self, message: AgentToServer) -> Result<ServerToAgent, Stop> {
         match self.ask(message).await? {
             Heard::Message(reply) => Ok(*reply),
-            Heard::Malformed(what) => Err(Stop::Unreached(format!("the reply is malformed: {what}"))),
+            Heard::Malformed(what) => {
+                Err(Stop::Unreached(format!("the reply is malformed: {what}")))
+            }
             Heard::Closed(_, how) => Err(Stop::Unreached(format!("no reply, but {how}"))),
             Heard::Silence => Err(Stop::Unreached(format!(
                 "no reply within {:.1} s",
@@ -324,8 +326,9 @@ impl Agent {
     ) -> Result<Response<Bytes>, Stop> {
         let unreached = |why: &dyn std::fmt::Display| Stop::Unreached(why.to_string());
         let dialer = Dialer { url: self.dialer.url.over(Transport::Http), ..self.dialer.clone() };
-        let request =
-            dialer.request(method, headers, body).map_err(|lost| Stop::Harness(lost.to_string()))?;
+        let request = dialer
+            .request(method, headers, body)
+            .map_err(|lost| Stop::Harness(lost.to_string()))?;
         let answered = async {
             let mut http = match std::mem::replace(&mut self.link, Link::Down) {
                 Link::Http(http) if http.is_open() => http,

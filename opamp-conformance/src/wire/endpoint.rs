@@ -287,12 +287,16 @@ impl Door {
             Ok(body) => body.to_bytes(),
             Err(_) => return Err("the request's body could not be read"),
         };
-        self.log.push(connection, By::Subject, Event::Request {
-            method: parts.method.clone(),
-            target: parts.uri.to_string(),
-            headers: parts.headers.clone(),
-            body: body.clone(),
-        });
+        self.log.push(
+            connection,
+            By::Subject,
+            Event::Request {
+                method: parts.method.clone(),
+                target: parts.uri.to_string(),
+                headers: parts.headers.clone(),
+                body: body.clone(),
+            },
+        );
         if let Welcome::Answer(status, headers) = self.policy() {
             self.attempt();
             return Ok(recorded(&self.log, connection, status, &headers, Bytes::new()));

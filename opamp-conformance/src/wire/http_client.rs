@@ -78,7 +78,11 @@ impl Dialer {
         let connection = self.log.new_connection();
         let connected = self.network.connect(&self.url.host, self.url.port).await;
         let stream = connected.map_err(|error| {
-            self.log.push(connection, By::Subject, Event::Ended(format!("cannot connect: {error}")));
+            self.log.push(
+                connection,
+                By::Subject,
+                Event::Ended(format!("cannot connect: {error}")),
+            );
             Lost::Connect(error)
         })?;
         self.log.push(connection, By::Tester, Event::Opened);
@@ -143,7 +147,8 @@ impl Dialer {
     ///
     /// When there is no answer at all, or a 101 that accepts something else.
     pub async fn websocket(&self, headers: &HeaderMap) -> Result<Handshake, Lost> {
-        let key = base64::engine::general_purpose::STANDARD.encode(rand::rng().random::<[u8; 16]>());
+        let key =
+            base64::engine::general_purpose::STANDARD.encode(rand::rng().random::<[u8; 16]>());
         let mut all = HeaderMap::new();
         let usual = [
             (header::CONNECTION, "Upgrade"),
@@ -164,11 +169,15 @@ impl Dialer {
             let response = http.collect(response).await?;
             return Ok(Handshake::Refused(response));
         }
-        http.log.push(http.connection, By::Subject, Event::Response {
-            status: 101,
-            headers: response.headers().clone(),
-            body: Bytes::new(),
-        });
+        http.log.push(
+            http.connection,
+            By::Subject,
+            Event::Response {
+                status: 101,
+                headers: response.headers().clone(),
+                body: Bytes::new(),
+            },
+        );
         let accept = field(response.headers(), header::SEC_WEBSOCKET_ACCEPT);
         if accept != accept_key(&key) {
             return Err(Lost::Http(format!(
@@ -209,19 +218,22 @@ impl HttpConnection {
         request: Request<Full<Bytes>>,
     ) -> Result<Response<hyper::body::Incoming>, Lost> {
         let body = request.body().clone().collect().await.map(|body| body.to_bytes());
-        self.log.push(self.connection, By::Tester, Event::Request {
-            method: request.method().clone(),
-            target: request.uri().to_string(),
-            headers: request.headers().clone(),
-            body: body.unwrap_or_default(),
-        });
-        let lost = |error: hyper::Error| self.lost(&error.to_string());
+        self.log.push(
+            self.connection,
+            By::Tester,
+            Event::Request {
+                method: request.method().clone(),
+                target: request.uri().to_string(),
+                headers: request.headers().clone(),
+                body: body.unwrap_or_default(),
+            },
+        );
         // Between two requests the connection may need a moment before it is ready again.
-        self.sender.ready().await.map_err(lost)?;
-        match self.sender.send_request(request).await {
-            Ok(response) => Ok(response),
-            Err(error) => Err(self.lost(&error.to_string())),
-        }
+        let answered = match self.sender.ready().await {
+            Ok(()) => self.sender.send_request(request).await,
+            Err(error) => Err(error),
+        };
+        answered.map_err(|error| self.lost(&error.to_string()))
     }
 
     async fn collect(
@@ -231,11 +243,15 @@ impl HttpConnection {
         let (parts, body) = response.into_parts();
         let body = Limited::new(body, MAX_MESSAGE).collect().await;
         let body = body.map_err(|error| self.lost(&error.to_string()))?.to_bytes();
-        self.log.push(self.connection, By::Subject, Event::Response {
-            status: parts.status.as_u16(),
-            headers: parts.headers.clone(),
-            body: body.clone(),
-        });
+        self.log.push(
+            self.connection,
+            By::Subject,
+            Event::Response {
+                status: parts.status.as_u16(),
+                headers: parts.headers.clone(),
+                body: body.clone(),
+            },
+        );
         Ok(Response::from_parts(parts, body))
     }
 

@@ -50,7 +50,8 @@ impl FromStr for Url {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let uri: http::Uri = text.parse().map_err(|error| format!("{text:?} is no URL: {error}"))?;
+        let uri: http::Uri =
+            text.parse().map_err(|error| format!("{text:?} is no URL: {error}"))?;
         let (transport, tls) = match uri.scheme_str() {
             Some("ws") => (Transport::WebSocket, false),
             Some("wss") => (Transport::WebSocket, true),
