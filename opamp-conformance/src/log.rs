@@ -273,7 +273,7 @@ fn line(entry: &Entry, subject: Side) -> Line {
 }
 
 fn join(head: String, message: String) -> String {
-    if head.is_empty() { message } else { format!("{head}\n{message}") }
+    if head.is_empty() { message } else { format!("{head}\n\n{message}") }
 }
 
 fn fields(headers: &HeaderMap) -> String {

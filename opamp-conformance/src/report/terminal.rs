@@ -105,7 +105,8 @@ impl<W: io::Write> Progress<W> {
             let digits = self.cases.to_string().len();
             let word = format!("{:<14}", case.verdict.name());
             write!(self.out, "[{:>digits$}/{}] ", self.done, self.cases)?;
-            write!(self.out, "{} {}", self.paint.verdict(case.verdict, &word), case.title())?;
+            let title = one_line(&case.title(), WIDTH);
+            write!(self.out, "{} {title}", self.paint.verdict(case.verdict, &word))?;
             if known {
                 write!(self.out, ", known")?;
             }

@@ -48,9 +48,10 @@ pub(super) fn one_line(text: &str, limit: usize) -> String {
 /// Appends `text` in lines of at most `width` characters where its words allow it: the first after
 /// `head`, the others indented as far as `head` is long.
 pub(super) fn wrapped(out: &mut String, head: &str, text: &str, width: usize) {
+    let head = visible(head);
     let indent = head.chars().count();
     let mut column = indent;
-    out.push_str(head);
+    out.push_str(&head);
     for word in visible(text).split_whitespace() {
         let length = word.chars().count();
         if column > indent {

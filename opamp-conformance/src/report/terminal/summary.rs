@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::super::text::{line_head, number, one_line, wrapped};
-use super::super::{CaseResult, Line, Report, RowResult, Transport, topic};
+use super::super::{CaseResult, Report, RowResult, Transport, topic};
 use super::{Paint, WIDTH};
 use crate::verdict::{Finding, Verdict};
 
@@ -35,6 +35,7 @@ impl<'a> Summary<'a> {
         summary.failures();
         summary.harness_errors();
         summary.warnings();
+        summary.notes();
         summary.not_judged();
         summary.counts();
         summary.baseline();
@@ -72,11 +73,11 @@ impl<'a> Summary<'a> {
         format!("{}.{} s", tenths / 10, tenths % 10)
     }
 
-    /// Findings of this verdict that the baseline does not know, the same ones of one case together.
-    fn groups(&self, verdict: Verdict) -> Vec<Group<'a>> {
+    /// Such findings where the baseline does not know them, the same ones of one case together.
+    fn groups(&self, such: impl Fn(&Finding) -> bool) -> Vec<Group<'a>> {
         let mut groups: Vec<Group<'a>> = Vec::new();
         for case in &self.report.cases {
-            for finding in case.findings.iter().filter(|finding| finding.verdict == verdict) {
+            for finding in case.findings.iter().filter(|finding| such(finding)) {
                 if case.known.contains_key(&finding.row) {
                     continue;
                 }
@@ -99,7 +100,7 @@ impl<'a> Summary<'a> {
     }
 
     fn failures(&mut self) {
-        let groups = self.groups(Verdict::Fail);
+        let groups = self.groups(|finding| finding.verdict == Verdict::Fail);
         if groups.is_empty() {
             return;
         }
@@ -111,13 +112,25 @@ impl<'a> Summary<'a> {
     }
 
     fn warnings(&mut self) {
-        let groups = self.groups(Verdict::NonStrict);
+        let groups = self.groups(|finding| finding.verdict == Verdict::NonStrict);
         if groups.is_empty() {
             return;
         }
         self.heading("WARNINGS: recommended, and missed", groups.len());
         for group in groups {
             self.miss(&group);
+        }
+    }
+
+    fn notes(&mut self) {
+        let groups = self.groups(|finding| finding.noted);
+        if groups.is_empty() {
+            return;
+        }
+        self.heading("NOTED: advice or an option not followed", groups.len());
+        for Group { finding, case, .. } in groups {
+            let text = format!("{}; {}", finding.actual, case.case);
+            self.wrapped(&format!("  {:<10}", finding.row), &text);
         }
     }
 
@@ -129,8 +142,10 @@ impl<'a> Summary<'a> {
         if row.is_some_and(|row| !row.counts) {
             class.push_str(", does not count");
         }
-        let id = self.paint.verdict(finding.verdict, &format!("{:<10}", finding.row));
-        let _ = write!(self.text, "\n  {id}{class}; {}", case.case);
+        let id = format!("{:<10}", one_line(&finding.row, WIDTH));
+        let id = self.paint.verdict(finding.verdict, &id);
+        let class_and_case = one_line(&format!("{class}; {}", case.case), WIDTH);
+        let _ = write!(self.text, "\n  {id}{class_and_case}");
         let over: Vec<_> = transports.iter().map(|transport| transport.name()).collect();
         if !over.is_empty() {
             let _ = write!(self.text, " over {}", over.join(" and "));
@@ -154,7 +169,14 @@ impl<'a> Summary<'a> {
         let end = entry.map_or(count, |entry| entry.saturating_add(1)).min(count);
         for (i, line) in case.transcript[end.saturating_sub(LINES)..end].iter().enumerate() {
             let head = if i == 0 { "    wire      " } else { "              " };
-            let shown = self.paint.dim(&format!("{head}{}", transcript_line(line)));
+            let what = one_line(&line.what, WIDTH);
+            let mut shown = format!("{head}{}  {what}", line_head(line));
+            // Of an HTTP message the header fields come first; the message says more.
+            let text = line.text.rsplit("\n\n").next().unwrap_or_default();
+            if !text.is_empty() {
+                let _ = write!(shown, "\n{:28}{}", "", one_line(text, WIDTH - 28));
+            }
+            let shown = self.paint.dim(&shown);
             self.line(&shown);
         }
         if end < count {
@@ -175,7 +197,7 @@ impl<'a> Summary<'a> {
         for case in cases {
             let why = case.findings.iter().find(|f| f.verdict == Verdict::HarnessError);
             let why = why.map(|finding| finding.actual.as_str()).or(case.stopped.as_deref());
-            self.line(&format!("\n  {}", case.title()));
+            self.line(&format!("\n  {}", one_line(&case.title(), WIDTH)));
             self.wrapped("    ", why.unwrap_or("no reason was given"));
         }
     }
@@ -260,7 +282,7 @@ impl<'a> Summary<'a> {
         let head = self.paint.dim(&head);
         self.line(&head);
         for (topic, counts) in topics.into_iter().chain([("all", total)]) {
-            let mut line = format!("  {topic:<9}");
+            let mut line = format!("  {:<9}", one_line(topic, 9));
             for (count, (_, verdict)) in counts.iter().zip(COLUMNS) {
                 let cell = match count {
                     0 => format!("{:>12}", "·"),
@@ -344,12 +366,6 @@ fn level_and_maturity(row: &RowResult) -> String {
     }
 }
 
-fn transcript_line(line: &Line) -> String {
-    // The head is laid out with runs of spaces, which cutting the rest must not undo.
-    let rest = format!("{} {}", line.what, line.text);
-    format!("{}  {}", line_head(line), one_line(&rest, 2 * WIDTH - 45))
-}
-
 #[cfg(test)]
 mod tests {
     use crate::report::{sample, terminal};
@@ -371,6 +387,8 @@ mod tests {
             "CSR-15    MUST, development, does not count",
             "THE TESTER ITSELF COULD NOT GO ON (1)",
             "WARNINGS: recommended, and missed (1)",
+            "NOTED: advice or an option not followed (1)",
+            "ERR-04    capabilities beside the error; server/framing/header",
             "UNTESTABLE in this run, by reason (1)",
             "the hook offer-packages is missing",
             "REQUIREMENTS by topic",
@@ -386,9 +404,16 @@ mod tests {
     fn what_a_peer_sent_does_not_act_on_the_terminal() {
         let mut report = sample::server();
         report.subject.reached_by = "\x1b]0;owned\x07".into();
+        report.stale.push("\x1b[1m".into());
+        for row in &mut report.rows {
+            (row.row, row.level) = ("\x07".into(), "\x07".into());
+        }
         for case in &mut report.cases {
+            case.case.push_str("\x1b[3m");
+            case.known.insert("\x08".into(), "\x08".into());
             case.stopped = Some("\x1b[31m".into());
             for finding in &mut case.findings {
+                finding.row.push('\x07');
                 finding.actual = "\x1b[2J".into();
             }
             for line in &mut case.transcript {
