@@ -130,7 +130,7 @@ impl<'a> Summary<'a> {
         self.heading("NOTED: advice or an option not followed", groups.len());
         for Group { finding, case, .. } in groups {
             let text = format!("{}; {}", finding.actual, case.case);
-            self.wrapped(&format!("  {:<10}", finding.row), &text);
+            self.wrapped(&format!("  {:<11}", finding.row), &text);
         }
     }
 
@@ -142,7 +142,7 @@ impl<'a> Summary<'a> {
         if row.is_some_and(|row| !row.counts) {
             class.push_str(", does not count");
         }
-        let id = format!("{:<10}", one_line(&finding.row, WIDTH));
+        let id = format!("{:<11}", one_line(&finding.row, WIDTH));
         let id = self.paint.verdict(finding.verdict, &id);
         let class_and_case = one_line(&format!("{class}; {}", case.case), WIDTH);
         let _ = write!(self.text, "\n  {id}{class_and_case}");
@@ -307,7 +307,7 @@ impl<'a> Summary<'a> {
         if !known.is_empty() {
             self.heading("KNOWN from the baseline", known.len());
             for (case, row, reason) in known {
-                self.wrapped(&format!("  {row:<10}"), &format!("{}: {reason}", case.title()));
+                self.wrapped(&format!("  {row:<11}"), &format!("{}: {reason}", case.title()));
             }
         }
         if !self.report.stale.is_empty() {
@@ -379,16 +379,16 @@ mod tests {
         };
         let order = [
             "FAILED (2)",
-            "SEQ-04    MUST; server/sequence/gap over websocket and http",
+            "SEQ-04     MUST; server/sequence/gap over websocket and http",
             "expected  ReportFullState",
             "actual    a reply without flags",
             "reading   A05 sequence_num",
             "tester  → subject",
-            "CSR-15    MUST, development, does not count",
+            "CSR-15     MUST, development, does not count",
             "THE TESTER ITSELF COULD NOT GO ON (1)",
             "WARNINGS: recommended, and missed (1)",
             "NOTED: advice or an option not followed (1)",
-            "ERR-04    capabilities beside the error; server/framing/header",
+            "ERR-04     capabilities beside the error; server/framing/header",
             "UNTESTABLE in this run, by reason (1)",
             "the hook offer-packages is missing",
             "REQUIREMENTS by topic",
