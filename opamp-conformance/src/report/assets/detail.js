@@ -10,7 +10,11 @@ function show(id, column) {
   opened = { row, column };
   const report = data.reports[column];
   byId("detail-title").textContent = `${id}: ${title(report.subject)} (${report.subject.side})`;
-  const cases = result.cases.map((index) => report.cases[index]).filter(Boolean);
+  // The cases that made the verdict what it is come first.
+  const made = (run) => run.findings.some((found) =>
+    found.row === id && found.verdict === result.verdict) ? 0 : 1;
+  const cases = result.cases.map((index) => report.cases[index]).filter(Boolean)
+    .sort((a, b) => made(a) - made(b));
   byId("detail-body").replaceChildren(...heading(row.requirement, result, report),
     ...cases.map((run) => caseOf(run, row.requirement.id)));
   byId("previous").disabled = !neighbour(-1);
