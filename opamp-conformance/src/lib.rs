@@ -8,6 +8,7 @@ pub mod log;
 pub mod mask;
 pub mod net;
 pub mod pace;
+pub mod reference;
 pub mod report;
 pub mod server;
 pub mod verdict;

@@ -26,6 +26,13 @@ pub fn now_ms() -> u64 {
     since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// The 16 bytes that [`text`] writes so; `None` where it is no UUID.
+#[must_use]
+pub fn parse(text: &str) -> Option<Bytes> {
+    let uid = uuid::Uuid::parse_str(text).ok()?;
+    Some(Bytes::copy_from_slice(uid.as_bytes()))
+}
+
 /// The canonical text of a UUID; plain hexadecimal of what is not 16 bytes.
 #[must_use]
 pub fn text(bytes: &[u8]) -> String {

@@ -1,0 +1,90 @@
+//! The reference client on plain HTTP.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, header};
+use opamp_proto::v1::{AgentToServer, ServerToAgent};
+use prost::Message as _;
+use tokio::time::{sleep_until, timeout};
+
+use super::mind::Next;
+use super::{Body, MAX_MESSAGE, Order, Over};
+use crate::server::agent::PROTOBUF;
+use crate::wire::body;
+use crate::wire::http_client::{HttpConnection, field};
+use crate::wire::uid;
+
+/// How long an exchange may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Body {
+    pub(super) async fn by_http(&mut self) -> Over {
+        let mut http = match timeout(PATIENCE, self.dialer.http()).await {
+            Ok(Ok(http)) => http,
+            Ok(Err(_)) | Err(_) => return Over::Again(self.mind.backoff()),
+        };
+        loop {
+            let message = self.mind.compose();
+            match self.exchange(&mut http, message).await {
+                Ok(Next::GoOn) => {}
+                Ok(Next::Wait(wait)) => return Over::Again(wait),
+                Err(wait) => {
+                    self.mind.lost();
+                    return Over::Again(wait);
+                }
+            }
+            self.keep();
+            while !self.mind.is_due() {
+                tokio::select! {
+                    order = self.orders.recv() => match order {
+                        None | Some(Order::Stop) => {
+                            let goodbye = self.mind.goodbye();
+                            // It is the last there is to say, heard or not.
+                            let _ = self.exchange(&mut http, goodbye).await;
+                            return Over::Stop;
+                        }
+                        Some(Order::Do(action, answer)) => self.obey(&action, answer),
+                    },
+                    () = sleep_until(self.mind.heartbeat_at()) => break,
+                }
+            }
+            if !http.is_open() {
+                return Over::Again(Duration::ZERO);
+            }
+        }
+    }
+
+    /// One request and its response; an error is how long to wait before the next.
+    async fn exchange(
+        &mut self,
+        http: &mut HttpConnection,
+        message: AgentToServer,
+    ) -> Result<Next, Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, PROTOBUF);
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        if let Ok(uid) = HeaderValue::from_str(&uid::text(self.mind.uid())) {
+            headers.insert("opamp-instance-uid", uid);
+        }
+        let body: Bytes = message.encode_to_vec().into();
+        let Ok(request) = self.dialer.request(Method::POST, &headers, body) else {
+            return Err(self.mind.backoff());
+        };
+        let response = match timeout(PATIENCE, http.send(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(_)) | Err(_) => return Err(self.mind.backoff()),
+        };
+        if response.status() != 200 {
+            return Err(self.put_off(response.status().as_u16(), response.headers()));
+        }
+        let body = match field(response.headers(), header::CONTENT_ENCODING).as_str() {
+            "gzip" => body::gunzip(response.body(), MAX_MESSAGE).ok(),
+            _ => Some(response.body().clone()).filter(|body| body.len() <= MAX_MESSAGE),
+        };
+        match body.and_then(|body| ServerToAgent::decode(body).ok()) {
+            Some(message) => Ok(self.mind.receive(message)),
+            None => Err(self.mind.backoff()),
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! What the reference client knows and decides, without any I/O: what to report, and what a message
+//! of the server changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use opamp_proto::v1::{
+    AgentConfigFile, AgentConfigMap, AgentDescription, AgentDisconnect, AgentRemoteConfig,
+    AgentToServer, AvailableComponents, ComponentDetails, ComponentHealth,
+    ConnectionSettingsStatus, CustomCapabilities, EffectiveConfig, KeyValue, PackageStatuses,
+    RemoteConfigStatus, RemoteConfigStatuses, ServerErrorResponse, ServerErrorResponseType,
+    ServerToAgent, server_error_response,
+};
+use tokio::time::Instant;
+
+use crate::hook::{Action, HookError};
+use crate::mask::agent as mask;
+use crate::mask::{flag, server};
+use crate::reference::Faults;
+use crate::wire::uid;
+
+/// The least first wait after UNAVAILABLE, 503 or 429 that states no time (THR-12).
+const UNSTATED_WAIT: Duration = Duration::from_secs(30);
+
+/// A part of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    Description,
+    Health,
+    EffectiveConfig,
+    RemoteConfigStatus,
+    PackageStatuses,
+    ConnectionSettingsStatus,
+    CustomCapabilities,
+    /// The hash of the components.
+    Components,
+    /// The component map beside its hash; only on request.
+    ComponentMap,
+}
+
+const FULL: [Part; 8] = [
+    Part::Description,
+    Part::Health,
+    Part::EffectiveConfig,
+    Part::RemoteConfigStatus,
+    Part::PackageStatuses,
+    Part::ConnectionSettingsStatus,
+    Part::CustomCapabilities,
+    Part::Components,
+];
+
+/// What outlives the process.
+#[derive(Debug, Clone)]
+pub(super) struct Kept {
+    pub(super) uid: Bytes,
+    pub(super) config: String,
+    pub(super) config_status: RemoteConfigStatus,
+}
+
+impl Kept {
+    pub(super) fn new(uid: Bytes) -> Self {
+        let config_status = RemoteConfigStatus::default();
+        Self { uid, config: "greeting: hello\n".to_owned(), config_status }
+    }
+}
+
+/// What the driver has to do after a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Nothing special.
+    GoOn,
+    /// Leave, and come back after this time.
+    Wait(Duration),
+}
+
+/// The client's mind.
+pub(super) struct Mind {
+    faults: Faults,
+    kept: Kept,
+    heartbeat: Duration,
+    last_sent: Instant,
+    sequence_num: u64,
+    capabilities: u64,
+    /// What the server announced; `None` until it did.
+    server: Option<u64>,
+    health: ComponentHealth,
+    attributes: BTreeMap<String, String>,
+    unreported: BTreeSet<Part>,
+    in_flight: BTreeSet<Part>,
+    failures: u32,
+}
+
+impl Mind {
+    pub(super) fn new(faults: Faults, kept: Kept, heartbeat: Duration) -> Self {
+        let now = uid::now_ms() * 1_000_000;
+        Self {
+            faults,
+            kept,
+            heartbeat,
+            last_sent: Instant::now(),
+            sequence_num: 0,
+            capabilities: mask::REPORTS_STATUS
+                | mask::ACCEPTS_REMOTE_CONFIG
+                | mask::REPORTS_EFFECTIVE_CONFIG
+                | mask::REPORTS_REMOTE_CONFIG
+                | mask::REPORTS_HEALTH
+                | mask::REPORTS_HEARTBEAT
+                | mask::REPORTS_AVAILABLE_COMPONENTS,
+            server: None,
+            health: ComponentHealth {
+                healthy: true,
+                start_time_unix_nano: now,
+                status: "running".to_owned(),
+                status_time_unix_nano: now,
+                ..Default::default()
+            },
+            attributes: BTreeMap::from([
+                ("os.type".to_owned(), "linux".to_owned()),
+                ("host.name".to_owned(), "reference".to_owned()),
+            ]),
+            unreported: FULL.into(),
+            in_flight: BTreeSet::new(),
+            failures: 0,
+        }
+    }
+
+    pub(super) fn uid(&self) -> &Bytes {
+        &self.kept.uid
+    }
+
+    pub(super) fn kept(&self) -> Kept {
+        self.kept.clone()
+    }
+
+    /// Whether there is something to report now.
+    pub(super) fn is_due(&self) -> bool {
+        self.in_flight.is_empty() && !self.unreported.is_empty()
+    }
+
+    /// When the next heartbeat or poll is due.
+    pub(super) fn heartbeat_at(&self) -> Instant {
+        self.last_sent + self.heartbeat
+    }
+
+    /// The next message: what is unreported, or a heartbeat where that is nothing.
+    pub(super) fn compose(&mut self) -> AgentToServer {
+        let parts = std::mem::take(&mut self.unreported);
+        let mut message = self.bare();
+        for part in &parts {
+            self.put(*part, &mut message);
+        }
+        self.in_flight.extend(parts);
+        message
+    }
+
+    /// The last message before leaving.
+    pub(super) fn goodbye(&mut self) -> AgentToServer {
+        AgentToServer { agent_disconnect: Some(AgentDisconnect {}), ..self.bare() }
+    }
+
+    fn bare(&mut self) -> AgentToServer {
+        self.sequence_num += 1;
+        self.last_sent = Instant::now();
+        AgentToServer {
+            instance_uid: self.kept.uid.clone(),
+            sequence_num: self.sequence_num,
+            capabilities: self.capabilities,
+            ..Default::default()
+        }
+    }
+
+    fn put(&self, part: Part, message: &mut AgentToServer) {
+        let has = |bit| self.capabilities & bit != 0;
+        // An unknown mask restricts nothing (A25).
+        let takes = |bit| self.server.is_none_or(|mask| mask & bit != 0);
+        match part {
+            Part::Description => message.agent_description = Some(self.description()),
+            Part::Health if has(mask::REPORTS_HEALTH) => {
+                message.health = Some(self.health.clone());
+            }
+            Part::EffectiveConfig
+                if has(mask::REPORTS_EFFECTIVE_CONFIG)
+                    && takes(server::ACCEPTS_EFFECTIVE_CONFIG) =>
+            {
+                message.effective_config = Some(self.effective_config());
+            }
+            Part::RemoteConfigStatus if has(mask::REPORTS_REMOTE_CONFIG) => {
+                message.remote_config_status = Some(self.kept.config_status.clone());
+            }
+            Part::PackageStatuses
+                if has(mask::REPORTS_PACKAGE_STATUSES)
+                    && takes(server::ACCEPTS_PACKAGES_STATUS) =>
+            {
+                message.package_statuses = Some(PackageStatuses::default());
+            }
+            Part::ConnectionSettingsStatus if has(mask::REPORTS_CONNECTION_SETTINGS_STATUS) => {
+                message.connection_settings_status = Some(ConnectionSettingsStatus::default());
+            }
+            Part::CustomCapabilities => {
+                message.custom_capabilities = Some(CustomCapabilities::default());
+            }
+            Part::Components | Part::ComponentMap if has(mask::REPORTS_AVAILABLE_COMPONENTS) => {
+                message.available_components = Some(components(part == Part::ComponentMap));
+            }
+            _ => {}
+        }
+    }
+
+    fn description(&self) -> AgentDescription {
+        let id = uid::text(&self.kept.uid);
+        AgentDescription {
+            identifying_attributes: vec![
+                KeyValue::new("service.name", "com.example.reference"),
+                KeyValue::new("service.version", "1.0.0"),
+                KeyValue::new("service.instance.id", id.as_str()),
+            ],
+            non_identifying_attributes: self
+                .attributes
+                .iter()
+                .map(|(key, value)| KeyValue::new(key.as_str(), value.as_str()))
+                .collect(),
+        }
+    }
+
+    fn effective_config(&self) -> EffectiveConfig {
+        let file = AgentConfigFile {
+            body: Bytes::copy_from_slice(self.kept.config.as_bytes()),
+            content_type: "text/yaml".to_owned(),
+        };
+        let config_map = BTreeMap::from([(String::new(), file)]);
+        EffectiveConfig { config_map: Some(AgentConfigMap { config_map }) }
+    }
+
+    /// Takes in a message of the server.
+    pub(super) fn receive(&mut self, message: ServerToAgent) -> Next {
+        if !message.instance_uid.is_empty() && message.instance_uid != self.kept.uid {
+            return Next::GoOn;
+        }
+        if let Some(error) = &message.error_response {
+            return self.refused(error);
+        }
+        self.failures = 0;
+        self.in_flight.clear();
+        if message.capabilities != 0 {
+            self.server = Some(message.capabilities);
+        }
+        if message.command.is_some() && self.capabilities & mask::ACCEPTS_RESTART_COMMAND != 0 {
+            return Next::GoOn;
+        }
+        let asked = message.flags & flag::REPORT_FULL_STATE != 0
+            && !self.faults.has("full-state-flag-is-ignored");
+        if asked || (self.faults.has("full-state-is-repeated") && self.sequence_num > 2) {
+            self.unreported.extend(FULL);
+        }
+        if message.flags & flag::REPORT_AVAILABLE_COMPONENTS != 0 {
+            self.unreported.insert(Part::ComponentMap);
+        }
+        if let Some(identification) = &message.agent_identification
+            && identification.new_instance_uid.len() == 16
+        {
+            self.kept.uid = identification.new_instance_uid.clone();
+        }
+        if let Some(offer) = &message.remote_config {
+            self.configure(offer);
+        }
+        Next::GoOn
+    }
+
+    fn refused(&mut self, error: &ServerErrorResponse) -> Next {
+        if error.r#type != ServerErrorResponseType::Unavailable as i32 {
+            self.in_flight.clear();
+            return Next::GoOn;
+        }
+        self.lost();
+        let stated = match &error.details {
+            Some(server_error_response::Details::RetryInfo(info)) => {
+                Duration::from_nanos(info.retry_after_nanoseconds)
+            }
+            None => Duration::ZERO,
+        };
+        Next::Wait(if stated.is_zero() { self.unstated_wait() } else { stated })
+    }
+
+    fn configure(&mut self, offer: &AgentRemoteConfig) {
+        if self.capabilities & mask::ACCEPTS_REMOTE_CONFIG == 0
+            || offer.config_hash == self.kept.config_status.last_remote_config_hash
+        {
+            return;
+        }
+        let (status, error_message) = match read(offer) {
+            Ok(text) => {
+                if text != self.kept.config {
+                    self.kept.config = text;
+                    self.unreported.insert(Part::EffectiveConfig);
+                }
+                (RemoteConfigStatuses::Applied, String::new())
+            }
+            Err(error) => (RemoteConfigStatuses::Failed, error),
+        };
+        self.kept.config_status = RemoteConfigStatus {
+            last_remote_config_hash: offer.config_hash.clone(),
+            status: status as i32,
+            error_message,
+        };
+        self.unreported.insert(Part::RemoteConfigStatus);
+    }
+
+    /// The connection is gone without an answer to what is in flight.
+    pub(super) fn lost(&mut self) {
+        self.unreported.append(&mut self.in_flight);
+    }
+
+    /// How long to wait after one more failure that states no time.
+    pub(super) fn backoff(&mut self) -> Duration {
+        self.failures = (self.failures + 1).min(6);
+        let jitter = 0.5 + 0.5 * rand::random::<f64>();
+        Duration::from_secs_f64(0.5 * f64::from(1_u32 << self.failures) * jitter)
+    }
+
+    /// How long to wait after a refusal for overload that states no time.
+    pub(super) fn unstated_wait(&mut self) -> Duration {
+        UNSTATED_WAIT + self.backoff()
+    }
+
+    /// Does what a hook asks for.
+    pub(super) fn hook(&mut self, action: &Action) -> Result<(), HookError> {
+        let changed = match action {
+            Action::SetHealth { healthy, last_error } => {
+                self.health.healthy = *healthy;
+                self.health.last_error.clone_from(last_error);
+                Part::Health
+            }
+            Action::SetDescription { attributes } => {
+                self.attributes.extend(attributes.clone());
+                Part::Description
+            }
+            Action::SetEffectiveConfig { body } => {
+                self.kept.config.clone_from(body);
+                Part::EffectiveConfig
+            }
+            _ => return Err(HookError::Unsupported),
+        };
+        self.unreported.insert(changed);
+        Ok(())
+    }
+}
+
+fn read(offer: &AgentRemoteConfig) -> Result<String, String> {
+    let files = offer.config.as_ref().map(|config| &config.config_map);
+    let file = files.and_then(|files| files.values().next()).ok_or("the offer has no file")?;
+    let text = String::from_utf8(file.body.to_vec()).map_err(|error| error.to_string())?;
+    let parsed: Result<yaml_serde::Value, _> = yaml_serde::from_str(&text);
+    parsed.map(|_| text).map_err(|error| error.to_string())
+}
+
+fn components(with_map: bool) -> AvailableComponents {
+    let mut components = BTreeMap::new();
+    if with_map {
+        components.insert("receivers".to_owned(), ComponentDetails::default());
+    }
+    AvailableComponents { components, hash: Bytes::from_static(b"components-1") }
+}

@@ -1,0 +1,208 @@
+//! The reference client: an agent with every capability whose mind is in [`mind`], and its two
+//! drivers.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ::http::{HeaderMap, HeaderName, HeaderValue};
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+
+use crate::client::{ClientUnderTest, Running, Start};
+use crate::hook::{Action, HookError};
+use crate::judge::Stop;
+use crate::log::Log;
+use crate::net::Network;
+use crate::reference::Faults;
+use crate::report::{Side, Transport};
+use crate::wire::authority;
+use crate::wire::http_client::Dialer;
+use crate::wire::uid;
+use crate::wire::url::Url;
+
+mod faults;
+mod http;
+mod mind;
+mod websocket;
+
+pub use faults::FAULTS;
+
+use mind::Mind;
+
+/// The largest message the reference client takes: small, so that a case of its limit is quick.
+pub const MAX_MESSAGE: usize = 256 << 10;
+/// How many orders to a running client wait.
+const ORDERS: usize = 16;
+
+/// Starts reference clients on a network in memory.
+pub struct ReferenceClient {
+    network: Network,
+    faults: Faults,
+    kept: Kept,
+}
+
+/// What clients left behind, by the directory they were given.
+type Kept = Arc<Mutex<HashMap<PathBuf, mind::Kept>>>;
+
+impl ReferenceClient {
+    /// On this network.
+    #[must_use]
+    pub fn new(network: &Network, faults: Faults) -> Self {
+        Self { network: network.clone(), faults, kept: Kept::default() }
+    }
+
+    fn left_behind(&self, state: Option<&PathBuf>) -> Option<mind::Kept> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get(state?).cloned()
+    }
+}
+
+#[async_trait]
+impl ClientUnderTest for ReferenceClient {
+    fn network(&self) -> Network {
+        self.network.clone()
+    }
+
+    fn takes(&self, _: &str) -> bool {
+        true
+    }
+
+    fn max_message_size(&self) -> u64 {
+        MAX_MESSAGE as u64
+    }
+
+    async fn start(&self, start: Start) -> Result<Box<dyn Running>, Stop> {
+        let url: Url = start.url.parse().map_err(Stop::Harness)?;
+        let mut headers = HeaderMap::new();
+        for (name, value) in &start.headers {
+            if let (Ok(name), Ok(value)) =
+                (HeaderName::try_from(name.as_str()), HeaderValue::try_from(value.as_str()))
+            {
+                headers.append(name, value);
+            }
+        }
+        let tls = match &start.ca {
+            Some(ca) => authority::client_config(ca, None).map(Some),
+            None => Ok(None),
+        };
+        let tls = tls.map_err(|error| Stop::Harness(error.to_string()))?;
+        let network = self.network.clone();
+        let dialer = Dialer { network, url, tls, headers, log: Log::new(Side::Client) };
+        let kept = self.left_behind(start.state.as_ref()).unwrap_or_else(|| {
+            mind::Kept::new(uid::fresh(&mut rand::rng(), uid::now_ms()))
+        });
+        let heartbeat = start.heartbeat.unwrap_or(Duration::from_secs(30));
+        let mind = Mind::new(self.faults.clone(), kept, heartbeat);
+        let (orders, received) = mpsc::channel(ORDERS);
+        let kept = Arc::clone(&self.kept);
+        let body = Body { dialer, mind, orders: received, kept, state: start.state };
+        Ok(Box::new(Life { orders, task: tokio::spawn(body.live()) }))
+    }
+}
+
+/// A running client from outside.
+struct Life {
+    orders: mpsc::Sender<Order>,
+    task: JoinHandle<()>,
+}
+
+/// What a running client is told by its hooks.
+enum Order {
+    Do(Action, oneshot::Sender<Result<Value, HookError>>),
+    Stop,
+}
+
+#[async_trait]
+impl Running for Life {
+    async fn call(&mut self, action: &Action) -> Result<Value, HookError> {
+        let gone = || HookError::Failed("the client has ended".to_owned());
+        let (answer, answered) = oneshot::channel();
+        self.orders.send(Order::Do(action.clone(), answer)).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+
+    async fn stop(&mut self) -> Result<(), HookError> {
+        // One that has ended is stopped.
+        let _ = self.orders.send(Order::Stop).await;
+        Ok(())
+    }
+
+    async fn kill(&mut self) {
+        self.task.abort();
+    }
+
+    fn ended(&mut self) -> Option<String> {
+        self.task.is_finished().then(|| "has ended".to_owned())
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A running client from inside.
+struct Body {
+    dialer: Dialer,
+    mind: Mind,
+    orders: mpsc::Receiver<Order>,
+    kept: Kept,
+    state: Option<PathBuf>,
+}
+
+/// Why a driver returned.
+enum Over {
+    /// The client was asked to stop.
+    Stop,
+    /// Connect again after this time.
+    Again(Duration),
+}
+
+impl Body {
+    async fn live(mut self) {
+        loop {
+            let over = match self.dialer.url.transport {
+                Transport::WebSocket => self.by_websocket().await,
+                Transport::Http => self.by_http().await,
+            };
+            self.keep();
+            match over {
+                Over::Stop => return,
+                Over::Again(wait) if self.rest(wait).await => return,
+                Over::Again(_) => {}
+            }
+        }
+    }
+
+    /// Waits while nobody is connected; whether the client is to stop.
+    async fn rest(&mut self, wait: Duration) -> bool {
+        let until = Instant::now() + wait;
+        loop {
+            match timeout_at(until, self.orders.recv()).await {
+                Err(_) => return false,
+                Ok(None | Some(Order::Stop)) => return true,
+                Ok(Some(Order::Do(action, answer))) => self.obey(&action, answer),
+            }
+        }
+    }
+
+    fn obey(&mut self, action: &Action, answer: oneshot::Sender<Result<Value, HookError>>) {
+        let done = self.mind.hook(action).map(|()| json!({}));
+        // A caller that has gone away does not want to know.
+        let _ = answer.send(done);
+    }
+
+    /// Keeps what has to outlive the client.
+    fn keep(&mut self) {
+        if let Some(dir) = &self.state {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.insert(dir.clone(), self.mind.kept());
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! What the reference server knows of its agents, and what it answers them.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use opamp_proto::v1::{
+    AgentConfigFile, AgentConfigMap, AgentRemoteConfig, AgentToServer, ServerErrorResponse,
+    ServerErrorResponseType, ServerToAgent,
+};
+use prost::Message as _;
+use serde_json::{Value, json};
+
+use crate::hook::{Action, File, HookError};
+use crate::mask::agent as mask;
+use crate::mask::flag::REPORT_FULL_STATE;
+use crate::mask::server;
+use crate::reference::Faults;
+use crate::wire::{body, uid as ids};
+
+/// The agents and what they are to be offered.
+pub(super) struct Desk {
+    faults: Faults,
+    agents: HashMap<Bytes, Agent>,
+}
+
+/// What to do about a message.
+#[derive(Default)]
+pub(super) struct Reply {
+    /// The answer, if any.
+    pub(super) message: Option<ServerToAgent>,
+    /// The code to close the WebSocket with afterwards.
+    pub(super) close: Option<u16>,
+}
+
+#[derive(Default)]
+struct Agent {
+    connection: Option<u32>,
+    connected: bool,
+    greeted: bool,
+    sequence_num: u64,
+    state: AgentToServer,
+    config: Option<AgentRemoteConfig>,
+    /// The hash offered last on this connection, not to be offered again unasked.
+    offered: Bytes,
+}
+
+impl Desk {
+    pub(super) fn new(faults: Faults) -> Self {
+        Self { faults, agents: HashMap::new() }
+    }
+
+    /// The answer to a message that came over this WebSocket, or by plain HTTP.
+    pub(super) fn handle(&mut self, connection: Option<u32>, bytes: &Bytes) -> Reply {
+        let malformed = |uid: Bytes, why: &str| Reply {
+            message: Some(ServerToAgent {
+                instance_uid: uid,
+                error_response: Some(ServerErrorResponse {
+                    r#type: ServerErrorResponseType::BadRequest as i32,
+                    error_message: why.to_owned(),
+                    details: None,
+                }),
+                ..Default::default()
+            }),
+            close: None,
+        };
+        let Ok(report) = AgentToServer::decode(bytes.clone()) else {
+            return malformed(Bytes::new(), "the message is no AgentToServer");
+        };
+        let uid = report.instance_uid.clone();
+        if uid.len() != 16 {
+            return malformed(uid, "instance_uid is not 16 bytes");
+        }
+        let known = self.agents.contains_key(&uid);
+        let agent = self.agents.entry(uid.clone()).or_default();
+        if agent.connection != connection || !agent.connected {
+            agent.greeted = false;
+            agent.offered = Bytes::new();
+        }
+        agent.connection = connection;
+        agent.connected = report.agent_disconnect.is_none();
+        let is_next = report.sequence_num == agent.sequence_num.wrapping_add(1);
+        agent.sequence_num = report.sequence_num;
+        let complete = report.agent_description.is_some();
+        agent.merge(report);
+        let mut reply = ServerToAgent { instance_uid: uid, ..Default::default() };
+        if !complete && (!known || !is_next) && !self.faults.has("gap-is-ignored") {
+            reply.flags |= REPORT_FULL_STATE;
+        }
+        agent.fill(&mut reply);
+        Reply { message: Some(reply), close: None }
+    }
+
+    /// What to push to an agent on a WebSocket now.
+    pub(super) fn push(&mut self, uid: &[u8]) -> Option<(u32, ServerToAgent)> {
+        let agent = self.agents.get_mut(uid)?;
+        let connection = agent.connection.filter(|_| agent.connected)?;
+        let instance_uid = Bytes::copy_from_slice(uid);
+        let mut message = ServerToAgent { instance_uid, ..Default::default() };
+        agent.fill(&mut message);
+        Some((connection, message))
+    }
+
+    pub(super) fn connection_of(&self, uid: &[u8]) -> Option<u32> {
+        self.agents.get(uid).and_then(|agent| agent.connection)
+    }
+
+    pub(super) fn connection_lost(&mut self, connection: u32) {
+        for agent in self.agents.values_mut() {
+            if agent.connection == Some(connection) {
+                agent.connected = false;
+            }
+        }
+    }
+
+    /// Does what a hook asks for; gives the answer, and the agent to push to, if any.
+    pub(super) fn hook(&mut self, action: &Action) -> Result<(Value, Option<Bytes>), HookError> {
+        match action {
+            Action::OfferConfig { instance_uid, files } => {
+                let uid = uid(instance_uid)?;
+                let mut config_map = std::collections::BTreeMap::new();
+                for (name, File { body, content_type }) in files {
+                    let body = base64(body)?;
+                    let content_type = content_type.clone();
+                    config_map.insert(name.clone(), AgentConfigFile { body, content_type });
+                }
+                let config = AgentConfigMap { config_map };
+                let config_hash = body::sha256(&config.encode_to_vec());
+                let agent = self.agents.entry(uid.clone()).or_default();
+                agent.config = Some(AgentRemoteConfig { config: Some(config), config_hash });
+                Ok((json!({}), Some(uid)))
+            }
+            Action::ShowAgent { instance_uid } => {
+                let agent = self.agents.get(&uid(instance_uid)?).map(Agent::shown);
+                Ok((json!({ "agent": agent }), None))
+            }
+            _ => Err(HookError::Unsupported),
+        }
+    }
+}
+
+impl Agent {
+    /// Takes over what a report tells; what it leaves out stays.
+    fn merge(&mut self, report: AgentToServer) {
+        let old = std::mem::take(&mut self.state);
+        self.state = AgentToServer {
+            agent_description: report.agent_description.or(old.agent_description),
+            capabilities: if report.capabilities == 0 {
+                old.capabilities
+            } else {
+                report.capabilities
+            },
+            health: report.health.or(old.health),
+            effective_config: report.effective_config.or(old.effective_config),
+            remote_config_status: report.remote_config_status.or(old.remote_config_status),
+            package_statuses: report.package_statuses.or(old.package_statuses),
+            available_components: report.available_components.or(old.available_components),
+            connection_settings_status: report
+                .connection_settings_status
+                .or(old.connection_settings_status),
+            ..Default::default()
+        };
+    }
+
+    /// Puts into a message to the agent what is due.
+    fn fill(&mut self, message: &mut ServerToAgent) {
+        if !self.greeted || self.connection.is_none() {
+            message.capabilities = server::ALL;
+            self.greeted = true;
+        }
+        let accepts = |bit| self.state.capabilities & bit != 0;
+        if let Some(config) = &self.config
+            && accepts(mask::ACCEPTS_REMOTE_CONFIG)
+        {
+            let reported = self.state.remote_config_status.as_ref();
+            let has = reported.is_some_and(|s| s.last_remote_config_hash == config.config_hash);
+            if !has && self.offered != config.config_hash {
+                self.offered = config.config_hash.clone();
+                message.remote_config = Some(config.clone());
+            }
+        }
+    }
+
+    fn shown(&self) -> Value {
+        json!({
+            "connected": self.connected,
+            "sequence_num": self.sequence_num,
+            "health": self.state.health.as_ref().map(|health| json!({
+                "healthy": health.healthy,
+                "status": health.status,
+                "last_error": health.last_error,
+            })),
+        })
+    }
+}
+
+/// The id in a hook's text.
+pub(super) fn uid(text: &str) -> Result<Bytes, HookError> {
+    ids::parse(text).ok_or_else(|| HookError::Failed(format!("{text:?} is no instance uid")))
+}
+
+fn base64(text: &str) -> Result<Bytes, HookError> {
+    use base64::Engine as _;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text);
+    bytes.map(Bytes::from).map_err(|error| HookError::Failed(format!("no base64: {error}")))
+}
