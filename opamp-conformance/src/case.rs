@@ -67,6 +67,13 @@ pub struct Conversation {
     pub entries: Vec<Entry>,
 }
 
+impl Observed {
+    /// Every event of every conversation.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.conversations.iter().flat_map(|conversation| &conversation.entries)
+    }
+}
+
 impl Case {
     /// The side it tests.
     #[must_use]

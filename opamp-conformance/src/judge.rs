@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use opamp_spec::requirement;
 
-use crate::log::Log;
+use crate::log::{Entry, Log};
 use crate::verdict::{Finding, Verdict};
 
 /// Why a case ends before its end. What it has not judged by then is not judged.
@@ -59,6 +59,14 @@ impl Judge {
         let noted = !holds && verdict == Verdict::Pass;
         self.find(row, verdict, noted, expected.into(), actual.into());
         holds
+    }
+
+    /// Shows an event of another case in the transcript of this one, if it is worth it; for
+    /// observers, before they judge it.
+    pub fn quote(&mut self, entry: &Entry, is_worth_it: bool) {
+        if is_worth_it {
+            self.log.quote(entry);
+        }
     }
 
     /// Records what was seen about a requirement that leaves the choice to the subject.

@@ -10,6 +10,8 @@ pub mod net;
 pub mod pace;
 pub mod reference;
 pub mod report;
+pub mod run;
+pub mod selftest;
 pub mod server;
 pub mod verdict;
 pub mod wire;

@@ -183,6 +183,14 @@ impl Log {
         self.push(0, By::Remark, Event::Remark(text.into()));
     }
 
+    /// Shows an event of another record in this one.
+    pub fn quote(&self, entry: &Entry) {
+        let mut inner = self.inner();
+        if inner.entries.len() < MAX_ENTRIES {
+            inner.entries.push(entry.clone());
+        }
+    }
+
     /// Everything so far.
     #[must_use]
     pub fn entries(&self) -> Vec<Entry> {

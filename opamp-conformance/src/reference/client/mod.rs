@@ -93,9 +93,9 @@ impl ClientUnderTest for ReferenceClient {
         let tls = tls.map_err(|error| Stop::Harness(error.to_string()))?;
         let network = self.network.clone();
         let dialer = Dialer { network, url, tls, headers, log: Log::new(Side::Client) };
-        let kept = self.left_behind(start.state.as_ref()).unwrap_or_else(|| {
-            mind::Kept::new(uid::fresh(&mut rand::rng(), uid::now_ms()))
-        });
+        let kept = self
+            .left_behind(start.state.as_ref())
+            .unwrap_or_else(|| mind::Kept::new(uid::fresh(&mut rand::rng(), uid::now_ms())));
         let heartbeat = start.heartbeat.unwrap_or(Duration::from_secs(30));
         let mind = Mind::new(self.faults.clone(), kept, heartbeat);
         let (orders, received) = mpsc::channel(ORDERS);

@@ -214,8 +214,7 @@ impl Shared {
             // No AgentToServer begins with a byte of all ones.
             _ => Bytes::from_static(&[0xff]),
         };
-        let Reply { message, close } =
-            self.desk().handle(Some(websocket.connection()), &message);
+        let Reply { message, close } = self.desk().handle(Some(websocket.connection()), &message);
         if let Some(message) = message {
             let header: &[u8] = if self.faults.has("header-is-not-zero") { &[1] } else { &[0] };
             let framed = body::frame_with_header(header, &message.encode_to_vec());

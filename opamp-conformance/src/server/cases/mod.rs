@@ -2,7 +2,8 @@
 
 use crate::case::Case;
 
+mod every_message;
 mod sequence;
 
 /// All of them.
-pub const ALL: &[&[Case]] = &[sequence::CASES];
+pub const ALL: &[&[Case]] = &[every_message::CASES, sequence::CASES];

@@ -9,6 +9,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
+mod lag;
+
+use lag::Lagging;
+
 /// A connection: bytes both ways.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -68,7 +72,7 @@ impl Network {
                 let listener = memory.ports().listeners.get(&port).cloned().ok_or_else(refused)?;
                 let (ours, theirs) = tokio::io::duplex(PIPE);
                 listener.send(theirs).await.map_err(|_| refused())?;
-                Ok(Box::new(ours))
+                Ok(Box::new(Lagging::new(ours)))
             }
         }
     }
@@ -149,7 +153,7 @@ impl Listener {
                 Ok(Box::new(stream))
             }
             Kind::Memory(receiver) => match receiver.recv().await {
-                Some(stream) => Ok(Box::new(stream)),
+                Some(stream) => Ok(Box::new(Lagging::new(stream))),
                 None => Err(io::ErrorKind::NotConnected.into()),
             },
         }
