@@ -23,16 +23,20 @@ pub enum Action {
         files: BTreeMap<String, File>,
     },
     /// Server: offer these connection settings to the agent. The shape is that of
-    /// ConnectionSettingsOffers in snake case, without the hash, which the server makes.
+    /// ConnectionSettingsOffers in snake case, without the hash, which the server makes, for example
+    /// `{"own_metrics": {"destination_endpoint": "https://…/v1/metrics", "headers": {"headers":
+    /// [{"key": "a", "value": "b"}]}}}`. Classes that are left out stay as they are, and so does the
+    /// endpoint of `opamp`.
     OfferConnectionSettings {
         /// The agent.
         instance_uid: String,
         /// The settings.
         settings: Value,
     },
-    /// Server: offer these packages to the agent. The shape is that of PackagesAvailable in snake
-    /// case, with `content` (base64) for each package instead of `file`; the server hosts the content and
-    /// makes the hashes.
+    /// Server: offer these packages to the agent and no others. The shape is that of
+    /// PackagesAvailable in snake case, with `content` (base64) for each package instead of `file`,
+    /// for example `{"packages": {"main": {"type": "TopLevel", "version": "1.0", "content": "…"}}}`;
+    /// the other type is `Addon`. The server hosts the content and makes the hashes.
     OfferPackages {
         /// The agent.
         instance_uid: String,
@@ -85,6 +89,12 @@ pub enum Action {
         instance_uid: String,
         /// Whether it is approved.
         approve: bool,
+    },
+    /// Server: approve an agent that connected for the first time without credentials of its own,
+    /// so that it is offered some.
+    ApproveAgent {
+        /// The agent.
+        instance_uid: String,
     },
     /// Client: set the health to be reported.
     SetHealth {

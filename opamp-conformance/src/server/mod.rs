@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::hook::{Action, HookError, Hooks};
 use crate::judge::{Judge, Stop};
 use crate::log::Log;
+use crate::mask;
 use crate::net::Network;
 use crate::pace::Pace;
 use crate::report::{Side, Transport};
@@ -143,6 +144,37 @@ impl ServerStage {
                 Err(Stop::Harness(format!("the hook `{}` failed: {why}", action.name())))
             }
         }
+    }
+
+    /// As [`hook`](Self::hook), for what a server may well refuse to do; the reason it gives is the
+    /// inner error.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Missing`] when there is no such hook.
+    pub async fn try_hook(&mut self, action: Action) -> Result<Result<Value, String>, Stop> {
+        match self.hook(action).await {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(Stop::Harness(why)) => {
+                self.log.remark(&why);
+                Ok(Err(why))
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Ends the case for a server whose mask in `reply` lacks this bit. A server that gives no mask
+    /// at all is taken at its deeds.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::NotApplicable`].
+    pub fn requires(&self, reply: &opamp_proto::v1::ServerToAgent, bit: u64) -> Result<(), Stop> {
+        if reply.capabilities == 0 || reply.capabilities & bit == bit {
+            return Ok(());
+        }
+        let names = mask::names("ServerCapabilities", bit).join(" and ");
+        Err(Stop::NotApplicable(format!("the server does not announce {names}")))
     }
 
     /// What the server knows of an agent, by the hook `show_agent`; `Null` where it knows none.
