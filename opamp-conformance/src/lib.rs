@@ -2,6 +2,7 @@
 
 pub mod case;
 pub mod client;
+pub mod fuzz;
 pub mod hook;
 pub mod judge;
 pub mod log;

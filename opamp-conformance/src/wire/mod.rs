@@ -5,6 +5,7 @@ pub mod authority;
 pub mod body;
 pub mod endpoint;
 pub mod http_client;
+pub mod mutate;
 mod record;
 mod schema;
 pub mod text;
