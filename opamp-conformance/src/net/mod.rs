@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
 mod lag;
@@ -98,6 +98,49 @@ impl Network {
                 ports.listeners.insert(port, sender);
                 Ok(Listener { port, kind: Kind::Memory(receiver) })
             }
+        }
+    }
+
+    /// Keeps a port of 127.0.0.1 without listening on it: connecting is refused, and nobody else
+    /// gets the port.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system.
+    pub fn hold(&self, port: u16) -> io::Result<Held> {
+        match self {
+            Self::Sockets => {
+                let socket = TcpSocket::new_v4()?;
+                socket.set_reuseaddr(true)?;
+                socket.bind(([127, 0, 0, 1], port).into())?;
+                Ok(Held { port, socket: Some(socket) })
+            }
+            // There ports are given out in turn.
+            Self::Memory(_) => Ok(Held { port, socket: None }),
+        }
+    }
+}
+
+/// A port that is kept while nobody listens on it.
+#[derive(Debug)]
+pub struct Held {
+    port: u16,
+    socket: Option<TcpSocket>,
+}
+
+impl Held {
+    /// Listens on it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system.
+    pub async fn listen(self, network: &Network) -> io::Result<Listener> {
+        match self.socket {
+            Some(socket) => {
+                let listener = socket.listen(BACKLOG as u32)?;
+                Ok(Listener { port: self.port, kind: Kind::Socket(listener) })
+            }
+            None => network.listen(self.port).await,
         }
     }
 }

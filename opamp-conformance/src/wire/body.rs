@@ -132,7 +132,18 @@ pub fn inflate(bytes: &[u8], limit: usize) -> Result<Bytes, Error> {
 /// A gzip member of `size` zeros. It is about a thousandth of that, and so is what making it takes.
 #[must_use]
 pub fn bomb(size: usize) -> Bytes {
-    let (blocks, crc) = zeros(size);
+    bomb_after(b"", size)
+}
+
+/// A gzip member of these bytes and `size` zeros after them.
+#[must_use]
+pub fn bomb_after(start: &[u8], size: usize) -> Bytes {
+    let (zeros, zeros_crc) = zeros(size);
+    let mut crc = Crc::new();
+    crc.update(start);
+    crc.combine(&zeros_crc);
+    let (blocks, crc) = ([flushed(start), zeros].concat(), crc.sum());
+    let size = start.len() + size;
     // No name, no time, unknown system; at the end an empty final block, checksum and size.
     let mut gzip = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
     gzip.extend(blocks);
@@ -145,9 +156,37 @@ pub fn bomb(size: usize) -> Bytes {
 /// The data of a permessage-deflate message of `size` zeros, made like [`bomb`].
 #[must_use]
 pub fn deflate_bomb(size: usize) -> Bytes {
-    let (mut blocks, _) = zeros(size);
+    deflate_bomb_after(b"", size)
+}
+
+/// The data of a permessage-deflate message of these bytes and `size` zeros after them.
+#[must_use]
+pub fn deflate_bomb_after(start: &[u8], size: usize) -> Bytes {
+    let (zeros, _) = zeros(size);
+    let mut blocks = [flushed(start), zeros].concat();
     blocks.truncate(blocks.len() - FLUSH_END.len());
     blocks.into()
+}
+
+/// The start of a field that no schema has, for which zeros follow until a message of `taken` bytes
+/// has `total`; and how many zeros. Receivers pass over it.
+#[must_use]
+pub fn filler(taken: usize, total: usize) -> (Bytes, usize) {
+    // Field 9999 with a length.
+    let mut head = vec![0xfa, 0xf0, 0x04];
+    let room = total.saturating_sub(taken + head.len());
+    let zeros = (1..=5).map(|length| room.saturating_sub(length)).find(|zeros| {
+        let bits = (usize::BITS - zeros.leading_zeros()).max(1);
+        zeros + bits.div_ceil(7) as usize <= room
+    });
+    let zeros = zeros.unwrap_or_default();
+    let mut rest = zeros;
+    while head.len() + 1 + zeros + taken < total || rest > 0x7f {
+        head.push(0x80 | (rest & 0x7f) as u8);
+        rest >>= 7;
+    }
+    head.push(rest as u8);
+    (head.into(), zeros)
 }
 
 /// The SHA-256 of these bytes.
@@ -165,7 +204,7 @@ fn flushed(bytes: &[u8]) -> Vec<u8> {
 
 /// Blocks of deflate for `size` zeros, and their checksum. Flushed blocks stand alone, so those for
 /// the first mebibyte do for all.
-fn zeros(size: usize) -> (Vec<u8>, u32) {
+fn zeros(size: usize) -> (Vec<u8>, Crc) {
     const PIECE: usize = 1 << 20;
     let piece = vec![0; PIECE.min(size)];
     let last = &piece[..size % PIECE];
@@ -184,7 +223,7 @@ fn zeros(size: usize) -> (Vec<u8>, u32) {
     last_crc.update(last);
     crc.combine(&last_crc);
     blocks.extend(flushed(last));
-    (blocks, crc.sum())
+    (blocks, crc)
 }
 
 #[cfg(test)]
@@ -252,12 +291,27 @@ mod tests {
         for size in [0, 1, 1 << 20, (3 << 20) + 12_345] {
             assert_eq!(gunzip(&bomb(size), size).unwrap(), vec![0; size]);
             assert_eq!(inflate(&deflate_bomb(size), size).unwrap(), vec![0; size]);
+            let whole = [b"hi".to_vec(), vec![0; size]].concat();
+            assert_eq!(gunzip(&bomb_after(b"hi", size), size + 2).unwrap(), whole);
+            assert_eq!(inflate(&deflate_bomb_after(b"hi", size), size + 2).unwrap(), whole);
         }
         let large = bomb(256 << 20);
         assert!(large.len() < 300 << 10, "{} bytes", large.len());
         assert_eq!(gunzip(&large, 1 << 20), Err(Error::TooLarge(1 << 20)));
         let large = deflate_bomb(256 << 20);
         assert_eq!(inflate(&large, 1 << 20), Err(Error::TooLarge(1 << 20)));
+    }
+
+    #[test]
+    fn a_filler_fills_a_message_to_the_byte() {
+        for total in [10, 100, 131, 132, 133, 134, 135, 1 << 14, 1 << 20, (64 << 20) + 1] {
+            let (head, zeros) = filler(5, total);
+            assert_eq!(5 + head.len() + zeros, total);
+            let filled = [&head[..], &vec![0; zeros]].concat();
+            let mut rest = &filled[..];
+            let (number, _) = record::take(&mut rest).unwrap();
+            assert_eq!((number, rest.len()), (9999, 0), "{total} bytes");
+        }
     }
 
     #[test]

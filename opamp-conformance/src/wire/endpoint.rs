@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
+use hyper::body::Frame;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -14,11 +17,11 @@ use rustls::pki_types::CertificateDer;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Duration, Instant, timeout};
+use tokio::time::{Duration, Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::log::{Event, Log};
-use crate::net::{BoxStream, Network};
+use crate::net::{BoxStream, Held, Network};
 use crate::report::{By, Transport};
 use crate::wire::http_client::{accept_key, field};
 use crate::wire::url::Url;
@@ -26,6 +29,10 @@ use crate::wire::ws::{MAX_MESSAGE, Role, WebSocket};
 
 /// How many arrivals wait for the script.
 const WAITING: usize = 4_096;
+/// How much of a long body is sent at a time.
+const PIECE: usize = 64 << 10;
+/// The pause between two parts of what is sent for ever.
+const DRIP: Duration = Duration::from_millis(10);
 
 /// What a new connection meets.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +48,8 @@ pub enum Welcome {
     Silence,
     /// These bytes, then the end.
     Garbage(Bytes),
+    /// These bytes, and after them the others over and over, for as long as the client reads.
+    Endless(Bytes, Bytes),
 }
 
 /// An address where clients arrive. Dropping it closes it and every connection to it that is still
@@ -55,7 +64,25 @@ pub struct Endpoint {
     sender: mpsc::Sender<Arrival>,
     attempts: Arc<Mutex<Vec<Instant>>>,
     listening: JoinSet<()>,
+    held: Option<Held>,
 }
+
+/// How the body of a response is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// At once, with its length.
+    Whole,
+    /// In chunks of this many bytes, without its length.
+    Chunked(usize),
+    /// With its length, but the connection ends halfway.
+    CutShort,
+    /// With its length, as many zeros after it included; they are not recorded.
+    Filled(usize),
+    /// In chunks, with zeros after it until the client stops reading, at most this many.
+    Overflowing(usize),
+}
+
+type ResponseBody = BoxBody<Bytes, std::io::Error>;
 
 /// A request that waits for what the script makes of it. Dropping it ends its connection without a
 /// response.
@@ -78,7 +105,7 @@ pub struct Arrival {
     pub negotiated: Option<Negotiated>,
     handed_on: Arc<AtomicBool>,
     upgrade: Option<hyper::upgrade::OnUpgrade>,
-    reply: oneshot::Sender<Response<Full<Bytes>>>,
+    reply: oneshot::Sender<Response<ResponseBody>>,
     log: Log,
 }
 
@@ -121,6 +148,7 @@ impl Endpoint {
             sender,
             attempts: Arc::default(),
             listening: JoinSet::new(),
+            held: None,
         };
         endpoint.listen().await?;
         Ok(endpoint)
@@ -147,6 +175,8 @@ impl Endpoint {
     pub async fn refuse(&mut self) {
         self.log.remark(format!("{} is closed", self.url));
         self.listening.shutdown().await;
+        // Where the port cannot be kept, it is most likely free when it is needed again.
+        self.held = self.network.hold(self.url.port).ok();
         while self.arrivals.try_recv().is_ok() {}
     }
 
@@ -156,7 +186,10 @@ impl Endpoint {
     ///
     /// Those of the operating system.
     pub async fn listen(&mut self) -> std::io::Result<()> {
-        let mut listener = self.network.listen(self.url.port).await?;
+        let mut listener = match self.held.take() {
+            Some(held) => held.listen(&self.network).await?,
+            None => self.network.listen(self.url.port).await?,
+        };
         self.url.port = listener.port();
         self.log.remark(format!("{} is open", self.url));
         let door = Door {
@@ -231,6 +264,13 @@ impl Door {
                 let _ = stream.shutdown().await;
                 return;
             }
+            Welcome::Endless(start, again) => {
+                self.log.push(connection, By::Tester, Event::Raw(start.clone()));
+                let written = write_endlessly(&mut stream, &start, &again).await;
+                let ended = format!("{written} bytes were sent");
+                self.log.push(connection, By::Subject, Event::Ended(ended));
+                return;
+            }
         }
         let (stream, certificates, negotiated): (BoxStream, _, _) = match &self.tls {
             None => (stream, Vec::new(), None),
@@ -276,7 +316,7 @@ impl Door {
         self,
         met: Met,
         mut request: http::Request<hyper::body::Incoming>,
-    ) -> Result<Response<Full<Bytes>>, &'static str> {
+    ) -> Result<Response<ResponseBody>, &'static str> {
         let connection = met.connection;
         let upgrade = request
             .headers()
@@ -321,14 +361,47 @@ impl Door {
     }
 }
 
+/// Writes until the client goes away or has got more than anybody should read; gives how much.
+async fn write_endlessly(stream: &mut BoxStream, start: &[u8], again: &[u8]) -> usize {
+    let mut written = 0;
+    let mut next = start;
+    while written < MAX_MESSAGE && stream.write_all(next).await.is_ok() {
+        written += next.len();
+        next = again;
+        // A client that reads whatever comes does not keep the tester from everything else.
+        sleep(DRIP).await;
+    }
+    written
+}
+
 fn recorded(
     log: &Log,
     connection: u32,
     status: u16,
     headers: &[(String, String)],
     body: Bytes,
-) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.clone()));
+) -> Response<ResponseBody> {
+    delivered(log, connection, status, headers, body, Delivery::Whole)
+}
+
+fn delivered(
+    log: &Log,
+    connection: u32,
+    status: u16,
+    headers: &[(String, String)],
+    body: Bytes,
+    delivery: Delivery,
+) -> Response<ResponseBody> {
+    let mut response = Response::new(streamed(body.clone(), delivery));
+    let length = match delivery {
+        Delivery::CutShort => Some(body.len()),
+        Delivery::Filled(zeros) => Some(body.len() + zeros),
+        _ => None,
+    };
+    if let Some(length) = length {
+        log.remark(format!("{delivery:?}: the body is announced with {length} bytes"));
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
     *response.status_mut() =
         StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     for (name, value) in headers {
@@ -343,6 +416,38 @@ fn recorded(
     response
 }
 
+fn streamed(body: Bytes, delivery: Delivery) -> ResponseBody {
+    let zeros = |mut left: usize| {
+        let piece = Bytes::from(vec![0; left.min(PIECE)]);
+        std::iter::from_fn(move || {
+            let length = left.min(piece.len());
+            left -= length;
+            (length > 0).then(|| Ok(Frame::data(piece.slice(..length))))
+        })
+    };
+    match delivery {
+        Delivery::Whole => Full::new(body).map_err(|never| match never {}).boxed(),
+        Delivery::Chunked(size) => {
+            let size = size.max(1);
+            let count = body.len().div_ceil(size);
+            let chunks = (0..count).map(move |index| {
+                let end = body.len().min((index + 1) * size);
+                Ok(Frame::data(body.slice(index * size..end)))
+            });
+            StreamBody::new(stream::iter(chunks)).boxed()
+        }
+        Delivery::CutShort => {
+            let half = body.slice(..body.len() / 2);
+            let end = Err(std::io::ErrorKind::ConnectionAborted.into());
+            StreamBody::new(stream::iter([Ok(Frame::data(half)), end])).boxed()
+        }
+        Delivery::Filled(size) | Delivery::Overflowing(size) => {
+            let first = std::iter::once(Ok(Frame::data(body)));
+            StreamBody::new(stream::iter(first.chain(zeros(size)))).boxed()
+        }
+    }
+}
+
 impl Arrival {
     /// Whether it asks for a WebSocket.
     #[must_use]
@@ -353,9 +458,20 @@ impl Arrival {
 
     /// Answers it.
     pub fn respond(self, status: u16, headers: &[(&str, &str)], body: Bytes) {
+        self.respond_as(status, headers, body, Delivery::Whole);
+    }
+
+    /// Answers it with a body that is sent in this way.
+    pub fn respond_as(
+        self,
+        status: u16,
+        headers: &[(&str, &str)],
+        body: Bytes,
+        delivery: Delivery,
+    ) {
         let headers: Vec<_> =
             headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        let response = recorded(&self.log, self.connection, status, &headers, body);
+        let response = delivered(&self.log, self.connection, status, &headers, body, delivery);
         // A client that went away meanwhile gets nothing.
         let _ = self.reply.send(response);
     }

@@ -16,6 +16,9 @@ use crate::wire::body;
 /// The largest message taken from a subject.
 pub const MAX_MESSAGE: usize = 160 << 20;
 
+/// How much of a long message is written at a time.
+const PIECE: usize = 64 << 10;
+
 /// Which end of a WebSocket this is; a client masks what it sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -103,19 +106,7 @@ impl Frame {
     pub fn encode(&self, role: Role) -> Bytes {
         let mut bytes = BytesMut::with_capacity(self.payload.len() + 14);
         let first = u8::from(self.fin) << 7 | u8::from(self.rsv1) << 6 | self.opcode.bits();
-        let mask = if role == Role::Client { 0x80 } else { 0 };
-        bytes.put_u8(first);
-        match self.payload.len() {
-            short @ 0..=125 => bytes.put_u8(mask | short as u8),
-            medium @ 126..=0xffff => {
-                bytes.put_u8(mask | 126);
-                bytes.put_u16(medium as u16);
-            }
-            long => {
-                bytes.put_u8(mask | 127);
-                bytes.put_u64(long as u64);
-            }
-        }
+        put_head(&mut bytes, first, self.payload.len(), role);
         if role == Role::Client {
             let key: [u8; 4] = rand::rng().random();
             bytes.put_slice(&key);
@@ -126,6 +117,23 @@ impl Frame {
             bytes.put_slice(&self.payload);
         }
         bytes.freeze()
+    }
+}
+
+/// The head of a frame, up to the key of its mask.
+fn put_head(bytes: &mut BytesMut, first: u8, length: usize, role: Role) {
+    let mask = if role == Role::Client { 0x80 } else { 0 };
+    bytes.put_u8(first);
+    match length {
+        short @ 0..=125 => bytes.put_u8(mask | short as u8),
+        medium @ 126..=0xffff => {
+            bytes.put_u8(mask | 126);
+            bytes.put_u16(medium as u16);
+        }
+        long => {
+            bytes.put_u8(mask | 127);
+            bytes.put_u64(long as u64);
+        }
     }
 }
 
@@ -285,6 +293,30 @@ impl WebSocket {
         Ok(())
     }
 
+    /// Sends, as a server, a binary message of these bytes and as many zeros after them. The zeros
+    /// are neither held in memory nor recorded.
+    ///
+    /// # Errors
+    ///
+    /// How the connection ended.
+    pub async fn send_filled(&mut self, start: &[u8], zeros: usize) -> Result<(), Ended> {
+        let mut head = BytesMut::with_capacity(start.len() + 14);
+        put_head(&mut head, 0x80 | Opcode::Binary.bits(), start.len() + zeros, Role::Server);
+        head.extend_from_slice(start);
+        self.log
+            .remark(format!("a message of {} bytes, the last {zeros} zero", start.len() + zeros));
+        self.log.push(self.connection, By::Tester, Event::Raw(head.clone().freeze()));
+        self.write(&head).await?;
+        let piece = vec![0; zeros.min(PIECE)];
+        let mut left = zeros;
+        while left > 0 {
+            let length = left.min(piece.len());
+            self.write(&piece[..length]).await?;
+            left -= length;
+        }
+        Ok(())
+    }
+
     /// Sends bytes as they are.
     ///
     /// # Errors
@@ -300,8 +332,8 @@ impl WebSocket {
             self.stream.write_all(bytes).await?;
             self.stream.flush().await
         };
-        let written = written.await;
-        written.map_err(|error| self.end(ended(&error)))
+        // What the peer said before it stopped reading can still be received.
+        written.await.map_err(|error| ended(&error))
     }
 
     /// What comes next. Pings are answered. After [`Incoming::Ended`] it gives that again. Cancel
