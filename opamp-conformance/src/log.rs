@@ -18,6 +18,8 @@ use crate::wire::{body, text};
 const MAX_ENTRIES: usize = 4_096;
 /// How many bytes of payload a case keeps.
 const MAX_BYTES: usize = 64 << 20;
+/// How many bytes of a payload the tester itself sent are kept whole.
+const MAX_OWN: usize = 1 << 20;
 /// How many bytes of a payload a transcript shows in hexadecimal.
 const HEX_SHOWN: usize = 1_024;
 /// How many characters of decoded text a line of a transcript has.
@@ -69,6 +71,17 @@ pub enum Event {
     Raw(Bytes),
     /// What the tester has to say.
     Remark(String),
+}
+
+impl Event {
+    fn payload(&mut self) -> Option<&mut Bytes> {
+        match self {
+            Self::Request { body, .. } | Self::Response { body, .. } => Some(body),
+            Self::Message { payload, .. } => Some(payload),
+            Self::Raw(bytes) | Self::Ping(bytes) | Self::Pong(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
 }
 
 /// An event: when, on which connection, and whose.
@@ -160,14 +173,20 @@ impl Log {
     }
 
     /// Records what happened now; gives its index.
-    pub fn push(&self, connection: u32, by: By, event: Event) -> usize {
+    pub fn push(&self, connection: u32, by: By, mut event: Event) -> usize {
         let at = self.began.elapsed();
-        let size = match &event {
-            Event::Request { body, .. } | Event::Response { body, .. } => body.len(),
-            Event::Message { payload, .. } => payload.len(),
-            Event::Raw(bytes) | Event::Ping(bytes) | Event::Pong(bytes) => bytes.len(),
-            _ => 0,
-        };
+        let mut size = 0;
+        if let Some(payload) = event.payload() {
+            size = payload.len();
+            if by == By::Tester && size > MAX_OWN {
+                // A copy, so that the rest is not kept with it.
+                *payload = Bytes::copy_from_slice(&payload[..HEX_SHOWN]);
+                self.remark(format!(
+                    "of the following {size} bytes the first {HEX_SHOWN} are kept"
+                ));
+                size = HEX_SHOWN;
+            }
+        }
         let mut inner = self.inner();
         if inner.entries.len() >= MAX_ENTRIES || inner.bytes + size > MAX_BYTES {
             inner.dropped += 1;

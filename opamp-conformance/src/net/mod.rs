@@ -10,8 +10,10 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
 mod lag;
+mod undeterred;
 
 use lag::Lagging;
+pub use undeterred::Undeterred;
 
 /// A connection: bytes both ways.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -51,6 +51,8 @@ pub struct Agent {
     pub config_hash: Bytes,
     /// How it reaches the server.
     pub dialer: Dialer,
+    /// How long it waits for a reply.
+    pub patience: Duration,
     pace: Pace,
     link: Link,
 }
@@ -65,8 +67,16 @@ impl Agent {
     /// An agent that is not connected.
     #[must_use]
     pub fn new(dialer: Dialer, uid: Bytes, capabilities: u64, pace: Pace) -> Self {
-        let link = Link::Down;
-        Self { uid, capabilities, sequence_num: 0, config_hash: Bytes::new(), dialer, pace, link }
+        Self {
+            uid,
+            capabilities,
+            sequence_num: 0,
+            config_hash: Bytes::new(),
+            dialer,
+            patience: pace.reply(),
+            pace,
+            link: Link::Down,
+        }
     }
 
     /// Its id as hooks and people write it.
@@ -183,7 +193,7 @@ impl Agent {
             Heard::Closed(_, how) => Err(Stop::Unreached(format!("no reply, but {how}"))),
             Heard::Silence => Err(Stop::Unreached(format!(
                 "no reply within {:.1} s",
-                self.pace.reply().as_secs_f64()
+                self.patience.as_secs_f64()
             ))),
         }
     }
@@ -208,7 +218,7 @@ impl Agent {
             return Ok(self.post(message).await);
         }
         self.send_bytes(message).await?;
-        Ok(self.next(self.pace.reply()).await)
+        Ok(self.next(self.patience).await)
     }
 
     /// Sends a message over the WebSocket without waiting for anything.
@@ -227,9 +237,10 @@ impl Agent {
     ///
     /// As [`send`](Self::send).
     pub async fn send_bytes(&mut self, message: Bytes) -> Result<(), Stop> {
+        let patience = self.patience;
         let websocket = self.websocket()?;
-        // What the connection came to is told by the next receive.
-        let _ = websocket.send(body::frame(&message)).await;
+        // What the connection came to, or that it takes no more, is told by the next receive.
+        let _ = timeout(patience, websocket.send(body::frame(&message))).await;
         Ok(())
     }
 
@@ -344,7 +355,7 @@ impl Agent {
             Ok(response)
         };
         let answered: Result<Result<_, crate::wire::http_client::Lost>, _> =
-            timeout(self.pace.reply(), answered).await;
+            timeout(self.patience, answered).await;
         match answered {
             Ok(response) => response.map_err(|lost| unreached(&lost)),
             Err(_) => Err(unreached(&"no HTTP response in time")),

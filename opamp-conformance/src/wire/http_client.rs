@@ -16,7 +16,7 @@ use sha1::Digest as _;
 use tokio_rustls::TlsConnector;
 
 use crate::log::{Event, Log};
-use crate::net::{BoxStream, Network};
+use crate::net::{BoxStream, Network, Undeterred};
 use crate::report::By;
 use crate::wire::url::Url;
 use crate::wire::ws::{MAX_MESSAGE, Role, WebSocket};
@@ -69,7 +69,8 @@ pub struct HttpConnection {
 }
 
 impl Dialer {
-    /// A bare connection, TLS included where the URL asks for it.
+    /// A bare connection, TLS included where the URL asks for it. Writing to it does not fail; how it
+    /// ended is told by reading.
     ///
     /// # Errors
     ///
@@ -87,7 +88,7 @@ impl Dialer {
         })?;
         self.log.push(connection, By::Tester, Event::Opened);
         if !self.url.tls {
-            return Ok((stream, connection));
+            return Ok((Box::new(Undeterred::new(stream)), connection));
         }
         let tls = self.tls.clone().ok_or_else(|| {
             Lost::Unusable("the URL asks for TLS, and no authority to trust is given".to_owned())
@@ -99,7 +100,7 @@ impl Dialer {
             self.log.push(connection, By::Subject, Event::Ended(format!("TLS: {error}")));
             Lost::Tls(error)
         })?;
-        Ok((Box::new(stream), connection))
+        Ok((Box::new(Undeterred::new(Box::new(stream))), connection))
     }
 
     /// A connection for requests.
