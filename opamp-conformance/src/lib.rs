@@ -1,5 +1,6 @@
 //! Tests any OpAMP server or client, in any language, against the specification.
 
+pub mod baseline;
 pub mod case;
 pub mod client;
 pub mod fuzz;
@@ -9,10 +10,13 @@ pub mod log;
 pub mod mask;
 pub mod net;
 pub mod pace;
+pub mod program;
 pub mod reference;
 pub mod report;
 pub mod run;
+pub mod select;
 pub mod selftest;
 pub mod server;
+pub mod suite;
 pub mod verdict;
 pub mod wire;

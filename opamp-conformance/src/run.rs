@@ -66,14 +66,14 @@ impl Default for Options {
 }
 
 /// Runs these cases and gives what each came to, in their order; a case that runs over two
-/// transports comes twice. `ended` is told of each as soon as it ends.
+/// transports comes twice. `ended` is told of each as soon as it ends, and may change it.
 ///
 /// Observers look at what the other cases recorded, so they see nothing where there are none.
 pub async fn run(
     subject: &Subject,
     cases: &[&'static Case],
     options: &Options,
-    mut ended: impl FnMut(&CaseResult),
+    mut ended: impl FnMut(&mut CaseResult),
 ) -> Vec<CaseResult> {
     let mut results = Vec::new();
     let mut conversations = Vec::new();
@@ -81,22 +81,22 @@ pub async fn run(
         |alone: bool| plan(subject, cases, options).filter(move |p| p.case.alone == alone);
     let together = stream::iter(planned(false)).map(|one| one.play(subject, options));
     let mut together = together.buffered(options.jobs.max(1));
-    while let Some((result, conversation)) = together.next().await {
-        ended(&result);
+    while let Some((mut result, conversation)) = together.next().await {
+        ended(&mut result);
         results.push(result);
         conversations.push(conversation);
     }
     for one in planned(true) {
-        let (result, conversation) = one.play(subject, options).await;
-        ended(&result);
+        let (mut result, conversation) = one.play(subject, options).await;
+        ended(&mut result);
         results.push(result);
         conversations.push(conversation);
     }
     let observed = Observed { subject: subject.side(), conversations };
     for case in cases {
         if let Script::Observer(observe) = case.script {
-            let result = look(case, observe, &observed);
-            ended(&result);
+            let mut result = look(case, observe, &observed);
+            ended(&mut result);
             results.push(result);
         }
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use opamp_proto::v1::AgentToServer;
-use rand::SeedableRng as _;
 use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use serde_json::Value;
 
 use crate::hook::{Action, HookError};
@@ -63,7 +63,7 @@ pub struct Start {
     pub url: String,
     /// The interval of heartbeats and polls.
     pub heartbeat: Option<Duration>,
-    /// Where it may keep what has to outlive it.
+    /// Where it may keep what has to outlive it; see [`ClientStage::state`].
     pub state: Option<PathBuf>,
     /// The authority it is to trust, PEM.
     pub ca: Option<String>,
@@ -129,7 +129,17 @@ impl ClientStage {
     /// The interval at which an idle client of this case sends: one second where it can be told so.
     #[must_use]
     pub fn heartbeat(&self) -> Duration {
-        if self.subject.takes("heartbeat") { self.pace.of(1.0) } else { self.subject.heartbeat() }
+        if !self.subject.takes("heartbeat") {
+            return self.subject.heartbeat();
+        }
+        // The protocol has whole seconds.
+        Duration::from_secs_f64(self.pace.scale().ceil())
+    }
+
+    /// A place for what has to outlive a client that is started more than once; to be given to each
+    /// start. It is relative: the launcher puts it where it likes, and removes it.
+    pub fn state(&mut self) -> PathBuf {
+        format!("{:016x}", self.rng.random::<u64>()).into()
     }
 
     /// A server for the transport of this run that is ready for the client.

@@ -4,10 +4,22 @@
 //! untestable, never passed.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+mod command;
+mod http;
+
+pub use command::CommandHook;
+pub use http::HttpHook;
+
+/// How long a hook may take.
+pub const LIMIT: Duration = Duration::from_secs(60);
+/// How long an answer may be.
+const MAX_ANSWER: usize = 4 << 20;
 
 /// What to do. In JSON an object with the action's name in `hook`, for example
 /// `{"hook": "restart_agent", "instance_uid": "01890a5d-ac96-774b-bcce-b302099a8057"}`. Ids are
@@ -180,5 +192,26 @@ impl Action {
     pub fn name(&self) -> String {
         let value = serde_json::to_value(self).unwrap_or_default();
         value["hook"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// The JSON of an action with some more members.
+fn request(action: &Action, about: &Map<String, Value>) -> Vec<u8> {
+    let mut request = serde_json::to_value(action).unwrap_or_default();
+    if let Value::Object(members) = &mut request {
+        members.extend(about.clone());
+    }
+    request.to_string().into_bytes()
+}
+
+/// Reads the answer of a hook: a JSON object, or nothing at all.
+fn answer(bytes: &[u8]) -> Result<Value, HookError> {
+    if bytes.trim_ascii().is_empty() {
+        return Ok(Value::Object(Map::new()));
+    }
+    match serde_json::from_slice(bytes) {
+        Ok(answer @ Value::Object(_)) => Ok(answer),
+        Ok(_) => Err(HookError::Failed("the answer is no JSON object".to_owned())),
+        Err(error) => Err(HookError::Failed(format!("the answer is not JSON: {error}"))),
     }
 }
