@@ -31,18 +31,21 @@ type agent struct {
 	uid     string
 	started time.Time
 
-	mu        sync.Mutex
-	name      string
-	effective *pb.AgentConfigMap
+	mu   sync.Mutex
+	name string
+	// attributes are non-identifying ones beside those it always has.
+	attributes map[string]string
+	effective  *pb.AgentConfigMap
 }
 
 func newAgent(opamp client.OpAMPClient, events *peer.Events, uid, name string) *agent {
 	return &agent{
-		client:  opamp,
-		events:  events,
-		uid:     uid,
-		started: time.Now(),
-		name:    name,
+		client:     opamp,
+		events:     events,
+		uid:        uid,
+		started:    time.Now(),
+		name:       name,
+		attributes: map[string]string{},
 		effective: &pb.AgentConfigMap{ConfigMap: map[string]*pb.AgentConfigFile{
 			"local.yaml": {Body: []byte("origin: local\n"), ContentType: "text/yaml"},
 		}},
@@ -82,16 +85,20 @@ func (a *agent) description() *pb.AgentDescription {
 	if err != nil {
 		host = "unknown"
 	}
+	nonIdentifying := []*pb.KeyValue{
+		attribute("os.type", runtime.GOOS),
+		attribute("host.name", host),
+	}
+	for key, value := range a.attributes {
+		nonIdentifying = append(nonIdentifying, attribute(key, value))
+	}
 	return &pb.AgentDescription{
 		IdentifyingAttributes: []*pb.KeyValue{
 			attribute("service.name", a.name),
 			attribute("service.instance.id", a.uid),
 			attribute("service.version", "1.0.0"),
 		},
-		NonIdentifyingAttributes: []*pb.KeyValue{
-			attribute("os.type", runtime.GOOS),
-			attribute("host.name", host),
-		},
+		NonIdentifyingAttributes: nonIdentifying,
 	}
 }
 

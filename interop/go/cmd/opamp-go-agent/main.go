@@ -51,6 +51,7 @@ type options struct {
 	custom       []string
 	headers      http.Header
 	compression  bool
+	hook         string
 	verbose      bool
 }
 
@@ -77,6 +78,7 @@ func main() {
 		return nil
 	})
 	flag.BoolVar(&o.compression, "compression", false, "enable compression")
+	flag.StringVar(&o.hook, "hook", "", "`address` for the hooks of a conformance tester; stdin is not read then")
 	flag.BoolVar(&o.verbose, "verbose", false, "log opamp-go's debug messages to stderr")
 	flag.Parse()
 
@@ -95,7 +97,12 @@ func run(o options) error {
 	if err != nil {
 		return err
 	}
-	commands := peer.Commands[command](os.Stdin, events)
+	var commands <-chan command
+	if o.hook == "" {
+		commands = peer.Commands[command](os.Stdin, events)
+	} else if err := peer.ServeHooks(o.hook, a.hook); err != nil {
+		return err
+	}
 	for stopping := false; !stopping; {
 		select {
 		case <-signals:

@@ -106,7 +106,7 @@ func (f *fleet) offerConfig(c command) error {
 	for _, a := range f.agents {
 		// Agents without a WebSocket get the offer with their next reply.
 		if a.conn != nil && f.offersTo(a) {
-			failed = errors.Join(failed, a.deliver(&pb.ServerToAgent{RemoteConfig: f.config}))
+			failed = errors.Join(failed, a.deliver(&pb.ServerToAgent{RemoteConfig: f.configOf(a)}))
 		}
 	}
 	return failed

@@ -50,6 +50,8 @@ type agent struct {
 	conn types.Connection
 	// queue waits for the next reply, one message for each reply.
 	queue []*pb.ServerToAgent
+	// config is for this agent alone; without it the fleet's counts.
+	config *pb.AgentRemoteConfig
 	// state has the latest value of every part reported so far.
 	state *pb.AgentToServer
 }
@@ -177,7 +179,7 @@ func (f *fleet) onMessage(ctx context.Context, transport string, conn types.Conn
 		reply.Flags |= reportFullState
 	}
 	if f.offersTo(a) {
-		reply.RemoteConfig = f.config
+		reply.RemoteConfig = f.configOf(a)
 	}
 	if m.GetFlags()&requestUID != 0 && reply.GetAgentIdentification() == nil {
 		reply.AgentIdentification = f.assign(uid)
@@ -210,6 +212,15 @@ func (a *agent) fold(m *pb.AgentToServer) {
 
 // offersTo tells whether the agent takes configs and has reported another one.
 func (f *fleet) offersTo(a *agent) bool {
-	return f.config != nil && a.connected && a.state.GetCapabilities()&acceptsConfig != 0 &&
-		!bytes.Equal(a.state.GetRemoteConfigStatus().GetLastRemoteConfigHash(), f.config.GetConfigHash())
+	config := f.configOf(a)
+	return config != nil && a.connected && a.state.GetCapabilities()&acceptsConfig != 0 &&
+		!bytes.Equal(a.state.GetRemoteConfigStatus().GetLastRemoteConfigHash(), config.GetConfigHash())
+}
+
+// configOf is the configuration an agent is to have.
+func (f *fleet) configOf(a *agent) *pb.AgentRemoteConfig {
+	if a.config != nil {
+		return a.config
+	}
+	return f.config
 }

@@ -32,6 +32,7 @@ type options struct {
 	cert, key   string
 	custom      []string
 	compression bool
+	hook        string
 	verbose     bool
 }
 
@@ -45,6 +46,7 @@ func main() {
 		return nil
 	})
 	flag.BoolVar(&o.compression, "compression", false, "enable compression")
+	flag.StringVar(&o.hook, "hook", "", "`address` for the hooks of a conformance tester; stdin is not read then")
 	flag.BoolVar(&o.verbose, "verbose", false, "log opamp-go's debug messages to stderr")
 	flag.Parse()
 
@@ -84,7 +86,12 @@ func run(o options) error {
 	}()
 	events.Emit("listening", peer.Fields{"addr": sockets.Addr().String()})
 
-	commands := peer.Commands[command](os.Stdin, events)
+	var commands <-chan command
+	if o.hook == "" {
+		commands = peer.Commands[command](os.Stdin, events)
+	} else if err := peer.ServeHooks(o.hook, f.hook); err != nil {
+		return err
+	}
 	for stopping := false; !stopping; {
 		select {
 		case <-signals:
