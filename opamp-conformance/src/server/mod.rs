@@ -88,6 +88,7 @@ impl ServerStage {
         Dialer {
             network: self.target.network.clone(),
             url: self.target.url.over(transport),
+            via: None,
             tls: self.target.tls.clone(),
             headers: self.target.headers.clone(),
             log: self.log.clone(),

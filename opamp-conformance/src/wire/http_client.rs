@@ -18,6 +18,7 @@ use tokio_rustls::TlsConnector;
 use crate::log::{Event, Log};
 use crate::net::{BoxStream, Network, Undeterred};
 use crate::report::By;
+use crate::wire::proxy::Via;
 use crate::wire::url::Url;
 use crate::wire::ws::{MAX_MESSAGE, Role, WebSocket};
 
@@ -45,6 +46,8 @@ pub struct Dialer {
     pub network: Network,
     /// Where it is.
     pub url: Url,
+    /// The proxy to go through, if any.
+    pub via: Option<Via>,
     /// TLS settings for wss and https.
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// Header fields for every request and handshake, for example credentials.
@@ -77,7 +80,11 @@ impl Dialer {
     /// When connecting or the TLS handshake fails.
     pub async fn stream(&self) -> Result<(BoxStream, u32), Lost> {
         let connection = self.log.new_connection();
-        let connected = self.network.connect(&self.url.host, self.url.port).await;
+        let (host, port) = (&self.url.host, self.url.port);
+        let connected = match &self.via {
+            None => self.network.connect(host, port).await,
+            Some(via) => via.connect(&self.network, self.tls.as_ref(), host, port).await,
+        };
         let stream = connected.map_err(|error| {
             self.log.push(
                 connection,

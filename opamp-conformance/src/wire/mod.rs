@@ -6,6 +6,7 @@ pub mod body;
 pub mod endpoint;
 pub mod http_client;
 pub mod mutate;
+pub mod proxy;
 mod record;
 mod schema;
 pub mod text;

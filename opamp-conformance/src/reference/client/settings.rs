@@ -1,0 +1,232 @@
+//! Connection settings of the reference client: those in use, the candidate it tries, and what it
+//! tells the server about them.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use opamp_proto::v1::{
+    ConnectionSettingsOffers, ConnectionSettingsStatus, ConnectionSettingsStatuses, Headers,
+    OpAmpConnectionSettings, ProxyConnectionSettings, TlsCertificate, TlsConnectionSettings,
+};
+
+use super::certificates;
+use crate::log::Log;
+use crate::net::Network;
+use crate::reference::Faults;
+use crate::report::Side;
+use crate::wire::authority::Identity;
+use crate::wire::http_client::Dialer;
+use crate::wire::proxy::Via;
+use crate::wire::url::Url;
+
+/// Everything that says how to connect, and how often to send.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Settings {
+    pub(super) url: Url,
+    pub(super) headers: Vec<(String, String)>,
+    /// The authority the client was started with, PEM; it stands for those of the system.
+    pub(super) ca: Option<String>,
+    pub(super) identity: Option<Identity>,
+    pub(super) tls: Option<TlsConnectionSettings>,
+    pub(super) proxy: Option<ProxyConnectionSettings>,
+    /// Zero where heartbeats are turned off.
+    pub(super) heartbeat: Duration,
+}
+
+impl Settings {
+    /// How to connect with these settings.
+    pub(super) fn dialer(&self, network: &Network, faults: &Faults) -> Result<Dialer, String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.headers {
+            let name = HeaderName::try_from(name.as_str()).map_err(|error| error.to_string())?;
+            let value = HeaderValue::try_from(value.as_str()).map_err(|error| error.to_string())?;
+            headers.append(name, value);
+        }
+        let via = match &self.proxy {
+            Some(proxy) => {
+                let mut via: Via = proxy.url.parse()?;
+                for header in proxy.connect_headers.iter().flat_map(|headers| &headers.headers) {
+                    via.header(&header.key, &header.value);
+                }
+                Some(via)
+            }
+            None => None,
+        };
+        let (network, url, log) = (network.clone(), self.url.clone(), Log::new(Side::Client));
+        let tls = Some(certificates::client_config(self, faults)?);
+        Ok(Dialer { network, url, via, tls, headers, log })
+    }
+
+    /// These settings with what the offer changes (A17). `keys` are the client's own, for a
+    /// certificate that comes without one.
+    fn with(&self, offer: &OpAmpConnectionSettings, own_key: Option<&str>) -> Result<Self, String> {
+        let mut new = self.clone();
+        if !offer.destination_endpoint.is_empty() {
+            new.url = offer.destination_endpoint.parse()?;
+        }
+        if let Some(Headers { headers }) = &offer.headers {
+            new.headers =
+                headers.iter().map(|header| (header.key.clone(), header.value.clone())).collect();
+        }
+        new.identity = match &offer.certificate {
+            Some(certificate) => Some(self.identity_of(certificate, own_key)?),
+            None => None,
+        };
+        if offer.tls.is_some() {
+            new.tls.clone_from(&offer.tls);
+        }
+        if offer.proxy.is_some() {
+            new.proxy.clone_from(&offer.proxy);
+        }
+        // Zero turns heartbeats off only where nothing else changes (A01).
+        if offer.heartbeat_interval_seconds != 0 || new == *self {
+            new.heartbeat = Duration::from_secs(offer.heartbeat_interval_seconds);
+        }
+        Ok(new)
+    }
+
+    fn identity_of(&self, new: &TlsCertificate, own_key: Option<&str>) -> Result<Identity, String> {
+        let text = |pem: &[u8]| String::from_utf8(pem.to_vec()).map_err(|error| error.to_string());
+        let cert = text(&new.cert)?;
+        if !new.private_key.is_empty() {
+            return Ok(Identity { cert, key: text(&new.private_key)? });
+        }
+        // The certificate in use may be repeated without its key.
+        let in_use = self.identity.as_ref().filter(|identity| identity.cert == cert);
+        let key = in_use.map(|identity| identity.key.as_str()).or(own_key);
+        let key = key.ok_or("the certificate has no key")?.to_owned();
+        Ok(Identity { cert, key })
+    }
+}
+
+/// What of the connection settings outlives the process.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Kept {
+    /// The settings that an offer brought and that proved good.
+    pub(super) accepted: Option<Settings>,
+    /// Those of an offer that is being tried.
+    pub(super) candidate: Option<Settings>,
+    pub(super) status: ConnectionSettingsStatus,
+}
+
+/// What becomes of an offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reaction {
+    /// There is nothing to do and nothing to report.
+    None,
+    /// The status is to be reported.
+    Report,
+    /// The status is to be reported, and then the client leaves to try the candidate.
+    Move,
+}
+
+/// The connection settings of a running client.
+pub(super) struct Connection {
+    faults: Faults,
+    given: Settings,
+    kept: Kept,
+    persistent: bool,
+    /// Whether the connection is one with the candidate.
+    trying: bool,
+}
+
+impl Connection {
+    /// Of a client that was started with `given`; `persistent` says whether what it keeps survives
+    /// it.
+    pub(super) fn new(faults: Faults, given: Settings, kept: Kept, persistent: bool) -> Self {
+        Self { faults, given, kept, persistent, trying: false }
+    }
+
+    pub(super) fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
+    pub(super) fn status(&self) -> &ConnectionSettingsStatus {
+        &self.kept.status
+    }
+
+    /// The settings that are known to be good.
+    pub(super) fn good(&self) -> &Settings {
+        self.kept.accepted.as_ref().unwrap_or(&self.given)
+    }
+
+    /// The settings to connect with now.
+    pub(super) fn connecting(&mut self) -> &Settings {
+        self.trying = self.kept.candidate.is_some();
+        match &self.kept.candidate {
+            Some(candidate) => candidate,
+            None => self.kept.accepted.as_ref().unwrap_or(&self.given),
+        }
+    }
+
+    /// Whether this connection is to prove the candidate.
+    pub(super) fn is_trying(&self) -> bool {
+        self.trying
+    }
+
+    /// Takes in an offer.
+    pub(super) fn offered(
+        &mut self,
+        offer: &ConnectionSettingsOffers,
+        own_key: Option<&str>,
+    ) -> Reaction {
+        let Some(opamp) = &offer.opamp else { return Reaction::None };
+        let last = &self.kept.status.last_connection_settings_hash;
+        if !offer.hash.is_empty() && offer.hash == *last {
+            return Reaction::None;
+        }
+        self.kept.status.last_connection_settings_hash = offer.hash.clone();
+        if opamp.certificate.is_some() && !self.persistent {
+            return self.failed("a certificate would be lost with this process");
+        }
+        let candidate = match self.good().with(opamp, own_key) {
+            Ok(candidate) => candidate,
+            Err(error) => return self.failed(&error),
+        };
+        // Settings that cannot even be tried need no trial.
+        if let Err(error) = candidate.dialer(&Network::default(), &self.faults) {
+            return self.failed(&error);
+        }
+        let current = self.good();
+        let only_interval = Settings { heartbeat: current.heartbeat, ..candidate.clone() };
+        if only_interval == *current {
+            self.kept.accepted = Some(candidate);
+            self.report(ConnectionSettingsStatuses::Applied, "");
+            return Reaction::Report;
+        }
+        self.kept.candidate = Some(candidate);
+        self.report(ConnectionSettingsStatuses::Applying, "");
+        Reaction::Move
+    }
+
+    /// The server has answered; whether that proves the candidate.
+    pub(super) fn proven(&mut self) -> bool {
+        if !std::mem::take(&mut self.trying) {
+            return false;
+        }
+        self.kept.accepted = self.kept.candidate.take().or(self.kept.accepted.take());
+        self.report(ConnectionSettingsStatuses::Applied, "");
+        true
+    }
+
+    /// The connection is over; whether it was one that did not prove the candidate, which is given
+    /// up then.
+    pub(super) fn fall_back(&mut self) -> bool {
+        if !std::mem::take(&mut self.trying) {
+            return false;
+        }
+        self.kept.candidate = None;
+        self.failed("no connection with the offered settings");
+        true
+    }
+
+    fn failed(&mut self, why: &str) -> Reaction {
+        self.report(ConnectionSettingsStatuses::Failed, why);
+        Reaction::Report
+    }
+
+    fn report(&mut self, status: ConnectionSettingsStatuses, error: &str) {
+        self.kept.status.status = status as i32;
+        self.kept.status.error_message = error.to_owned();
+    }
+}
