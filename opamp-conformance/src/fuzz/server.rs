@@ -263,6 +263,7 @@ impl Player {
         let dialer = Dialer {
             network: self.target.network.clone(),
             url: self.target.url.over(transport),
+            via: None,
             tls: self.target.tls.clone(),
             headers: self.target.headers.clone(),
             log: Log::new(Side::Server),

@@ -36,7 +36,7 @@ pub struct Authority {
 }
 
 /// A certificate with its key, both PEM.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The certificate.
     pub cert: String,

@@ -57,9 +57,8 @@ pub(super) fn client_config(
 fn roots(settings: &Settings, tls: &TlsConnectionSettings) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     let own = settings.ca.as_deref().unwrap_or_default();
-    let own = Some(own).filter(|_| {
-        tls.ca_pem_contents.is_empty() || tls.include_system_ca_certs_pool
-    });
+    let own =
+        Some(own).filter(|_| tls.ca_pem_contents.is_empty() || tls.include_system_ca_certs_pool);
     for pem in own.into_iter().chain([tls.ca_pem_contents.as_str()]) {
         for cert in CertificateDer::pem_slice_iter(pem.as_bytes()) {
             let cert = cert.map_err(|error| error.to_string())?;
@@ -69,9 +68,7 @@ fn roots(settings: &Settings, tls: &TlsConnectionSettings) -> Result<RootCertSto
     Ok(roots)
 }
 
-fn versions(
-    tls: &TlsConnectionSettings,
-) -> Result<Vec<&'static SupportedProtocolVersion>, String> {
+fn versions(tls: &TlsConnectionSettings) -> Result<Vec<&'static SupportedProtocolVersion>, String> {
     let bound = |text: &str, unset| match text.trim_start_matches("TLSv") {
         "" => Ok(unset),
         "1.0" => Ok(10),

@@ -12,23 +12,32 @@ use super::mind::Next;
 use super::{Body, MAX_MESSAGE, Order, Over};
 use crate::server::agent::PROTOBUF;
 use crate::wire::body;
-use crate::wire::http_client::{HttpConnection, field};
+use crate::wire::http_client::{Dialer, HttpConnection, field};
 use crate::wire::uid;
 
 /// How long an exchange may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Body {
-    pub(super) async fn by_http(&mut self) -> Over {
-        let mut http = match timeout(PATIENCE, self.dialer.http()).await {
+    pub(super) async fn by_http(&mut self, dialer: &Dialer) -> Over {
+        let mut http = match timeout(PATIENCE, dialer.http()).await {
             Ok(Ok(http)) => http,
             Ok(Err(_)) | Err(_) => return Over::Again(self.mind.backoff()),
         };
         loop {
             let message = self.mind.compose();
-            match self.exchange(&mut http, message).await {
+            match self.exchange(dialer, &mut http, message).await {
                 Ok(Next::GoOn) => {}
                 Ok(Next::Wait(wait)) => return Over::Again(wait),
+                Ok(Next::Move) => {
+                    self.keep();
+                    let applying = self.mind.compose();
+                    // What becomes of these two does not keep the client here.
+                    let _ = self.exchange(dialer, &mut http, applying).await;
+                    let goodbye = self.mind.goodbye();
+                    let _ = self.exchange(dialer, &mut http, goodbye).await;
+                    return Over::Again(Duration::ZERO);
+                }
                 Err(wait) => {
                     self.mind.lost();
                     return Over::Again(wait);
@@ -41,7 +50,7 @@ impl Body {
                         None | Some(Order::Stop) => {
                             let goodbye = self.mind.goodbye();
                             // It is the last there is to say, heard or not.
-                            let _ = self.exchange(&mut http, goodbye).await;
+                            let _ = self.exchange(dialer, &mut http, goodbye).await;
                             return Over::Stop;
                         }
                         Some(Order::Do(action, answer)) => self.obey(&action, answer),
@@ -58,6 +67,7 @@ impl Body {
     /// One request and its response; an error is how long to wait before the next.
     async fn exchange(
         &mut self,
+        dialer: &Dialer,
         http: &mut HttpConnection,
         message: AgentToServer,
     ) -> Result<Next, Duration> {
@@ -68,7 +78,7 @@ impl Body {
             headers.insert("opamp-instance-uid", uid);
         }
         let body: Bytes = message.encode_to_vec().into();
-        let Ok(request) = self.dialer.request(Method::POST, &headers, body) else {
+        let Ok(request) = dialer.request(Method::POST, &headers, body) else {
             return Err(self.mind.backoff());
         };
         let response = match timeout(PATIENCE, http.send(request)).await {

@@ -8,20 +8,28 @@ use bytes::Bytes;
 use opamp_proto::v1::{
     AgentConfigFile, AgentConfigMap, AgentDescription, AgentDisconnect, AgentRemoteConfig,
     AgentToServer, AvailableComponents, ComponentDetails, ComponentHealth,
-    ConnectionSettingsStatus, CustomCapabilities, EffectiveConfig, KeyValue, PackageStatuses,
+    ConnectionSettingsOffers, CustomCapabilities, EffectiveConfig, KeyValue, PackageStatuses,
     RemoteConfigStatus, RemoteConfigStatuses, ServerErrorResponse, ServerErrorResponseType,
     ServerToAgent, server_error_response,
 };
 use tokio::time::Instant;
 
+use super::settings::{self, Connection, Reaction, Settings};
 use crate::hook::{Action, HookError};
 use crate::mask::agent as mask;
 use crate::mask::{flag, server};
+use crate::net::Network;
 use crate::reference::Faults;
+use crate::wire::http_client::Dialer;
 use crate::wire::uid;
 
 /// The least first wait after UNAVAILABLE, 503 or 429 that states no time (THR-12).
 const UNSTATED_WAIT: Duration = Duration::from_secs(30);
+
+/// How long the server may take to answer on a connection that has to prove offered settings.
+const TRIAL: Duration = Duration::from_secs(10);
+/// Longer than any test.
+const NEVER: Duration = Duration::from_secs(1_000_000);
 
 /// A part of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,9 +59,10 @@ const FULL: [Part; 8] = [
 ];
 
 /// What outlives the process.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Kept {
     pub(super) uid: Bytes,
+    connection: settings::Kept,
     pub(super) config: String,
     pub(super) config_status: RemoteConfigStatus,
 }
@@ -61,7 +70,8 @@ pub(super) struct Kept {
 impl Kept {
     pub(super) fn new(uid: Bytes) -> Self {
         let config_status = RemoteConfigStatus::default();
-        Self { uid, config: "greeting: hello\n".to_owned(), config_status }
+        let connection = settings::Kept::default();
+        Self { uid, connection, config: "greeting: hello\n".to_owned(), config_status }
     }
 }
 
@@ -72,13 +82,15 @@ pub(super) enum Next {
     GoOn,
     /// Leave, and come back after this time.
     Wait(Duration),
+    /// Report, and leave for the settings that were offered.
+    Move,
 }
 
 /// The client's mind.
 pub(super) struct Mind {
     faults: Faults,
     kept: Kept,
-    heartbeat: Duration,
+    connection: Connection,
     last_sent: Instant,
     sequence_num: u64,
     capabilities: u64,
@@ -92,12 +104,16 @@ pub(super) struct Mind {
 }
 
 impl Mind {
-    pub(super) fn new(faults: Faults, kept: Kept, heartbeat: Duration) -> Self {
+    /// Of a client that was started with these settings; `persistent` says whether what it keeps
+    /// survives it.
+    pub(super) fn new(faults: Faults, kept: Kept, given: Settings, persistent: bool) -> Self {
+        let connection =
+            Connection::new(faults.clone(), given, kept.connection.clone(), persistent);
         let now = uid::now_ms() * 1_000_000;
         Self {
             faults,
             kept,
-            heartbeat,
+            connection,
             last_sent: Instant::now(),
             sequence_num: 0,
             capabilities: mask::REPORTS_STATUS
@@ -105,6 +121,8 @@ impl Mind {
                 | mask::REPORTS_EFFECTIVE_CONFIG
                 | mask::REPORTS_REMOTE_CONFIG
                 | mask::REPORTS_HEALTH
+                | mask::ACCEPTS_OPAMP_CONNECTION_SETTINGS
+                | mask::REPORTS_CONNECTION_SETTINGS_STATUS
                 | mask::REPORTS_HEARTBEAT
                 | mask::REPORTS_AVAILABLE_COMPONENTS,
             server: None,
@@ -130,7 +148,39 @@ impl Mind {
     }
 
     pub(super) fn kept(&self) -> Kept {
-        self.kept.clone()
+        Kept { connection: self.connection.kept().clone(), ..self.kept.clone() }
+    }
+
+    /// How to connect now.
+    pub(super) fn dialer(&mut self, network: &Network) -> Result<Dialer, String> {
+        let dialer = self.connection.connecting().dialer(network, &self.faults);
+        if self.connection.is_trying() {
+            self.begin_session();
+        }
+        dialer
+    }
+
+    /// When settings that are being tried have failed if the server has not answered by then.
+    pub(super) fn trial_ends_at(&self) -> Instant {
+        let patience = if self.connection.is_trying() { TRIAL } else { NEVER };
+        self.last_sent + patience
+    }
+
+    /// The connection is over; whether that means to go back to the settings before it, at once.
+    pub(super) fn fall_back(&mut self) -> bool {
+        let failed = self.connection.fall_back();
+        if failed {
+            self.begin_session();
+        }
+        failed
+    }
+
+    /// The next report is a full one, to a server of which nothing is known.
+    fn begin_session(&mut self) {
+        self.server = None;
+        self.failures = 0;
+        self.in_flight.clear();
+        self.unreported.extend(FULL);
     }
 
     /// Whether there is something to report now.
@@ -140,7 +190,10 @@ impl Mind {
 
     /// When the next heartbeat or poll is due.
     pub(super) fn heartbeat_at(&self) -> Instant {
-        self.last_sent + self.heartbeat
+        match self.connection.good().heartbeat {
+            Duration::ZERO => self.last_sent + NEVER,
+            heartbeat => self.last_sent + heartbeat,
+        }
     }
 
     /// The next message: what is unreported, or a heartbeat where that is nothing.
@@ -195,7 +248,7 @@ impl Mind {
                 message.package_statuses = Some(PackageStatuses::default());
             }
             Part::ConnectionSettingsStatus if has(mask::REPORTS_CONNECTION_SETTINGS_STATUS) => {
-                message.connection_settings_status = Some(ConnectionSettingsStatus::default());
+                message.connection_settings_status = Some(self.connection.status().clone());
             }
             Part::CustomCapabilities => {
                 message.custom_capabilities = Some(CustomCapabilities::default());
@@ -242,6 +295,9 @@ impl Mind {
         }
         self.failures = 0;
         self.in_flight.clear();
+        if self.connection.proven() {
+            self.unreported.insert(Part::ConnectionSettingsStatus);
+        }
         if message.capabilities != 0 {
             self.server = Some(message.capabilities);
         }
@@ -264,13 +320,29 @@ impl Mind {
         if let Some(offer) = &message.remote_config {
             self.configure(offer);
         }
+        if let Some(offer) = &message.connection_settings {
+            return self.reconnect(offer);
+        }
         Next::GoOn
+    }
+
+    fn reconnect(&mut self, offer: &ConnectionSettingsOffers) -> Next {
+        let reaction = self.connection.offered(offer, None);
+        if reaction != Reaction::None {
+            self.unreported.insert(Part::ConnectionSettingsStatus);
+        }
+        if reaction == Reaction::Move { Next::Move } else { Next::GoOn }
     }
 
     fn refused(&mut self, error: &ServerErrorResponse) -> Next {
         if error.r#type != ServerErrorResponseType::Unavailable as i32 {
             self.in_flight.clear();
-            return Next::GoOn;
+            // Settings with which the server does not accept a report are not good.
+            return if self.connection.is_trying() {
+                Next::Wait(Duration::ZERO)
+            } else {
+                Next::GoOn
+            };
         }
         self.lost();
         let stated = match &error.details {

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ::http::{HeaderMap, HeaderName, HeaderValue};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
@@ -16,26 +15,27 @@ use tokio::time::{Instant, timeout_at};
 use crate::client::{ClientUnderTest, Running, Start};
 use crate::hook::{Action, HookError};
 use crate::judge::Stop;
-use crate::log::Log;
 use crate::net::Network;
 use crate::reference::Faults;
-use crate::report::{Side, Transport};
-use crate::wire::authority;
-use crate::wire::http_client::Dialer;
+use crate::report::Transport;
 use crate::wire::uid;
-use crate::wire::url::Url;
 
+mod certificates;
 mod faults;
 mod http;
 mod mind;
+mod settings;
 mod websocket;
 
 pub use faults::FAULTS;
 
 use mind::Mind;
+use settings::Settings;
 
 /// The largest message the reference client takes: small, so that a case of its limit is quick.
 pub const MAX_MESSAGE: usize = 256 << 10;
+/// The interval of heartbeats and polls where it is told none.
+const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(30);
 /// How many orders to a running client wait.
 const ORDERS: usize = 16;
 
@@ -77,30 +77,27 @@ impl ClientUnderTest for ReferenceClient {
     }
 
     async fn start(&self, start: Start) -> Result<Box<dyn Running>, Stop> {
-        let url: Url = start.url.parse().map_err(Stop::Harness)?;
-        let mut headers = HeaderMap::new();
-        for (name, value) in &start.headers {
-            if let (Ok(name), Ok(value)) =
-                (HeaderName::try_from(name.as_str()), HeaderValue::try_from(value.as_str()))
-            {
-                headers.append(name, value);
-            }
-        }
-        let tls = match &start.ca {
-            Some(ca) => authority::client_config(ca, None).map(Some),
-            None => Ok(None),
+        let settings = Settings {
+            url: start.url.parse().map_err(Stop::Harness)?,
+            headers: start.headers,
+            ca: start.ca,
+            identity: None,
+            tls: None,
+            proxy: None,
+            heartbeat: start.heartbeat.unwrap_or(DEFAULT_HEARTBEAT),
         };
-        let tls = tls.map_err(|error| Stop::Harness(error.to_string()))?;
-        let network = self.network.clone();
-        let dialer = Dialer { network, url, tls, headers, log: Log::new(Side::Client) };
         let kept = self
             .left_behind(start.state.as_ref())
             .unwrap_or_else(|| mind::Kept::new(uid::fresh(&mut rand::rng(), uid::now_ms())));
-        let heartbeat = start.heartbeat.unwrap_or(Duration::from_secs(30));
-        let mind = Mind::new(self.faults.clone(), kept, heartbeat);
+        let mind = Mind::new(self.faults.clone(), kept, settings, start.state.is_some());
         let (orders, received) = mpsc::channel(ORDERS);
-        let kept = Arc::clone(&self.kept);
-        let body = Body { dialer, mind, orders: received, kept, state: start.state };
+        let body = Body {
+            network: self.network.clone(),
+            mind,
+            orders: received,
+            kept: Arc::clone(&self.kept),
+            state: start.state,
+        };
         Ok(Box::new(Life { orders, task: tokio::spawn(body.live()) }))
     }
 }
@@ -149,7 +146,7 @@ impl Drop for Life {
 
 /// A running client from inside.
 struct Body {
-    dialer: Dialer,
+    network: Network,
     mind: Mind,
     orders: mpsc::Receiver<Order>,
     kept: Kept,
@@ -167,13 +164,17 @@ enum Over {
 impl Body {
     async fn live(mut self) {
         loop {
-            let over = match self.dialer.url.transport {
-                Transport::WebSocket => self.by_websocket().await,
-                Transport::Http => self.by_http().await,
+            let over = match self.mind.dialer(&self.network) {
+                Ok(dialer) => match dialer.url.transport {
+                    Transport::WebSocket => self.by_websocket(&dialer).await,
+                    Transport::Http => self.by_http(&dialer).await,
+                },
+                Err(_) => Over::Again(self.mind.backoff()),
             };
             self.keep();
             match over {
                 Over::Stop => return,
+                Over::Again(_) if self.mind.fall_back() => self.keep(),
                 Over::Again(wait) if self.rest(wait).await => return,
                 Over::Again(_) => {}
             }

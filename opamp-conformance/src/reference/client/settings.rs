@@ -13,14 +13,14 @@ use super::certificates;
 use crate::log::Log;
 use crate::net::Network;
 use crate::reference::Faults;
-use crate::report::Side;
+use crate::report::{Side, Transport};
 use crate::wire::authority::Identity;
 use crate::wire::http_client::Dialer;
 use crate::wire::proxy::Via;
 use crate::wire::url::Url;
 
 /// Everything that says how to connect, and how often to send.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Settings {
     pub(super) url: Url,
     pub(super) headers: Vec<(String, String)>,
@@ -78,8 +78,9 @@ impl Settings {
         if offer.proxy.is_some() {
             new.proxy.clone_from(&offer.proxy);
         }
-        // Zero turns heartbeats off only where nothing else changes (A01).
-        if offer.heartbeat_interval_seconds != 0 || new == *self {
+        // Zero turns heartbeats off only where nothing else changes (A01), and never polls (A03).
+        let off = new == *self && new.url.transport == Transport::WebSocket;
+        if offer.heartbeat_interval_seconds != 0 || off {
             new.heartbeat = Duration::from_secs(offer.heartbeat_interval_seconds);
         }
         Ok(new)
@@ -100,7 +101,7 @@ impl Settings {
 }
 
 /// What of the connection settings outlives the process.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Kept {
     /// The settings that an offer brought and that proved good.
     pub(super) accepted: Option<Settings>,

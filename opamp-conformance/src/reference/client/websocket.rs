@@ -11,16 +11,16 @@ use tokio::time::{sleep_until, timeout};
 use super::mind::Next;
 use super::{Body, MAX_MESSAGE, Order, Over};
 use crate::wire::body;
-use crate::wire::http_client::{Handshake, field};
+use crate::wire::http_client::{Dialer, Handshake, field};
 use crate::wire::ws::{Ended, Frame, Incoming, WebSocket};
 
 /// How long a handshake and the end of a connection may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Body {
-    pub(super) async fn by_websocket(&mut self) -> Over {
+    pub(super) async fn by_websocket(&mut self, dialer: &Dialer) -> Over {
         let none = HeaderMap::new();
-        let websocket = match timeout(PATIENCE, self.dialer.websocket(&none)).await {
+        let websocket = match timeout(PATIENCE, dialer.websocket(&none)).await {
             Ok(Ok(Handshake::Accepted(websocket))) => websocket,
             Ok(Ok(Handshake::Refused(response))) => {
                 return Over::Again(self.put_off(response.status().as_u16(), response.headers()));
@@ -71,6 +71,7 @@ impl Body {
                     Some(Order::Do(action, answer)) => self.obey(&action, answer),
                 },
                 () = sleep_until(self.mind.heartbeat_at()) => due = true,
+                () = sleep_until(self.mind.trial_ends_at()) => return Over::Again(Duration::ZERO),
             }
         }
     }
@@ -101,6 +102,13 @@ impl Body {
             Next::Wait(wait) => {
                 self.leave(websocket).await;
                 Some(Over::Again(wait))
+            }
+            Next::Move => {
+                let applying = self.mind.compose();
+                // What becomes of it does not keep the client here.
+                let _ = send(websocket, &applying).await;
+                self.leave(websocket).await;
+                Some(Over::Again(Duration::ZERO))
             }
         }
     }
