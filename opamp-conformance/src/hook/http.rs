@@ -58,6 +58,7 @@ impl HttpHook {
         let dialer = Dialer {
             network: Network::Sockets,
             url: self.url.clone(),
+            via: None,
             tls: None,
             headers: HeaderMap::new(),
             log: Log::new(Side::Server),
