@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, header};
 use opamp_proto::v1::{
     AgentConfigFile, AgentConfigMap, AgentDescription, AgentToServer, AvailableComponents,
     ComponentHealth, ConnectionSettingsStatus, EffectiveConfig, KeyValue, PackageStatuses,
-    RemoteConfigStatus, ServerToAgent,
+    RemoteConfigStatus, RemoteConfigStatuses, ServerToAgent,
 };
 use prost::Message as _;
 use tokio::time::{Instant, sleep, timeout};
@@ -53,7 +53,7 @@ pub struct Agent {
     pub dialer: Dialer,
     /// How long it waits for a reply.
     pub patience: Duration,
-    pace: Pace,
+    pub(super) pace: Pace,
     link: Link,
 }
 
@@ -110,7 +110,12 @@ impl Agent {
         let effective_config = when(mask::REPORTS_EFFECTIVE_CONFIG).map(|()| effective("a: 1\n"));
         let remote_config_status = when(mask::REPORTS_REMOTE_CONFIG).map(|()| RemoteConfigStatus {
             last_remote_config_hash: self.config_hash.clone(),
-            ..Default::default()
+            status: if self.config_hash.is_empty() {
+                RemoteConfigStatuses::Unset.into()
+            } else {
+                RemoteConfigStatuses::Applied.into()
+            },
+            error_message: String::new(),
         });
         let package_statuses =
             when(mask::REPORTS_PACKAGE_STATUSES).map(|()| PackageStatuses::default());

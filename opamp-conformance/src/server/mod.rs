@@ -21,6 +21,7 @@ use crate::wire::url::Url;
 
 pub mod agent;
 pub mod cases;
+mod offer;
 
 pub use agent::{Agent, Heard};
 

@@ -3,19 +3,18 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use opamp_proto::v1::{
-    AgentConfigFile, AgentConfigMap, AgentRemoteConfig, AgentToServer, ServerErrorResponse,
-    ServerErrorResponseType, ServerToAgent,
-};
+use opamp_proto::v1::{AgentToServer, ServerErrorResponse, ServerErrorResponseType, ServerToAgent};
 use prost::Message as _;
 use serde_json::{Value, json};
 
-use crate::hook::{Action, File, HookError};
+use crate::hook::{Action, HookError};
 use crate::mask::agent as mask;
 use crate::mask::flag::REPORT_FULL_STATE;
 use crate::mask::server;
 use crate::reference::Faults;
-use crate::wire::{body, uid as ids};
+use crate::wire::uid as ids;
+
+mod config;
 
 /// The agents and what they are to be offered.
 pub(super) struct Desk {
@@ -39,9 +38,7 @@ struct Agent {
     greeted: bool,
     sequence_num: u64,
     state: AgentToServer,
-    config: Option<AgentRemoteConfig>,
-    /// The hash offered last on this connection, not to be offered again unasked.
-    offered: Bytes,
+    config: config::Assigned,
 }
 
 impl Desk {
@@ -70,23 +67,34 @@ impl Desk {
         if uid.len() != 16 {
             return malformed(uid, "instance_uid is not 16 bytes");
         }
+        if let Some(objection) = config::objection(&report, &self.faults) {
+            return malformed(uid, objection);
+        }
         let known = self.agents.contains_key(&uid);
         let agent = self.agents.entry(uid.clone()).or_default();
         if agent.connection != connection || !agent.connected {
             agent.greeted = false;
-            agent.offered = Bytes::new();
+            agent.config.may_be_offered_again();
         }
         agent.connection = connection;
         agent.connected = report.agent_disconnect.is_none();
         let is_next = report.sequence_num == agent.sequence_num.wrapping_add(1);
         agent.sequence_num = report.sequence_num;
         let complete = report.agent_description.is_some();
-        agent.merge(report);
+        if report.remote_config_status.is_some()
+            && report.remote_config_status != agent.state.remote_config_status
+        {
+            agent.config.may_be_offered_again();
+        }
+        agent.merge(report, &self.faults);
         let mut reply = ServerToAgent { instance_uid: uid, ..Default::default() };
         if !complete && (!known || !is_next) && !self.faults.has("gap-is-ignored") {
             reply.flags |= REPORT_FULL_STATE;
         }
-        agent.fill(&mut reply);
+        if agent.lacks_effective_config() && self.faults.has("effective-config-is-insisted-on") {
+            reply.flags |= REPORT_FULL_STATE;
+        }
+        agent.fill(&mut reply, &self.faults);
         Reply { message: Some(reply), close: None }
     }
 
@@ -96,7 +104,7 @@ impl Desk {
         let connection = agent.connection.filter(|_| agent.connected)?;
         let instance_uid = Bytes::copy_from_slice(uid);
         let mut message = ServerToAgent { instance_uid, ..Default::default() };
-        agent.fill(&mut message);
+        agent.fill(&mut message, &self.faults);
         Some((connection, message))
     }
 
@@ -117,17 +125,11 @@ impl Desk {
         match action {
             Action::OfferConfig { instance_uid, files } => {
                 let uid = uid(instance_uid)?;
-                let mut config_map = std::collections::BTreeMap::new();
-                for (name, File { body, content_type }) in files {
-                    let body = base64(body)?;
-                    let content_type = content_type.clone();
-                    config_map.insert(name.clone(), AgentConfigFile { body, content_type });
-                }
-                let config = AgentConfigMap { config_map };
-                let config_hash = body::sha256(&config.encode_to_vec());
                 let agent = self.agents.entry(uid.clone()).or_default();
-                agent.config = Some(AgentRemoteConfig { config: Some(config), config_hash });
-                Ok((json!({}), Some(uid)))
+                let is_away = !agent.connected || agent.connection.is_none();
+                agent.config.assign(files, is_away, &self.faults)?;
+                let waits = self.faults.has("configurations-wait-for-a-report");
+                Ok((json!({}), Some(uid).filter(|_| !waits)))
             }
             Action::ShowAgent { instance_uid } => {
                 let agent = self.agents.get(&uid(instance_uid)?).map(Agent::shown);
@@ -140,8 +142,11 @@ impl Desk {
 
 impl Agent {
     /// Takes over what a report tells; what it leaves out stays.
-    fn merge(&mut self, report: AgentToServer) {
-        let old = std::mem::take(&mut self.state);
+    fn merge(&mut self, report: AgentToServer, faults: &Faults) {
+        let mut old = std::mem::take(&mut self.state);
+        if faults.has("omitted-status-is-forgotten") {
+            old.remote_config_status = None;
+        }
         self.state = AgentToServer {
             agent_description: report.agent_description.or(old.agent_description),
             capabilities: if report.capabilities == 0 {
@@ -162,22 +167,18 @@ impl Agent {
     }
 
     /// Puts into a message to the agent what is due.
-    fn fill(&mut self, message: &mut ServerToAgent) {
+    fn fill(&mut self, message: &mut ServerToAgent, faults: &Faults) {
         if !self.greeted || self.connection.is_none() {
             message.capabilities = server::ALL;
             self.greeted = true;
         }
-        let accepts = |bit| self.state.capabilities & bit != 0;
-        if let Some(config) = &self.config
-            && accepts(mask::ACCEPTS_REMOTE_CONFIG)
-        {
-            let reported = self.state.remote_config_status.as_ref();
-            let has = reported.is_some_and(|s| s.last_remote_config_hash == config.config_hash);
-            if !has && self.offered != config.config_hash {
-                self.offered = config.config_hash.clone();
-                message.remote_config = Some(config.clone());
-            }
-        }
+        self.config.fill(message, &self.state, faults);
+    }
+
+    /// Whether it takes configurations without ever having said what it runs.
+    fn lacks_effective_config(&self) -> bool {
+        self.state.capabilities & mask::ACCEPTS_REMOTE_CONFIG != 0
+            && self.state.effective_config.is_none()
     }
 
     fn shown(&self) -> Value {

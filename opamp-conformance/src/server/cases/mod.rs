@@ -1,9 +1,61 @@
 //! The cases that test a server, a file for each part of the protocol.
 
-use crate::case::Case;
+use opamp_proto::v1::ServerToAgent;
 
+use crate::case::Case;
+use crate::mask::flag::REPORT_FULL_STATE;
+use crate::server::Heard;
+
+mod config;
 mod every_message;
 mod sequence;
 
 /// All of them.
-pub const ALL: &[&[Case]] = &[every_message::CASES, sequence::CASES];
+pub const ALL: &[&[Case]] = &[config::CASES, every_message::CASES, sequence::CASES];
+
+/// Whether a full report is asked for.
+fn asks_for_all(message: &ServerToAgent) -> bool {
+    message.flags & REPORT_FULL_STATE != 0
+}
+
+/// Whether what was heard is a message without an error.
+fn is_good(heard: &Heard) -> bool {
+    matches!(heard, Heard::Message(message) if message.error_response.is_none())
+}
+
+/// What was heard, in words.
+fn told(heard: &Heard) -> String {
+    match heard {
+        Heard::Message(message) => parts(message),
+        Heard::Malformed(what) => format!("something malformed: {what}"),
+        Heard::Closed(_, how) => how.clone(),
+        Heard::Silence => "nothing".to_owned(),
+    }
+}
+
+/// The names of the fields a message has beside its id, in words.
+fn parts(message: &ServerToAgent) -> String {
+    let mut parts = Vec::new();
+    if let Some(error) = &message.error_response {
+        parts.push(format!("error_response {:?} {:?}", error.r#type(), error.error_message));
+    }
+    if message.flags != 0 {
+        parts.push(format!("flags {:#x}", message.flags));
+    }
+    let set = [
+        ("remote_config", message.remote_config.is_some()),
+        ("connection_settings", message.connection_settings.is_some()),
+        ("packages_available", message.packages_available.is_some()),
+        ("capabilities", message.capabilities != 0),
+        ("agent_identification", message.agent_identification.is_some()),
+        ("command", message.command.is_some()),
+        ("custom_capabilities", message.custom_capabilities.is_some()),
+        ("custom_message", message.custom_message.is_some()),
+    ];
+    parts.extend(set.into_iter().filter(|(_, set)| *set).map(|(name, _)| name.to_owned()));
+    if parts.is_empty() {
+        "a message with nothing but its id".to_owned()
+    } else {
+        format!("a message with {}", parts.join(", "))
+    }
+}
