@@ -2,6 +2,7 @@
 //! both transports the same way: over plain HTTP it polls to hear what the server has to say.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, header};
 use opamp_proto::v1::{
     AgentConfigFile, AgentConfigMap, AgentDescription, AgentToServer, AvailableComponents,
     ComponentHealth, ConnectionSettingsStatus, EffectiveConfig, KeyValue, PackageStatuses,
-    RemoteConfigStatus, RemoteConfigStatuses, ServerToAgent,
+    RemoteConfigStatus, RemoteConfigStatuses, ServerErrorResponse, ServerToAgent,
 };
 use prost::Message as _;
 use tokio::time::{Instant, sleep, timeout};
@@ -37,6 +38,42 @@ pub enum Heard {
     Closed(Option<u16>, String),
     /// Nothing within the time.
     Silence,
+}
+
+impl Heard {
+    /// The message, where it reports no error: what it answers was processed.
+    #[must_use]
+    pub fn good(&self) -> Option<&ServerToAgent> {
+        match self {
+            Self::Message(message) if message.error_response.is_none() => Some(message),
+            _ => None,
+        }
+    }
+
+    /// The error a message reports.
+    #[must_use]
+    pub fn error(&self) -> Option<&ServerErrorResponse> {
+        match self {
+            Self::Message(message) => message.error_response.as_ref(),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Heard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Message(message) => match &message.error_response {
+                None => write!(f, "a reply without error"),
+                Some(error) => {
+                    write!(f, "an error of type {} {:?}", error.r#type, error.error_message)
+                }
+            },
+            Self::Malformed(what) => write!(f, "a malformed reply: {what}"),
+            Self::Closed(_, how) => f.write_str(how),
+            Self::Silence => f.write_str("nothing"),
+        }
+    }
 }
 
 /// A scripted agent.
@@ -307,6 +344,34 @@ impl Agent {
             if self.dialer.url.transport == Transport::Http {
                 sleep(self.pace.poll()).await;
             }
+        }
+    }
+
+    /// Whether the server goes on after what it was sent: a good report is answered, on this
+    /// connection or, where the server has closed it, on a new one.
+    ///
+    /// # Errors
+    ///
+    /// What comes instead of an answer.
+    pub async fn goes_on(&mut self) -> Result<(), String> {
+        let is_good = |message: &ServerToAgent| message.error_response.is_none();
+        let within = self.patience;
+        if matches!(self.link, Link::WebSocket(_)) {
+            let report = self.full_report();
+            // Where this fails the connection is over, which the next step tells.
+            let _ = self.send(report).await;
+            match self.hear(within, is_good).await {
+                Ok(Some(_)) => return Ok(()),
+                Ok(None) => return Err("nothing in answer to a good report".to_owned()),
+                Err(_) => self.vanish(),
+            }
+        }
+        self.connect().await.map_err(|stop| stop.to_string())?;
+        let report = self.full_report();
+        match self.ask(report).await {
+            Ok(heard) if heard.good().is_some() => Ok(()),
+            Ok(heard) => Err(format!("{heard} in answer to a good report")),
+            Err(stop) => Err(stop.to_string()),
         }
     }
 

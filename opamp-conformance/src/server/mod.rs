@@ -107,6 +107,17 @@ impl ServerStage {
         Agent::new(self.dialer(), uid, capabilities, self.pace)
     }
 
+    /// A new agent with these capabilities that is connected and has not said anything.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Unreached`] when the server cannot be reached.
+    pub async fn connected(&mut self, capabilities: u64) -> Result<Agent, Stop> {
+        let mut agent = self.agent(capabilities);
+        agent.connect().await?;
+        Ok(agent)
+    }
+
     /// A new agent with these capabilities that is connected and whose full first report was
     /// answered without an error; and that answer.
     ///

@@ -150,6 +150,8 @@ pub enum Incoming {
     Message {
         /// Whether it was of type text.
         is_text: bool,
+        /// In how many frames it came.
+        frames: usize,
         /// Its payload.
         payload: Bytes,
     },
@@ -172,6 +174,8 @@ pub enum Ended {
     Error(String),
     /// The peer broke the rules of RFC 6455.
     BrokeFraming(String),
+    /// The peer sent a message of more than this many bytes.
+    TooLarge(usize),
 }
 
 impl std::fmt::Display for Ended {
@@ -180,6 +184,9 @@ impl std::fmt::Display for Ended {
             Self::Eof => f.write_str("the peer closed the connection"),
             Self::Error(error) => write!(f, "the connection broke: {error}"),
             Self::BrokeFraming(rule) => write!(f, "the peer broke WebSocket framing: {rule}"),
+            Self::TooLarge(limit) => {
+                write!(f, "the peer sent a message of more than {limit} bytes")
+            }
         }
     }
 }
@@ -191,6 +198,9 @@ pub struct WebSocket {
     log: Log,
     connection: u32,
     deflate: bool,
+    limit: usize,
+    inflated_limit: usize,
+    takes_unmasked: bool,
     read: BytesMut,
     partial: Option<Partial>,
     ended: Option<Ended>,
@@ -221,6 +231,9 @@ impl WebSocket {
             log,
             connection,
             deflate,
+            limit: MAX_MESSAGE,
+            inflated_limit: MAX_MESSAGE,
+            takes_unmasked: false,
             read: BytesMut::new(),
             partial: None,
             ended: None,
@@ -237,6 +250,16 @@ impl WebSocket {
     #[must_use]
     pub fn is_deflate(&self) -> bool {
         self.deflate
+    }
+
+    /// Takes messages of at most this many bytes, as sent and when decompressed.
+    pub fn limit(&mut self, sent: usize, inflated: usize) {
+        (self.limit, self.inflated_limit) = (sent, inflated);
+    }
+
+    /// Takes frames without mask that have to have one.
+    pub fn take_unmasked(&mut self) {
+        self.takes_unmasked = true;
     }
 
     /// Sends a binary message in one frame.
@@ -351,7 +374,7 @@ impl WebSocket {
                     continue;
                 }
                 Ok(None) => {}
-                Err(rule) => return Incoming::Ended(self.end(Ended::BrokeFraming(rule))),
+                Err(ended) => return Incoming::Ended(self.end(ended)),
             }
             match self.stream.read_buf(&mut self.read).await {
                 Ok(0) => return Incoming::Ended(self.end(Ended::Eof)),
@@ -376,18 +399,22 @@ impl WebSocket {
     }
 
     /// A whole frame from what was read, with its payload unmasked.
-    fn take_frame(&mut self) -> Result<Option<Received>, String> {
+    fn take_frame(&mut self) -> Result<Option<Received>, Ended> {
+        let broke = |rule: &str| Err(Ended::BrokeFraming(rule.to_owned()));
         let buffer = &self.read;
         if buffer.len() < 2 {
             return Ok(None);
         }
         let (first, second) = (buffer[0], buffer[1]);
         if first & 0x30 != 0 {
-            return Err("a reserved bit is set".to_owned());
+            return broke("a reserved bit is set");
         }
-        if (second & 0x80 != 0) != (self.role == Role::Server) {
-            let is = if self.role == Role::Server { "unmasked" } else { "masked" };
-            return Err(format!("a frame is {is}"));
+        let is_masked = second & 0x80 != 0;
+        if is_masked && self.role == Role::Client {
+            return broke("a frame is masked");
+        }
+        if !is_masked && self.role == Role::Server && !self.takes_unmasked {
+            return broke("a frame is unmasked");
         }
         let (length, mut head) = match second & 0x7f {
             126 if buffer.len() < 4 => return Ok(None),
@@ -396,11 +423,11 @@ impl WebSocket {
             127 => ((&buffer[2..10]).get_u64(), 10),
             short => (u64::from(short), 2),
         };
-        if length > MAX_MESSAGE as u64 {
-            return Err(format!("a frame of {length} bytes"));
+        if length > self.limit as u64 {
+            return Err(Ended::TooLarge(self.limit));
         }
         let mask = head;
-        if self.role == Role::Server {
+        if is_masked {
             head += 4;
         }
         let length = length as usize;
@@ -465,8 +492,8 @@ impl WebSocket {
                 let Some(mut partial) = self.partial.take() else {
                     return self.broke("a continuation without a beginning");
                 };
-                if partial.payload.len() + frame.payload.len() > MAX_MESSAGE {
-                    return self.broke("a message is larger than the tester takes");
+                if partial.payload.len() + frame.payload.len() > self.limit {
+                    return Some(Incoming::Ended(self.end(Ended::TooLarge(self.limit))));
                 }
                 partial.payload.unsplit(frame.payload);
                 partial.frames += 1;
@@ -484,15 +511,18 @@ impl WebSocket {
         let Partial { is_text, compressed, frames, payload } = partial;
         let mut payload = payload.freeze();
         if compressed {
-            payload = match body::inflate(&payload, MAX_MESSAGE) {
+            payload = match body::inflate(&payload, self.inflated_limit) {
                 Ok(payload) => payload,
+                Err(body::Error::TooLarge(limit)) => {
+                    return Some(Incoming::Ended(self.end(Ended::TooLarge(limit))));
+                }
                 Err(error) => {
                     return self.broke(&format!("a message cannot be decompressed: {error}"));
                 }
             };
         }
         self.record(Event::Message { is_text, frames, payload: payload.clone() });
-        Some(Incoming::Message { is_text, payload })
+        Some(Incoming::Message { is_text, frames, payload })
     }
 
     fn broke(&mut self, rule: &str) -> Option<Incoming> {

@@ -79,7 +79,7 @@ impl Body {
     /// Takes in what came; gives how the connection is over, if it is.
     async fn heard(&mut self, websocket: &mut WebSocket, incoming: Incoming) -> Option<Over> {
         let payload = match incoming {
-            Incoming::Message { is_text: false, payload } => payload,
+            Incoming::Message { is_text: false, payload, .. } => payload,
             Incoming::Ping | Incoming::Pong(_) | Incoming::Message { .. } => return None,
             Incoming::Close(code, _) => {
                 // The server knows already.
