@@ -18,12 +18,14 @@ pub(super) struct Lagging {
     inner: DuplexStream,
     /// What has arrived and may be read once `lag` is over.
     arrived: BytesMut,
+    /// Whether the peer has ended its side; it is told once `lag` is over.
+    is_over: bool,
     lag: Pin<Box<Sleep>>,
 }
 
 impl Lagging {
     pub(super) fn new(inner: DuplexStream) -> Self {
-        Self { inner, arrived: BytesMut::new(), lag: Box::pin(sleep(LAG)) }
+        Self { inner, arrived: BytesMut::new(), is_over: false, lag: Box::pin(sleep(LAG)) }
     }
 }
 
@@ -34,11 +36,12 @@ impl AsyncRead for Lagging {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.arrived.is_empty() {
+        if this.arrived.is_empty() && !this.is_over {
             let mut ahead = [0; AHEAD];
             let mut ahead = ReadBuf::new(&mut ahead);
             ready!(Pin::new(&mut this.inner).poll_read(cx, &mut ahead))?;
             this.arrived.extend_from_slice(ahead.filled());
+            this.is_over = ahead.filled().is_empty();
             this.lag.as_mut().reset(Instant::now() + LAG);
         }
         ready!(this.lag.as_mut().poll(cx));
@@ -64,5 +67,26 @@ impl AsyncWrite for Lagging {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_written_arrives_later_and_then_the_end() {
+        let (mut ours, theirs) = tokio::io::duplex(64);
+        let mut theirs = Lagging::new(theirs);
+        let began = Instant::now();
+        ours.write_all(b"last words").await.unwrap();
+        drop(ours);
+        let mut heard = String::new();
+        theirs.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, "last words");
+        assert!(began.elapsed() >= 2 * LAG);
+        assert_eq!(theirs.read(&mut [0]).await.unwrap(), 0);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use opamp_proto::v1::{AgentToServer, ServerErrorResponse, ServerErrorResponseType, ServerToAgent};
+use opamp_proto::v1::{AgentToServer, ServerToAgent};
 use prost::Message as _;
 use serde_json::{Value, json};
 
@@ -15,6 +15,9 @@ use crate::reference::Faults;
 use crate::wire::uid as ids;
 
 mod config;
+mod errors;
+
+pub(super) use errors::malformed;
 
 /// The agents and what they are to be offered.
 pub(super) struct Desk {
@@ -48,27 +51,15 @@ impl Desk {
 
     /// The answer to a message that came over this WebSocket, or by plain HTTP.
     pub(super) fn handle(&mut self, connection: Option<u32>, bytes: &Bytes) -> Reply {
-        let malformed = |uid: Bytes, why: &str| Reply {
-            message: Some(ServerToAgent {
-                instance_uid: uid,
-                error_response: Some(ServerErrorResponse {
-                    r#type: ServerErrorResponseType::BadRequest as i32,
-                    error_message: why.to_owned(),
-                    details: None,
-                }),
-                ..Default::default()
-            }),
-            close: None,
-        };
         let Ok(report) = AgentToServer::decode(bytes.clone()) else {
-            return malformed(Bytes::new(), "the message is no AgentToServer");
+            return malformed(Bytes::new(), "the message is no AgentToServer", &self.faults);
         };
         let uid = report.instance_uid.clone();
         if uid.len() != 16 {
-            return malformed(uid, "instance_uid is not 16 bytes");
+            return malformed(uid, "instance_uid is not 16 bytes", &self.faults);
         }
         if let Some(objection) = config::objection(&report, &self.faults) {
-            return malformed(uid, objection);
+            return malformed(uid, objection, &self.faults);
         }
         let known = self.agents.contains_key(&uid);
         let agent = self.agents.entry(uid.clone()).or_default();

@@ -3,7 +3,7 @@
 /// Name and meaning of each.
 pub const FAULTS: &[(&str, &str)] = &[
     ("gap-is-ignored", "a gap in the sequence numbers causes no ReportFullState"),
-    ("header-is-not-zero", "the header of WebSocket messages is 1"),
+    ("header-is-not-zero", "the header of WebSocket messages that have flags is 1"),
     ("configurations-wait-for-a-report", "an assigned configuration is not pushed"),
     ("configurations-have-no-hash", "config_hash is empty in offers"),
     ("configurations-are-offered-to-all", "the AcceptsRemoteConfig bit is not looked at"),
@@ -19,4 +19,18 @@ pub const FAULTS: &[(&str, &str)] = &[
     ("config-hash-ignores-names", "config_hash depends on the bodies alone"),
     ("missed-configurations-are-caught-up", "an agent that was away is offered all it missed"),
     ("omitted-status-is-forgotten", "a message without remote_config_status deletes it"),
+    ("accept-key-is-wrong", "Sec-WebSocket-Accept does not answer the key"),
+    ("handshake-needs-exact-fields", "a Connection field with other tokens is refused"),
+    ("handshake-agrees-to-more", "permessage-deflate is agreed on without being offered"),
+    ("header-is-one-byte", "only one byte is taken for the header of WebSocket messages"),
+    ("endless-header-is-skipped", "a header of more than 10 bytes is skipped"),
+    ("header-is-not-checked", "the header of WebSocket messages may be anything"),
+    ("messages-need-no-header", "a WebSocket message without header is processed"),
+    ("text-is-processed", "a WebSocket message of type text is processed"),
+    ("empty-message-closes", "a WebSocket message of nothing but its header closes the connection"),
+    ("fragments-are-dropped", "a WebSocket message of several frames is ignored"),
+    ("second-of-two-is-dropped", "a message that comes together with another is ignored"),
+    ("websocket-is-not-served", "WebSocket handshakes are refused"),
+    ("http-is-not-served", "plain HTTP requests are refused"),
+    ("malformed-is-ignored", "malformed messages get no error_response"),
 ];

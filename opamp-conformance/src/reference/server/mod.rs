@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ::http::{HeaderMap, Method, header};
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, Method, header};
 use opamp_proto::v1::ServerToAgent;
-use prost::Message as _;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -19,17 +18,17 @@ use crate::net::Network;
 use crate::reference::Faults;
 use crate::report::{Side, Transport};
 use crate::server::ServerUnderTest;
-use crate::wire::body;
 use crate::wire::endpoint::{Arrival, Endpoint};
 use crate::wire::http_client::field;
-use crate::wire::ws::{Frame, Incoming, WebSocket};
 
 mod desk;
 mod faults;
+mod http;
+mod websocket;
 
 pub use faults::FAULTS;
 
-use desk::{Desk, Reply};
+use desk::Desk;
 
 /// The largest message the reference server takes: small, so that a case of its limit is quick.
 pub const MAX_MESSAGE: usize = 256 << 10;
@@ -115,119 +114,26 @@ impl Shared {
         self.pushes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn arrived(self: Arc<Self>, arrival: Arrival) {
+    async fn arrived(self: Arc<Self>, mut arrival: Arrival) {
         let content_type = field(&arrival.headers, header::CONTENT_TYPE);
         let media_type = content_type.split(';').next().unwrap_or_default().trim();
         if media_type.eq_ignore_ascii_case("application/x-protobuf") {
+            if self.faults.has("http-is-not-served") {
+                return arrival.respond(404, &[], Bytes::new());
+            }
             return self.exchange(arrival);
         }
         let upgradable = arrival.is_handshake()
             && arrival.method == Method::GET
             && field(&arrival.headers, header::SEC_WEBSOCKET_VERSION) == "13"
-            && !field(&arrival.headers, header::SEC_WEBSOCKET_KEY).is_empty();
-        if !upgradable {
+            && !field(&arrival.headers, header::SEC_WEBSOCKET_KEY).is_empty()
+            && !self.is_refused_for_its_form(&arrival.headers);
+        if !upgradable || self.faults.has("websocket-is-not-served") {
             return arrival.respond(400, &[], Bytes::from_static(b"not a WebSocket handshake\n"));
         }
+        self.spoil_handshake(&mut arrival);
         if let Some(websocket) = arrival.upgrade(true).await {
             self.converse(websocket).await;
-        }
-    }
-
-    /// Plain HTTP: one request, one response.
-    fn exchange(&self, arrival: Arrival) {
-        if arrival.method != Method::POST {
-            return arrival.respond(405, &[("allow", "POST")], Bytes::new());
-        }
-        let message = match field(&arrival.headers, header::CONTENT_ENCODING).as_str() {
-            _ if arrival.body.len() > MAX_MESSAGE => {
-                return arrival.respond(413, &[], Bytes::new());
-            }
-            "" | "identity" => arrival.body.clone(),
-            "gzip" => match body::gunzip(&arrival.body, MAX_MESSAGE) {
-                Ok(message) => message,
-                Err(body::Error::TooLarge(_)) => {
-                    return arrival.respond(413, &[], Bytes::new());
-                }
-                Err(_) => return arrival.respond(400, &[], Bytes::new()),
-            },
-            _ => return arrival.respond(415, &[], Bytes::new()),
-        };
-        let Reply { message, .. } = self.desk().handle(None, &message);
-        let bytes: Bytes = message.unwrap_or_default().encode_to_vec().into();
-        let content_type = ("content-type", "application/x-protobuf");
-        if bytes.len() > 256 && accepts_gzip(&arrival.headers) {
-            let headers = [content_type, ("content-encoding", "gzip")];
-            return arrival.respond(200, &headers, body::gzip(&bytes));
-        }
-        arrival.respond(200, &[content_type], bytes);
-    }
-
-    /// A WebSocket, from the handshake to its end.
-    async fn converse(&self, mut websocket: WebSocket) {
-        let connection = websocket.connection();
-        let (sender, mut pushes) = mpsc::channel(PUSHES);
-        self.pushes().insert(connection, sender);
-        loop {
-            let goes_on = tokio::select! {
-                incoming = websocket.receive() => {
-                    self.incoming(&mut websocket, incoming).await
-                }
-                Some(push) = pushes.recv() => match push {
-                    Push::Message(message) => {
-                        websocket.send(body::frame(&message.encode_to_vec())).await.is_ok()
-                    }
-                    Push::Close(code) => {
-                        websocket.send_frame(Frame::close(code, "")).await.is_ok()
-                    }
-                },
-            };
-            if !goes_on {
-                break;
-            }
-        }
-        self.pushes().remove(&connection);
-        self.desk().connection_lost(connection);
-        websocket.shutdown().await;
-    }
-
-    async fn incoming(&self, websocket: &mut WebSocket, incoming: Incoming) -> bool {
-        let payload = match incoming {
-            Incoming::Ping | Incoming::Pong(_) => return true,
-            Incoming::Message { is_text: true, .. } => {
-                // Nothing more can be done for a connection that fails now.
-                let _ = websocket.send_frame(Frame::close(1003, "text")).await;
-                return false;
-            }
-            Incoming::Message { payload, .. } => payload,
-            Incoming::Close(code, _) => {
-                let _ = websocket.send_frame(Frame::close(code.unwrap_or(1000), "")).await;
-                return false;
-            }
-            Incoming::Ended(_) => return false,
-        };
-        if payload.len() > MAX_MESSAGE {
-            let _ = websocket.send_frame(Frame::close(1009, "too large")).await;
-            return false;
-        }
-        let message = match body::unframe(&payload) {
-            Ok((0, length, _)) => payload.slice(length..),
-            // No AgentToServer begins with a byte of all ones.
-            _ => Bytes::from_static(&[0xff]),
-        };
-        let Reply { message, close } = self.desk().handle(Some(websocket.connection()), &message);
-        if let Some(message) = message {
-            let header: &[u8] = if self.faults.has("header-is-not-zero") { &[1] } else { &[0] };
-            let framed = body::frame_with_header(header, &message.encode_to_vec());
-            if websocket.send(framed).await.is_err() {
-                return false;
-            }
-        }
-        match close {
-            Some(code) => {
-                let _ = websocket.send_frame(Frame::close(code, "")).await;
-                false
-            }
-            None => true,
         }
     }
 
@@ -241,15 +147,6 @@ impl Shared {
             let _ = sender.try_send(Push::Message(message));
         }
     }
-}
-
-fn accepts_gzip(headers: &HeaderMap) -> bool {
-    field(headers, header::ACCEPT_ENCODING).split(',').any(|coding| {
-        let mut parts = coding.split(';').map(str::trim);
-        let name = parts.next().unwrap_or_default();
-        let refused = parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
-        name.eq_ignore_ascii_case("gzip") && !refused
-    })
 }
 
 struct ReferenceHooks(Arc<Shared>);

@@ -7,11 +7,14 @@ use crate::mask::flag::REPORT_FULL_STATE;
 use crate::server::Heard;
 
 mod config;
+mod endpoint;
 mod every_message;
+mod framing;
 mod sequence;
 
 /// All of them.
-pub const ALL: &[&[Case]] = &[config::CASES, every_message::CASES, sequence::CASES];
+pub const ALL: &[&[Case]] =
+    &[config::CASES, endpoint::CASES, every_message::CASES, framing::CASES, sequence::CASES];
 
 /// Whether a full report is asked for.
 fn asks_for_all(message: &ServerToAgent) -> bool {

@@ -1,0 +1,141 @@
+//! A WebSocket to the reference server, from the handshake to its end.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header};
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::desk::{Reply, malformed};
+use super::{MAX_MESSAGE, PUSHES, Push, Shared};
+use crate::wire::body;
+use crate::wire::endpoint::Arrival;
+use crate::wire::http_client::field;
+use crate::wire::ws::{Ended, Frame, Incoming, WebSocket};
+
+/// What faults need to know of a conversation.
+#[derive(Default)]
+struct Talk {
+    /// When the last message came.
+    last: Option<Instant>,
+}
+
+impl Shared {
+    /// Whether a fault refuses this handshake.
+    pub(super) fn is_refused_for_its_form(&self, headers: &HeaderMap) -> bool {
+        self.faults.has("handshake-needs-exact-fields")
+            && field(headers, header::CONNECTION) != "Upgrade"
+    }
+
+    /// Changes a handshake so that a wrong answer to it follows.
+    pub(super) fn spoil_handshake(&self, arrival: &mut Arrival) {
+        let headers = &mut arrival.headers;
+        if self.faults.has("accept-key-is-wrong") {
+            headers.insert(header::SEC_WEBSOCKET_KEY, HeaderValue::from_static("another"));
+        }
+        if self.faults.has("handshake-agrees-to-more") {
+            let extension = HeaderValue::from_static("permessage-deflate");
+            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, extension);
+        }
+    }
+
+    pub(super) async fn converse(&self, mut websocket: WebSocket) {
+        websocket.limit(MAX_MESSAGE, MAX_MESSAGE);
+        let connection = websocket.connection();
+        let (sender, mut pushes) = mpsc::channel(PUSHES);
+        self.pushes().insert(connection, sender);
+        let mut talk = Talk::default();
+        loop {
+            let goes_on = tokio::select! {
+                incoming = websocket.receive() => {
+                    self.incoming(&mut websocket, incoming, &mut talk).await
+                }
+                Some(push) = pushes.recv() => match push {
+                    Push::Message(message) => {
+                        websocket.send(body::frame(&message.encode_to_vec())).await.is_ok()
+                    }
+                    Push::Close(code) => {
+                        websocket.send_frame(Frame::close(code, "")).await.is_ok()
+                    }
+                },
+            };
+            if !goes_on {
+                break;
+            }
+        }
+        self.pushes().remove(&connection);
+        self.desk().connection_lost(connection);
+        websocket.shutdown().await;
+    }
+
+    async fn incoming(
+        &self,
+        websocket: &mut WebSocket,
+        incoming: Incoming,
+        talk: &mut Talk,
+    ) -> bool {
+        let faults = &self.faults;
+        let payload = match incoming {
+            Incoming::Ping | Incoming::Pong(_) => return true,
+            Incoming::Message { is_text: true, .. } if !faults.has("text-is-processed") => {
+                return close(websocket, 1003).await;
+            }
+            Incoming::Message { frames: 2.., .. } if faults.has("fragments-are-dropped") => {
+                return true;
+            }
+            Incoming::Message { payload, .. } => payload,
+            Incoming::Close(code, _) => return close(websocket, code.unwrap_or(1000)).await,
+            Incoming::Ended(Ended::TooLarge(_)) => return close(websocket, 1009).await,
+            Incoming::Ended(_) => return false,
+        };
+        let now = Some(Instant::now());
+        if talk.last == now && faults.has("second-of-two-is-dropped") {
+            return true;
+        }
+        talk.last = now;
+        if payload.len() == 1 && faults.has("empty-message-closes") {
+            return close(websocket, 1002).await;
+        }
+        let Reply { message, close: code } = match self.message_in(&payload) {
+            Some(message) => self.desk().handle(Some(websocket.connection()), &message),
+            None => malformed(Bytes::new(), "the header of the message is not 0", faults),
+        };
+        if let Some(message) = message {
+            let is_wrong = message.flags != 0 && faults.has("header-is-not-zero");
+            let header: &[u8] = if is_wrong { &[1] } else { &[0] };
+            let framed = body::frame_with_header(header, &message.encode_to_vec());
+            if websocket.send(framed).await.is_err() {
+                return false;
+            }
+        }
+        match code {
+            Some(code) => close(websocket, code).await,
+            None => true,
+        }
+    }
+
+    /// The OpAMP message in a WebSocket message; `None` where its header is wrong.
+    fn message_in(&self, payload: &Bytes) -> Option<Bytes> {
+        let faults = &self.faults;
+        match body::unframe(payload) {
+            Ok((0, ..)) if faults.has("header-is-one-byte") => Some(payload.slice(1..)),
+            Ok((0, length, _)) => Some(payload.slice(length..)),
+            Ok((_, length, _)) if faults.has("header-is-not-checked") => {
+                Some(payload.slice(length..))
+            }
+            Ok((10, ..)) if faults.has("messages-need-no-header") => Some(payload.clone()),
+            Err(_) if faults.has("endless-header-is-skipped") => {
+                let length = payload.iter().take_while(|byte| **byte & 0x80 != 0).count();
+                Some(payload.slice((length + 1).min(payload.len())..))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Closes the WebSocket; gives `false`, as it does not go on.
+async fn close(websocket: &mut WebSocket, code: u16) -> bool {
+    // Nothing more can be done for a connection that fails now.
+    let _ = websocket.send_frame(Frame::close(code, "")).await;
+    false
+}
