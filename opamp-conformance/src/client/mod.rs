@@ -28,7 +28,8 @@ pub trait ClientUnderTest: Send + Sync {
     /// Where its connections arrive.
     fn network(&self) -> Network;
 
-    /// Whether it can be told this part of [`Start`]: `heartbeat`, `state`, `ca`, `headers`.
+    /// Whether it can be told this part of [`Start`]: `heartbeat`, `state`, `ca`, `headers`,
+    /// `max_message_size`.
     fn takes(&self, part: &str) -> bool;
 
     /// The interval of heartbeats and polls it has where it cannot be told one; 30 s by the
@@ -43,7 +44,8 @@ pub trait ClientUnderTest: Send + Sync {
         true
     }
 
-    /// The largest message the client is configured to take, in bytes (SIZE-02, SIZE-19).
+    /// The largest message the client takes where it is told no other limit, in bytes (SIZE-02,
+    /// SIZE-19).
     fn max_message_size(&self) -> u64 {
         64 << 20
     }
@@ -69,6 +71,8 @@ pub struct Start {
     pub ca: Option<String>,
     /// Header fields for its requests and handshakes.
     pub headers: Vec<(String, String)>,
+    /// The largest message it is to send and to take, in bytes.
+    pub max_message_size: Option<u64>,
 }
 
 /// A client that was started. Dropping it kills it.

@@ -9,7 +9,7 @@ use prost::Message as _;
 use tokio::time::{sleep_until, timeout};
 
 use super::mind::Next;
-use super::{Body, MAX_MESSAGE, Order, Over};
+use super::{Body, Order, Over};
 use crate::server::agent::PROTOBUF;
 use crate::wire::body;
 use crate::wire::http_client::{Dialer, HttpConnection, field};
@@ -26,6 +26,9 @@ impl Body {
         };
         loop {
             let message = self.mind.compose();
+            if message.sequence_num == 2 {
+                self.stray_requests(dialer, &message).await;
+            }
             match self.exchange(dialer, &mut http, message).await {
                 Ok(Next::GoOn) => {}
                 Ok(Next::Wait(wait)) => return Over::Again(wait),
@@ -72,10 +75,18 @@ impl Body {
         message: AgentToServer,
     ) -> Result<Next, Duration> {
         let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, PROTOBUF);
+        if !self.faults.has("content-type-is-missing") {
+            headers.insert(header::CONTENT_TYPE, PROTOBUF);
+        }
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
-        if let Ok(uid) = HeaderValue::from_str(&uid::text(self.mind.uid())) {
-            headers.insert("opamp-instance-uid", uid);
+        let id = match self.faults.has("uid-field-is-hexadecimal") {
+            true => crate::wire::hex(self.mind.uid()),
+            false => uid::text(self.mind.uid()),
+        };
+        if let Ok(id) = HeaderValue::from_str(&id)
+            && !self.faults.has("uid-field-is-missing")
+        {
+            headers.insert("opamp-instance-uid", id);
         }
         let body: Bytes = message.encode_to_vec().into();
         let Ok(request) = dialer.request(Method::POST, &headers, body) else {
@@ -89,8 +100,8 @@ impl Body {
             return Err(self.put_off(response.status().as_u16(), response.headers()));
         }
         let body = match field(response.headers(), header::CONTENT_ENCODING).as_str() {
-            "gzip" => body::gunzip(response.body(), MAX_MESSAGE).ok(),
-            _ => Some(response.body().clone()).filter(|body| body.len() <= MAX_MESSAGE),
+            "gzip" => body::gunzip(response.body(), self.limit).ok(),
+            _ => Some(response.body().clone()).filter(|body| body.len() <= self.limit),
         };
         match body.and_then(|body| ServerToAgent::decode(body).ok()) {
             Some(message) => Ok(self.mind.receive(message)),

@@ -218,7 +218,8 @@ impl Mind {
         AgentToServer {
             instance_uid: self.kept.uid.clone(),
             sequence_num: self.sequence_num,
-            capabilities: self.capabilities,
+            capabilities: self.capabilities
+                | if self.faults.has("reserved-bit-is-set") { 1 << 40 } else { 0 },
             ..Default::default()
         }
     }

@@ -19,12 +19,14 @@ use crate::net::Network;
 use crate::reference::Faults;
 use crate::report::Transport;
 use crate::wire::uid;
+use crate::wire::url::Url;
 
 mod certificates;
 mod faults;
 mod http;
 mod mind;
 mod settings;
+mod strays;
 mod websocket;
 
 pub use faults::FAULTS;
@@ -77,8 +79,15 @@ impl ClientUnderTest for ReferenceClient {
     }
 
     async fn start(&self, start: Start) -> Result<Box<dyn Running>, Stop> {
+        let mut url: Url = start.url.parse().map_err(Stop::Harness)?;
+        if self.faults.has("path-is-fixed") {
+            "/v1/opamp".clone_into(&mut url.target);
+        }
+        if self.faults.has("default-path-is-another") && !start.url.ends_with(&url.target) {
+            "/opamp".clone_into(&mut url.target);
+        }
         let settings = Settings {
-            url: start.url.parse().map_err(Stop::Harness)?,
+            url,
             headers: start.headers,
             ca: start.ca,
             identity: None,
@@ -91,12 +100,16 @@ impl ClientUnderTest for ReferenceClient {
             .unwrap_or_else(|| mind::Kept::new(uid::fresh(&mut rand::rng(), uid::now_ms())));
         let mind = Mind::new(self.faults.clone(), kept, settings, start.state.is_some());
         let (orders, received) = mpsc::channel(ORDERS);
+        let limit = start.max_message_size.and_then(|limit| limit.try_into().ok());
         let body = Body {
             network: self.network.clone(),
             mind,
             orders: received,
             kept: Arc::clone(&self.kept),
             state: start.state,
+            faults: self.faults.clone(),
+            limit: limit.unwrap_or(MAX_MESSAGE),
+            heard_at: None,
         };
         Ok(Box::new(Life { orders, task: tokio::spawn(body.live()) }))
     }
@@ -151,6 +164,11 @@ struct Body {
     orders: mpsc::Receiver<Order>,
     kept: Kept,
     state: Option<PathBuf>,
+    faults: Faults,
+    /// The largest message it sends and takes, in bytes.
+    limit: usize,
+    /// When the last message came.
+    heard_at: Option<Instant>,
 }
 
 /// Why a driver returned.
@@ -163,6 +181,10 @@ enum Over {
 
 impl Body {
     async fn live(mut self) {
+        if self.faults.has("speaks-without-http") {
+            let message = self.mind.compose();
+            return self.speak_without_http(&message).await;
+        }
         loop {
             let over = match self.mind.dialer(&self.network) {
                 Ok(dialer) => match dialer.url.transport {

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
-use http::header::RETRY_AFTER;
+use http::header::{RETRY_AFTER, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_VERSION};
+use http::{HeaderMap, HeaderValue};
 use opamp_proto::v1::{AgentToServer, ServerToAgent};
 use prost::Message as _;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::mind::Next;
-use super::{Body, MAX_MESSAGE, Order, Over};
+use super::{Body, Order, Over};
 use crate::wire::body;
 use crate::wire::http_client::{Dialer, Handshake, field};
 use crate::wire::ws::{Ended, Frame, Incoming, WebSocket};
@@ -17,10 +17,18 @@ use crate::wire::ws::{Ended, Frame, Incoming, WebSocket};
 /// How long a handshake and the end of a connection may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Each message is compressed for itself.
+const DEFLATE: HeaderValue = HeaderValue::from_static(
+    "permessage-deflate; client_no_context_takeover; server_no_context_takeover",
+);
+
 impl Body {
     pub(super) async fn by_websocket(&mut self, dialer: &Dialer) -> Over {
-        let none = HeaderMap::new();
-        let websocket = match timeout(PATIENCE, dialer.websocket(&none)).await {
+        let mut headers = HeaderMap::from_iter([(SEC_WEBSOCKET_EXTENSIONS, DEFLATE)]);
+        if self.faults.has("handshake-version-is-8") {
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("8"));
+        }
+        let websocket = match timeout(PATIENCE, dialer.websocket(&headers)).await {
             Ok(Ok(Handshake::Accepted(websocket))) => websocket,
             Ok(Ok(Handshake::Refused(response))) => {
                 return Over::Again(self.put_off(response.status().as_u16(), response.headers()));
@@ -48,13 +56,17 @@ impl Body {
     }
 
     async fn converse(&mut self, mut websocket: WebSocket) -> Over {
-        let mut due = true;
+        let (mut due, mut is_first) = (true, true);
         loop {
             if due || self.mind.is_due() {
                 due = false;
                 let message = self.mind.compose();
-                if send(&mut websocket, &message).await.is_err() {
+                if self.say(&mut websocket, &message).await.is_err() {
                     return Over::Again(Duration::ZERO);
+                }
+                if is_first {
+                    self.stray_messages(&mut websocket, &message).await;
+                    is_first = false;
                 }
             }
             tokio::select! {
@@ -79,7 +91,14 @@ impl Body {
     /// Takes in what came; gives how the connection is over, if it is.
     async fn heard(&mut self, websocket: &mut WebSocket, incoming: Incoming) -> Option<Over> {
         let payload = match incoming {
-            Incoming::Message { is_text: false, payload, .. } => payload,
+            Incoming::Message { frames: 2.., .. } if self.faults.has("fragments-are-dropped") => {
+                return None;
+            }
+            Incoming::Message { is_text, payload, .. }
+                if !is_text || self.faults.has("text-message-is-processed") =>
+            {
+                payload
+            }
             Incoming::Ping | Incoming::Pong(_) | Incoming::Message { .. } => return None,
             Incoming::Close(code, _) => {
                 // The server knows already.
@@ -88,13 +107,32 @@ impl Body {
             }
             Incoming::Ended(_) => return Some(Over::Again(Duration::ZERO)),
         };
-        if payload.len() > MAX_MESSAGE {
+        if payload.len() > self.limit {
             // The connection is left whatever becomes of this.
             let _ = websocket.send_frame(Frame::close(1009, "")).await;
             return Some(Over::Again(self.mind.backoff()));
         }
-        let Ok((0, length, _)) = body::unframe(&payload) else { return None };
-        let message = ServerToAgent::decode(payload.slice(length..)).ok()?;
+        let length = match body::unframe(&payload) {
+            Ok((_, 2.., _)) if self.faults.has("padded-header-is-refused") => {
+                return Some(Over::Again(self.mind.backoff()));
+            }
+            Ok((0, length, _)) => length,
+            Ok((1.., length, _)) if self.faults.has("header-is-not-looked-at") => length,
+            Ok(_) if self.faults.has("other-header-crashes") => return Some(Over::Stop),
+            Err(_) if self.faults.has("header-without-end-is-skipped") => 11,
+            Err(_) if self.faults.has("header-without-end-crashes") => return Some(Over::Stop),
+            Ok(_) | Err(_) => return None,
+        };
+        if payload.len() == length && self.faults.has("empty-message-is-refused") {
+            return Some(Over::Again(self.mind.backoff()));
+        }
+        let after = self.heard_at.replace(Instant::now()).map(|before| before.elapsed());
+        if after.is_some_and(|after| after < Duration::from_millis(1))
+            && self.faults.has("second-of-two-messages-is-dropped")
+        {
+            return None;
+        }
+        let message = ServerToAgent::decode(payload.get(length..)?).ok()?;
         let next = self.mind.receive(message);
         self.keep();
         match next {
@@ -106,7 +144,7 @@ impl Body {
             Next::Move => {
                 let applying = self.mind.compose();
                 // What becomes of it does not keep the client here.
-                let _ = send(websocket, &applying).await;
+                let _ = self.say(websocket, &applying).await;
                 self.leave(websocket).await;
                 Some(Over::Again(Duration::ZERO))
             }
@@ -117,7 +155,7 @@ impl Body {
     async fn leave(&mut self, websocket: &mut WebSocket) {
         let goodbye = self.mind.goodbye();
         let left = async {
-            send(websocket, &goodbye).await?;
+            self.say(websocket, &goodbye).await?;
             websocket.send_frame(Frame::close(1000, "")).await?;
             while !matches!(websocket.receive().await, Incoming::Close(..) | Incoming::Ended(_)) {}
             Ok::<_, Ended>(())
@@ -125,8 +163,12 @@ impl Body {
         // A server that does not answer is left all the same.
         let _ = timeout(PATIENCE, left).await;
     }
-}
 
-async fn send(websocket: &mut WebSocket, message: &AgentToServer) -> Result<(), Ended> {
-    websocket.send(body::frame(&message.encode_to_vec())).await
+    async fn say(&self, websocket: &mut WebSocket, message: &AgentToServer) -> Result<(), Ended> {
+        let mut bytes = message.encode_to_vec();
+        if self.faults.has("unknown-field-is-sent") {
+            bytes.extend([0xf8, 0x3f, 1]);
+        }
+        websocket.send(body::frame(&bytes)).await
+    }
 }
