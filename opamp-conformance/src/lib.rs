@@ -10,6 +10,7 @@ pub mod log;
 pub mod mask;
 pub mod net;
 pub mod pace;
+pub mod preflight;
 pub mod program;
 pub mod reference;
 pub mod report;

@@ -7,6 +7,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pace {
     scale: f64,
+    start: f64,
 }
 
 impl Pace {
@@ -14,7 +15,13 @@ impl Pace {
     #[must_use]
     pub fn new(scale: f64) -> Self {
         let scale = if scale.is_finite() { scale.clamp(0.1, 100.0) } else { 1.0 };
-        Self { scale }
+        Self { scale, start: 15.0 }
+    }
+
+    /// The same with this many seconds for a program to start, for one that a person starts.
+    #[must_use]
+    pub fn starting_within(self, seconds: f64) -> Self {
+        Self { start: seconds, ..self }
     }
 
     /// The factor.
@@ -32,7 +39,7 @@ impl Pace {
     /// For a program to start and connect: 15 s.
     #[must_use]
     pub fn start(self) -> Duration {
-        self.of(15.0)
+        self.of(self.start)
     }
 
     /// For a client to come back after a lost connection or a failed attempt: 60 s.

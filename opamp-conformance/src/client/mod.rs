@@ -18,7 +18,9 @@ use crate::pace::Pace;
 use crate::report::{Side, Transport};
 
 pub mod cases;
+pub mod exec;
 pub mod host;
+pub mod listen;
 
 pub use host::{Heard, Host};
 

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -34,6 +35,8 @@ pub enum Network {
     /// TCP, listening on 127.0.0.1 only.
     #[default]
     Sockets,
+    /// TCP, listening at this address where it is free, else at another port of it.
+    At(SocketAddr),
     /// A network of its own in memory, where every host name leads to the same place.
     Memory(Memory),
 }
@@ -63,7 +66,7 @@ impl Network {
     /// listens.
     pub async fn connect(&self, host: &str, port: u16) -> io::Result<BoxStream> {
         match self {
-            Self::Sockets => {
+            Self::Sockets | Self::At(_) => {
                 let host = host.trim_start_matches('[').trim_end_matches(']');
                 let stream = TcpStream::connect((host, port)).await?;
                 stream.set_nodelay(true)?;
@@ -79,15 +82,40 @@ impl Network {
         }
     }
 
-    /// Listens on a port of 127.0.0.1; 0 picks a free one.
+    /// The host of its listeners, as in a URL.
+    #[must_use]
+    pub fn host(&self) -> String {
+        match self.ip() {
+            IpAddr::V6(ip) => format!("[{ip}]"),
+            IpAddr::V4(ip) => ip.to_string(),
+        }
+    }
+
+    fn ip(&self) -> IpAddr {
+        match self {
+            Self::At(address) => address.ip(),
+            Self::Sockets | Self::Memory(_) => Ipv4Addr::LOCALHOST.into(),
+        }
+    }
+
+    async fn bind(&self, port: u16) -> io::Result<TcpListener> {
+        if let (Self::At(address), 0) = (self, port)
+            && let Ok(listener) = TcpListener::bind(address).await
+        {
+            return Ok(listener);
+        }
+        TcpListener::bind((self.ip(), port)).await
+    }
+
+    /// Listens on a port; 0 picks a free one.
     ///
     /// # Errors
     ///
     /// Those of the operating system; `AddrInUse` where the port is taken.
     pub async fn listen(&self, port: u16) -> io::Result<Listener> {
         match self {
-            Self::Sockets => {
-                let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+            Self::Sockets | Self::At(_) => {
+                let listener = self.bind(port).await?;
                 Ok(Listener { port: listener.local_addr()?.port(), kind: Kind::Socket(listener) })
             }
             Self::Memory(memory) => {
@@ -111,10 +139,12 @@ impl Network {
     /// Those of the operating system.
     pub fn hold(&self, port: u16) -> io::Result<Held> {
         match self {
-            Self::Sockets => {
-                let socket = TcpSocket::new_v4()?;
+            Self::Sockets | Self::At(_) => {
+                let address = SocketAddr::new(self.ip(), port);
+                let socket =
+                    if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
                 socket.set_reuseaddr(true)?;
-                socket.bind(([127, 0, 0, 1], port).into())?;
+                socket.bind(address)?;
                 Ok(Held { port, socket: Some(socket) })
             }
             // There ports are given out in turn.

@@ -134,7 +134,7 @@ impl Endpoint {
         let url = Url {
             transport,
             tls: tls.is_some(),
-            host: "127.0.0.1".to_owned(),
+            host: network.host(),
             port: 0,
             target: "/v1/opamp".to_owned(),
         };
