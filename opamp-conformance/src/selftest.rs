@@ -38,6 +38,16 @@ pub fn peers() -> Vec<(Side, Option<&'static str>)> {
         .collect()
 }
 
+/// What a fault of the reference peer of this side is, in words.
+#[must_use]
+pub fn meaning(side: Side, fault: &str) -> Option<&'static str> {
+    let faults = match side {
+        Side::Server => reference::server::FAULTS,
+        Side::Client => reference::client::FAULTS,
+    };
+    faults.iter().find(|(name, _)| *name == fault).map(|(_, meaning)| *meaning)
+}
+
 /// Runs all cases against these peers, on as many threads as `threads`, and tells `done` of each
 /// peer as soon as it is known.
 pub fn prove(

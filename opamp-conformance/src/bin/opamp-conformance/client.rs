@@ -1,0 +1,58 @@
+//! `opamp-conformance client`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use opamp_conformance::client::ClientUnderTest;
+use opamp_conformance::client::exec::{ClientHooks, ExecClient};
+use opamp_conformance::client::listen::ListenClient;
+use opamp_conformance::hook::{Hooks, NoHooks};
+use opamp_conformance::net::Network;
+use opamp_conformance::report::Side;
+use opamp_conformance::run::Subject;
+
+use crate::args::ClientArgs;
+use crate::run::{self, Hook};
+
+pub(crate) async fn run(args: ClientArgs) -> Result<u8, String> {
+    let mut suite = run::suite(&args.run, Side::Client)?;
+    let hook = Hook::open(&args.hooks).await?;
+    let heartbeat = Duration::from_secs(args.heartbeat);
+    let (client, reached_by): (Arc<dyn ClientUnderTest>, _) = match (args.exec, args.listen) {
+        (Some(command), _) => {
+            let client = ExecClient::new(&command)?;
+            let client = match &args.header_arg {
+                Some(words) => client.header(words)?,
+                None => client,
+            };
+            let hooks = match hook {
+                Hook::None => ClientHooks::None,
+                Hook::Command(hook) => ClientHooks::Command(hook),
+                Hook::Http(hook) => ClientHooks::Http(hook),
+            };
+            let client = { client.hooks(hooks).heartbeat(heartbeat) }
+                .max_message_size(args.max_message_size);
+            (Arc::new(client), command)
+        }
+        (None, address) => {
+            let hooks: Arc<dyn Hooks> = match hook {
+                Hook::None => Arc::new(NoHooks),
+                Hook::Command(hook) => Arc::new(hook),
+                Hook::Http(hook) => Arc::new(hook),
+            };
+            suite.options.jobs = 1;
+            suite.options.pace = suite.options.pace.starting_within(args.start_timeout);
+            let network = address.map_or(Network::Sockets, Network::At);
+            let client = ListenClient::new(
+                network,
+                std::io::stderr(),
+                hooks,
+                heartbeat,
+                args.max_message_size,
+            );
+            (Arc::new(client), "started by hand".to_owned())
+        }
+    };
+    let look = args.listen.is_none();
+    run::run(suite, &Subject::Client(client), reached_by, &args.run, look).await
+}
