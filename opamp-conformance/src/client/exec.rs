@@ -19,8 +19,8 @@ use crate::wire::authority::Authority;
 ///
 /// In the command's words `{url}` becomes the server's URL, `{heartbeat}` the interval of heartbeats
 /// and polls in seconds, `{state}` a directory for what has to outlive the client, `{ca}` a PEM file
-/// with the authority to trust, and `{hook}` a port of 127.0.0.1 where the client may serve its
-/// hooks.
+/// with the authority to trust, `{max_message_size}` the largest message to send and to take in
+/// bytes, and `{hook}` a port of 127.0.0.1 where the client may serve its hooks.
 pub struct ExecClient {
     command: CommandLine,
     header: Option<CommandLine>,
@@ -165,12 +165,14 @@ impl ClientUnderTest for ExecClient {
         };
         let prepared = self.prepare(&start).await.map_err(cannot)?;
         let heartbeat = start.heartbeat.unwrap_or(self.heartbeat).as_secs_f64().ceil();
+        let max_message_size = start.max_message_size.unwrap_or(self.max_message_size);
         let port = prepared.port.map(|port| port.to_string()).unwrap_or_default();
         let filled = self.command.map(|word| {
             word.replace("{url}", &start.url)
                 .replace("{heartbeat}", &heartbeat.to_string())
                 .replace("{state}", &prepared.state.to_string_lossy())
                 .replace("{ca}", &prepared.ca.to_string_lossy())
+                .replace("{max_message_size}", &max_message_size.to_string())
                 .replace("{hook}", &port)
         });
         let headers = start.headers.iter().flat_map(|(name, value)| {
@@ -245,7 +247,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_case_tells_is_filled_in() {
         let script = "sh -c 'cat $3; test -d $4 && echo state; echo $*; echo END' sh \
-                      {url} {heartbeat} {ca} {state} {hook}";
+                      {url} {heartbeat} {ca} {state} {max_message_size} {hook}";
         let client = ExecClient::new(script).unwrap().header("-H '{name}: {value}'").unwrap();
         assert!(["heartbeat", "state", "ca", "headers"].iter().all(|part| client.takes(part)));
         let start = Start {
@@ -254,11 +256,12 @@ mod tests {
             state: Some("kept".into()),
             ca: None,
             headers: vec![("x".into(), "y z".into())],
+            max_message_size: Some(4096),
         };
         let said = last_words(&client, start).await;
         assert!(said.contains("END CERTIFICATE") && said.contains("\nstate\n"), "{said}");
         assert!(said.contains("ws://127.0.0.1:1/v1/opamp 2 /"), "{said}");
-        assert!(said.contains(" -H x: y z\n"), "{said}");
+        assert!(said.contains(" 4096 ") && said.contains(" -H x: y z\n"), "{said}");
         assert!(client.home.path().join("states/kept").is_dir());
     }
 

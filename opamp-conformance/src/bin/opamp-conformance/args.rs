@@ -80,8 +80,9 @@ pub(crate) struct ClientArgs {
     /// How to start the client, split into words as a shell would, without running one. Filled in:
     /// {url} where the server is (needed); {heartbeat} the interval of heartbeats and polls in
     /// seconds; {state} a directory for what has to outlive the client; {ca} a PEM file with the
-    /// authority to trust; {hook} a port of 127.0.0.1 where the client may serve its hooks. Each of
-    /// these that is there makes more cases testable. SIGTERM is to stop the client in good order
+    /// authority to trust; {max_message_size} the largest message to send and to take in bytes;
+    /// {hook} a port of 127.0.0.1 where the client may serve its hooks. Each of these that is there
+    /// makes more cases testable. SIGTERM is to stop the client in good order
     #[arg(long, value_name = "COMMAND")]
     pub(crate) exec: Option<String>,
     /// Instead of --exec: say for each case where to connect, and wait for a person to start the
