@@ -107,12 +107,17 @@ impl ServerStage {
         Agent::new(self.dialer(), uid, capabilities, self.pace)
     }
 
-    /// A new agent with these capabilities that is connected and has not said anything.
+    /// A new agent with these capabilities that is connected and has not said anything. Over plain
+    /// HTTP another agent has reported before, so that what comes of a message is not for want of a
+    /// server.
     ///
     /// # Errors
     ///
     /// [`Stop::Unreached`] when the server cannot be reached.
     pub async fn connected(&mut self, capabilities: u64) -> Result<Agent, Stop> {
+        if self.transport == Transport::Http {
+            self.reported(mask::agent::REPORTS_STATUS).await?;
+        }
         let mut agent = self.agent(capabilities);
         agent.connect().await?;
         Ok(agent)

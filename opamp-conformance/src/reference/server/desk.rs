@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 use crate::hook::{Action, HookError};
 use crate::mask::agent as mask;
 use crate::mask::flag::REPORT_FULL_STATE;
-use crate::mask::server;
 use crate::reference::Faults;
 use crate::wire::uid as ids;
 
 mod config;
 mod errors;
+mod interop;
 
 pub(super) use errors::malformed;
 
@@ -55,11 +55,15 @@ impl Desk {
             return malformed(Bytes::new(), "the message is no AgentToServer", &self.faults);
         };
         let uid = report.instance_uid.clone();
-        if uid.len() != 16 {
-            return malformed(uid, "instance_uid is not 16 bytes", &self.faults);
-        }
-        if let Some(objection) = config::objection(&report, &self.faults) {
+        let objection = errors::objection_to_uid(&report, &self.faults)
+            .or_else(|| errors::wrong_objection(&report, &self.faults))
+            .or_else(|| interop::wrong_objection(&report, bytes, &self.faults))
+            .or_else(|| config::objection(&report, &self.faults));
+        if let Some(objection) = objection {
             return malformed(uid, objection, &self.faults);
+        }
+        if interop::has_unknown_value(&report) && self.faults.has("unknown-values-close") {
+            return Reply { message: None, close: Some(1011) };
         }
         let known = self.agents.contains_key(&uid);
         let agent = self.agents.entry(uid.clone()).or_default();
@@ -160,7 +164,7 @@ impl Agent {
     /// Puts into a message to the agent what is due.
     fn fill(&mut self, message: &mut ServerToAgent, faults: &Faults) {
         if !self.greeted || self.connection.is_none() {
-            message.capabilities = server::ALL;
+            message.capabilities = interop::mask(&self.state, faults);
             self.greeted = true;
         }
         self.config.fill(message, &self.state, faults);

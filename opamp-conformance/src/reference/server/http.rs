@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, header};
-use prost::Message as _;
 
 use super::desk::Reply;
 use super::{MAX_MESSAGE, Shared};
@@ -15,7 +14,8 @@ impl Shared {
         if arrival.method != Method::POST {
             return arrival.respond(405, &[("allow", "POST")], Bytes::new());
         }
-        let message = match field(&arrival.headers, header::CONTENT_ENCODING).as_str() {
+        let coding = field(&arrival.headers, header::CONTENT_ENCODING);
+        let message = match coding.as_str() {
             _ if arrival.body.len() > MAX_MESSAGE => {
                 return arrival.respond(413, &[], Bytes::new());
             }
@@ -32,7 +32,8 @@ impl Shared {
         let Reply { message: Some(message), .. } = self.desk().handle(None, &message) else {
             return arrival.respond(400, &[], Bytes::new());
         };
-        let bytes: Bytes = message.encode_to_vec().into();
+        let bytes = self.encoded(&message);
+        let bytes = Bytes::from(bytes);
         let content_type = ("content-type", "application/x-protobuf");
         if bytes.len() > 256 && accepts_gzip(&arrival.headers) {
             let headers = [content_type, ("content-encoding", "gzip")];

@@ -7,6 +7,7 @@ use ::http::{HeaderMap, Method, header};
 use async_trait::async_trait;
 use bytes::Bytes;
 use opamp_proto::v1::ServerToAgent;
+use prost::Message as _;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -18,6 +19,7 @@ use crate::net::Network;
 use crate::reference::Faults;
 use crate::report::{Side, Transport};
 use crate::server::ServerUnderTest;
+use crate::wire::encode;
 use crate::wire::endpoint::{Arrival, Endpoint};
 use crate::wire::http_client::field;
 
@@ -135,6 +137,18 @@ impl Shared {
         if let Some(websocket) = arrival.upgrade(true).await {
             self.converse(websocket).await;
         }
+    }
+
+    /// The bytes of a reply.
+    fn encoded(&self, message: &ServerToAgent) -> Vec<u8> {
+        let mut bytes = message.encode_to_vec();
+        if self.faults.has("replies-have-unknown-fields") {
+            bytes.extend(encode::number(99, 1));
+        }
+        if self.faults.has("replies-come-in-twos") {
+            bytes.extend(encode::bytes(1, &message.instance_uid));
+        }
+        bytes
     }
 
     /// Pushes to an agent what the desk has for it, where it is on a WebSocket.

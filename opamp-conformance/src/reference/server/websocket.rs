@@ -11,7 +11,7 @@ use super::{MAX_MESSAGE, PUSHES, Push, Shared};
 use crate::wire::body;
 use crate::wire::endpoint::Arrival;
 use crate::wire::http_client::field;
-use crate::wire::ws::{Ended, Frame, Incoming, WebSocket};
+use crate::wire::ws::{Ended, Frame, Incoming, Opcode, WebSocket};
 
 /// What faults need to know of a conversation.
 #[derive(Default)]
@@ -103,9 +103,17 @@ impl Shared {
         if let Some(message) = message {
             let is_wrong = message.flags != 0 && faults.has("header-is-not-zero");
             let header: &[u8] = if is_wrong { &[1] } else { &[0] };
-            let framed = body::frame_with_header(header, &message.encode_to_vec());
-            if websocket.send(framed).await.is_err() {
-                return false;
+            let framed = body::frame_with_header(header, &self.encoded(&message));
+            let is_error = message.error_response.is_some();
+            if is_error && faults.has("errors-are-text-messages") {
+                let frame = Frame { opcode: Opcode::Text, ..Frame::binary(framed) };
+                return websocket.send_frame(frame).await.is_ok();
+            }
+            let times = if is_error && faults.has("bad-request-is-repeated") { 2 } else { 1 };
+            for _ in 0..times {
+                if websocket.send(framed.clone()).await.is_err() {
+                    return false;
+                }
             }
         }
         match code {

@@ -6,7 +6,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::case::{Case, Script};
 use crate::judge::Stop;
-use crate::mask::agent::REPORTS_STATUS;
+use crate::mask::agent::{REPORTS_HEALTH, REPORTS_STATUS};
 use crate::report::Transport;
 use crate::server::{Agent, Heard, ServerStage};
 use crate::wire::body;
@@ -34,7 +34,7 @@ pub(super) const CASES: &[Case] = &[
                without end",
         expects: "neither is processed, and the server goes on",
         alone: false,
-        broken_by: &["endless-header-is-skipped"],
+        broken_by: &["malformed-is-acknowledged", "endless-header-is-skipped"],
         script: Script::Server(|stage| Box::pin(endless_header(stage))),
     },
     Case {
@@ -44,7 +44,12 @@ pub(super) const CASES: &[Case] = &[
         does: "sends a good report after the header 1",
         expects: "the server does not process it, says that it is malformed, and goes on",
         alone: false,
-        broken_by: &["header-is-not-checked", "malformed-is-ignored"],
+        broken_by: &[
+            "malformed-is-acknowledged",
+            "errors-are-text-messages",
+            "header-is-not-checked",
+            "malformed-is-ignored",
+        ],
         script: Script::Server(|stage| Box::pin(nonzero_header(stage))),
     },
     Case {
@@ -54,7 +59,12 @@ pub(super) const CASES: &[Case] = &[
         does: "sends a good report without the header",
         expects: "the server does not process it, refuses it as malformed, and goes on",
         alone: false,
-        broken_by: &["messages-need-no-header", "malformed-is-ignored"],
+        broken_by: &[
+            "malformed-is-acknowledged",
+            "errors-are-text-messages",
+            "messages-need-no-header",
+            "malformed-is-ignored",
+        ],
         script: Script::Server(|stage| Box::pin(no_header(stage))),
     },
     Case {
@@ -75,7 +85,7 @@ pub(super) const CASES: &[Case] = &[
         expects: "the server takes the framing as correct: it may object to the missing id in a reply, \
                   but does not just close",
         alone: false,
-        broken_by: &["empty-message-closes"],
+        broken_by: &["errors-are-text-messages", "empty-message-closes"],
         script: Script::Server(|stage| Box::pin(empty_message(stage))),
     },
     Case {
@@ -227,7 +237,7 @@ async fn fragments(stage: &mut ServerStage) -> Result<(), Stop> {
 }
 
 async fn back_to_back(stage: &mut ServerStage) -> Result<(), Stop> {
-    let (mut agent, _) = stage.reported(REPORTS_STATUS).await?;
+    let (mut agent, _) = stage.reported(REPORTS_STATUS | REPORTS_HEALTH).await?;
     let messages = [agent.message(), agent.message()];
     for message in messages {
         agent.send(message).await?;

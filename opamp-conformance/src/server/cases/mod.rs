@@ -8,13 +8,22 @@ use crate::server::Heard;
 
 mod config;
 mod endpoint;
+mod errors;
 mod every_message;
 mod framing;
+mod interop;
 mod sequence;
 
 /// All of them.
-pub const ALL: &[&[Case]] =
-    &[config::CASES, endpoint::CASES, every_message::CASES, framing::CASES, sequence::CASES];
+pub const ALL: &[&[Case]] = &[
+    config::CASES,
+    endpoint::CASES,
+    errors::CASES,
+    every_message::CASES,
+    framing::CASES,
+    interop::CASES,
+    sequence::CASES,
+];
 
 /// Whether a full report is asked for.
 fn asks_for_all(message: &ServerToAgent) -> bool {

@@ -1,9 +1,14 @@
 //! Error replies.
 
 use bytes::Bytes;
-use opamp_proto::v1::{ServerErrorResponse, ServerErrorResponseType, ServerToAgent};
+use opamp_proto::v1::any_value::Value;
+use opamp_proto::v1::server_error_response::Details;
+use opamp_proto::v1::{
+    AgentToServer, RetryInfo, ServerErrorResponse, ServerErrorResponseType, ServerToAgent,
+};
 
 use super::Reply;
+use crate::mask::server;
 use crate::reference::Faults;
 
 /// The answer to a message that is malformed.
@@ -11,11 +16,51 @@ pub(in super::super) fn malformed(instance_uid: Bytes, why: &str, faults: &Fault
     if faults.has("malformed-is-ignored") {
         return Reply::default();
     }
-    let error = ServerErrorResponse {
-        r#type: ServerErrorResponseType::BadRequest as i32,
-        error_message: why.to_owned(),
-        details: None,
+    if faults.has("malformed-is-acknowledged") {
+        let message = ServerToAgent { instance_uid, ..Default::default() };
+        return Reply { message: Some(message), close: None };
+    }
+    let kind = if faults.has("malformed-is-of-unknown-type") {
+        ServerErrorResponseType::Unknown
+    } else {
+        ServerErrorResponseType::BadRequest
     };
-    let message = ServerToAgent { instance_uid, error_response: Some(error), ..Default::default() };
+    let error_message = match () {
+        () if faults.has("bad-request-without-text") => String::new(),
+        () if faults.has("error-text-is-binary") => "\u{0}\u{1}".to_owned(),
+        () => why.to_owned(),
+    };
+    let retry = Details::RetryInfo(RetryInfo { retry_after_nanoseconds: 1_000_000_000 });
+    let details = Some(retry).filter(|_| faults.has("bad-request-with-retry-info"));
+    let error = ServerErrorResponse { r#type: kind as i32, error_message, details };
+    let capabilities = if faults.has("errors-come-with-the-mask") { server::ALL } else { 0 };
+    let message = ServerToAgent {
+        instance_uid,
+        error_response: Some(error),
+        capabilities,
+        ..Default::default()
+    };
     Reply { message: Some(message), close: None }
+}
+
+/// What is wrong with the id of a report.
+pub(super) fn objection_to_uid(report: &AgentToServer, faults: &Faults) -> Option<&'static str> {
+    match report.instance_uid.len() {
+        16 => None,
+        0 if faults.has("uid-may-be-missing") => None,
+        0 => Some("instance_uid is missing"),
+        _ if faults.has("uids-may-be-of-any-length") => None,
+        _ => Some("instance_uid is not 16 bytes"),
+    }
+}
+
+/// What a fault makes the server object to.
+pub(super) fn wrong_objection(report: &AgentToServer, faults: &Faults) -> Option<&'static str> {
+    let has_array = report.agent_description.iter().any(|description| {
+        description.non_identifying_attributes.iter().any(|attribute| {
+            let value = attribute.value.as_ref().and_then(|value| value.value.as_ref());
+            matches!(value, Some(Value::ArrayValue(_)))
+        })
+    });
+    (has_array && faults.has("arrays-are-refused")).then_some("an attribute is an array")
 }
