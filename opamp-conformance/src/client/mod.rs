@@ -21,6 +21,7 @@ pub mod cases;
 pub mod exec;
 pub mod host;
 pub mod listen;
+pub mod reported;
 
 pub use host::{Heard, Host};
 

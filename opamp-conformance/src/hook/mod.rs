@@ -139,6 +139,8 @@ pub enum Action {
         /// Whether it is to be announced.
         on: bool,
     },
+    /// Client: ask the server for an instance uid.
+    RequestInstanceUid,
     /// Client: ask the server for a certificate.
     RequestCertificate,
 }

@@ -89,7 +89,13 @@ pub(super) const CASES: &[Case] = &[
             "looks at the header of every plain HTTP request of the run",
             "Content-Type application/x-protobuf, and the id of the body as OpAMP-Instance-UID",
         ),
-        &["content-type-is-missing", "uid-field-is-missing", "uid-field-is-hexadecimal"],
+        &[
+            "content-type-is-missing",
+            "heartbeats-lack-the-uid",
+            "uid-field-is-hexadecimal",
+            "uid-field-is-missing",
+            "uid-is-requested-without-temporary-one",
+        ],
         fields,
     ),
     observer(

@@ -2,12 +2,23 @@
 
 use crate::case::Case;
 
+mod capabilities;
 mod common;
+mod custom;
 mod endpoint;
 mod every_message;
 mod framing;
+mod instance_uid;
+mod moves;
 mod sequence;
 
 /// All of them.
-pub const ALL: &[&[Case]] =
-    &[endpoint::CASES, every_message::CASES, framing::CASES, sequence::CASES];
+pub const ALL: &[&[Case]] = &[
+    capabilities::CASES,
+    custom::CASES,
+    endpoint::CASES,
+    every_message::CASES,
+    framing::CASES,
+    instance_uid::CASES,
+    sequence::CASES,
+];

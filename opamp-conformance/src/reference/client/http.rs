@@ -41,6 +41,13 @@ impl Body {
                     let _ = self.exchange(dialer, &mut http, goodbye).await;
                     return Over::Again(Duration::ZERO);
                 }
+                Ok(Next::Restart) => {
+                    let goodbye = self.mind.goodbye();
+                    // The next request begins a new session, whether this one was heard or not.
+                    let _ = self.exchange(dialer, &mut http, goodbye).await;
+                    self.mind.restart();
+                    return Over::Again(Duration::ZERO);
+                }
                 Err(wait) => {
                     self.mind.lost();
                     return Over::Again(wait);

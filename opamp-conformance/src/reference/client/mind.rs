@@ -4,20 +4,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use opamp_proto::v1::{
     AgentConfigFile, AgentConfigMap, AgentDescription, AgentDisconnect, AgentRemoteConfig,
     AgentToServer, AvailableComponents, ComponentDetails, ComponentHealth,
-    ConnectionSettingsOffers, CustomCapabilities, EffectiveConfig, KeyValue, PackageStatuses,
+    ConnectionSettingsOffers, CustomMessage, EffectiveConfig, KeyValue, PackageStatuses,
     RemoteConfigStatus, RemoteConfigStatuses, ServerErrorResponse, ServerErrorResponseType,
     ServerToAgent, server_error_response,
 };
 use tokio::time::Instant;
 
+use super::custom::Custom;
 use super::settings::{self, Connection, Reaction, Settings};
 use crate::hook::{Action, HookError};
 use crate::mask::agent as mask;
-use crate::mask::{flag, server};
+use crate::mask::{flag, names, server};
 use crate::net::Network;
 use crate::reference::Faults;
 use crate::wire::http_client::Dialer;
@@ -45,6 +48,8 @@ pub(super) enum Part {
     Components,
     /// The component map beside its hash; only on request.
     ComponentMap,
+    /// Nothing but what every message has.
+    Presence,
 }
 
 const FULL: [Part; 8] = [
@@ -84,6 +89,8 @@ pub(super) enum Next {
     Wait(Duration),
     /// Report, and leave for the settings that were offered.
     Move,
+    /// Leave, and come back as a new process would.
+    Restart,
 }
 
 /// The client's mind.
@@ -98,6 +105,10 @@ pub(super) struct Mind {
     server: Option<u64>,
     health: ComponentHealth,
     attributes: BTreeMap<String, String>,
+    custom: Custom,
+    wants_uid: bool,
+    /// The id before the one the server gave; only to break.
+    uid_before: Option<Bytes>,
     unreported: BTreeSet<Part>,
     in_flight: BTreeSet<Part>,
     failures: u32,
@@ -109,8 +120,12 @@ impl Mind {
     pub(super) fn new(faults: Faults, kept: Kept, given: Settings, persistent: bool) -> Self {
         let connection =
             Connection::new(faults.clone(), given, kept.connection.clone(), persistent);
-        let now = uid::now_ms() * 1_000_000;
+        let custom = Custom::new(&faults);
         Self {
+            health: healthy(&faults),
+            custom,
+            wants_uid: faults.has("uid-is-requested-at-first"),
+            uid_before: None,
             faults,
             kept,
             connection,
@@ -123,16 +138,10 @@ impl Mind {
                 | mask::REPORTS_HEALTH
                 | mask::ACCEPTS_OPAMP_CONNECTION_SETTINGS
                 | mask::REPORTS_CONNECTION_SETTINGS_STATUS
+                | mask::ACCEPTS_RESTART_COMMAND
                 | mask::REPORTS_HEARTBEAT
                 | mask::REPORTS_AVAILABLE_COMPONENTS,
             server: None,
-            health: ComponentHealth {
-                healthy: true,
-                start_time_unix_nano: now,
-                status: "running".to_owned(),
-                status_time_unix_nano: now,
-                ..Default::default()
-            },
             attributes: BTreeMap::from([
                 ("os.type".to_owned(), "linux".to_owned()),
                 ("host.name".to_owned(), "reference".to_owned()),
@@ -183,9 +192,15 @@ impl Mind {
         self.unreported.extend(FULL);
     }
 
-    /// Whether there is something to report now.
+    /// Whether there is something to say now.
     pub(super) fn is_due(&self) -> bool {
-        self.in_flight.is_empty() && !self.unreported.is_empty()
+        self.in_flight.is_empty() && !self.unreported.is_empty() || self.custom.has_waiting()
+    }
+
+    /// Whether it sends heartbeats at all; over HTTP it polls in any case.
+    pub(super) fn has_heartbeats(&self) -> bool {
+        self.capabilities & mask::REPORTS_HEARTBEAT != 0
+            || self.faults.has("heartbeats-come-without-capability")
     }
 
     /// When the next heartbeat or poll is due.
@@ -200,27 +215,79 @@ impl Mind {
     pub(super) fn compose(&mut self) -> AgentToServer {
         let parts = std::mem::take(&mut self.unreported);
         let mut message = self.bare();
+        if parts.is_empty() {
+            self.spoil_heartbeat(&mut message);
+        }
         for part in &parts {
             self.put(*part, &mut message);
         }
         self.in_flight.extend(parts);
+        message.custom_message = self.custom.next();
         message
     }
 
     /// The last message before leaving.
     pub(super) fn goodbye(&mut self) -> AgentToServer {
+        if self.faults.has("goodbye-repeats-the-number") {
+            self.sequence_num -= 1;
+        }
         AgentToServer { agent_disconnect: Some(AgentDisconnect {}), ..self.bare() }
     }
 
     fn bare(&mut self) -> AgentToServer {
         self.sequence_num += 1;
         self.last_sent = Instant::now();
-        AgentToServer {
+        let mut message = AgentToServer {
             instance_uid: self.kept.uid.clone(),
             sequence_num: self.sequence_num,
-            capabilities: self.capabilities
-                | if self.faults.has("reserved-bit-is-set") { 1 << 40 } else { 0 },
+            capabilities: self.announced(),
             ..Default::default()
+        };
+        if self.wants_uid {
+            let without = |fault| self.faults.has(fault);
+            if !without("uid-is-requested-without-flag") {
+                message.flags |= flag::REQUEST_INSTANCE_UID;
+            }
+            if without("uid-is-requested-without-temporary-one") {
+                message.instance_uid.clear();
+            }
+        }
+        message
+    }
+
+    fn announced(&self) -> u64 {
+        let mut mask = self.capabilities;
+        for (fault, bit) in [
+            ("capability-change-is-not-told", mask::REPORTS_HEALTH),
+            ("reserved-bit-is-set", 1 << 40),
+        ] {
+            if self.faults.has(fault) {
+                mask |= bit;
+            }
+        }
+        for (fault, bit) in [
+            ("status-is-not-announced", mask::REPORTS_STATUS),
+            ("components-come-without-capability", mask::REPORTS_AVAILABLE_COMPONENTS),
+            ("effective-config-comes-without-capability", mask::REPORTS_EFFECTIVE_CONFIG),
+        ] {
+            if self.faults.has(fault) {
+                mask &= !bit;
+            }
+        }
+        mask
+    }
+
+    /// Breaks what has nothing but what every message has.
+    fn spoil_heartbeat(&mut self, message: &mut AgentToServer) {
+        if self.sequence_num > 5 && self.faults.has("heartbeats-lack-the-uid") {
+            message.instance_uid.clear();
+        }
+        if self.faults.has("capabilities-are-left-out-of-heartbeats") {
+            message.capabilities = 0;
+        }
+        if self.faults.has("heartbeats-take-no-number") {
+            self.sequence_num -= 1;
+            message.sequence_num = self.sequence_num;
         }
     }
 
@@ -230,6 +297,7 @@ impl Mind {
         let takes = |bit| self.server.is_none_or(|mask| mask & bit != 0);
         match part {
             Part::Description => message.agent_description = Some(self.description()),
+            Part::Health if self.faults.has("health-is-only-promised") => {}
             Part::Health if has(mask::REPORTS_HEALTH) => {
                 message.health = Some(self.health.clone());
             }
@@ -252,7 +320,7 @@ impl Mind {
                 message.connection_settings_status = Some(self.connection.status().clone());
             }
             Part::CustomCapabilities => {
-                message.custom_capabilities = Some(CustomCapabilities::default());
+                message.custom_capabilities = Some(self.custom.own());
             }
             Part::Components | Part::ComponentMap if has(mask::REPORTS_AVAILABLE_COMPONENTS) => {
                 message.available_components = Some(components(part == Part::ComponentMap));
@@ -299,24 +367,38 @@ impl Mind {
         if self.connection.proven() {
             self.unreported.insert(Part::ConnectionSettingsStatus);
         }
-        if message.capabilities != 0 {
+        if message.capabilities & !server::ALL != 0
+            && self.faults.has("unknown-server-capability-ends-the-session")
+        {
+            return Next::Wait(UNSTATED_WAIT);
+        }
+        if message.capabilities != 0 || self.faults.has("server-mask-of-zero-counts") {
             self.server = Some(message.capabilities);
         }
         if message.command.is_some() && self.capabilities & mask::ACCEPTS_RESTART_COMMAND != 0 {
-            return Next::GoOn;
+            return Next::Restart;
+        }
+        if message.custom_message.is_some()
+            && self.faults.has("unknown-custom-message-ends-the-session")
+        {
+            return Next::Wait(UNSTATED_WAIT);
+        }
+        if let Some(announced) = message.custom_capabilities {
+            self.custom.heard(announced, &self.faults);
         }
         let asked = message.flags & flag::REPORT_FULL_STATE != 0
             && !self.faults.has("full-state-flag-is-ignored");
         if asked || (self.faults.has("full-state-is-repeated") && self.sequence_num > 2) {
             self.unreported.extend(FULL);
+            if self.faults.has("full-state-lacks-the-health") {
+                self.unreported.remove(&Part::Health);
+            }
         }
         if message.flags & flag::REPORT_AVAILABLE_COMPONENTS != 0 {
             self.unreported.insert(Part::ComponentMap);
         }
-        if let Some(identification) = &message.agent_identification
-            && identification.new_instance_uid.len() == 16
-        {
-            self.kept.uid = identification.new_instance_uid.clone();
+        if let Some(identification) = &message.agent_identification {
+            self.identify(&identification.new_instance_uid);
         }
         if let Some(offer) = &message.remote_config {
             self.configure(offer);
@@ -333,6 +415,18 @@ impl Mind {
             self.unreported.insert(Part::ConnectionSettingsStatus);
         }
         if reaction == Reaction::Move { Next::Move } else { Next::GoOn }
+    }
+
+    fn identify(&mut self, given: &Bytes) {
+        let any_length = self.faults.has("new-uid-of-any-length-is-taken");
+        if self.faults.has("new-uid-is-ignored") || given.len() != 16 && !any_length {
+            return;
+        }
+        if self.faults.has("new-uid-is-lost-with-the-connection") {
+            self.uid_before = Some(self.kept.uid.clone());
+        }
+        self.kept.uid = given.clone();
+        self.wants_uid = false;
     }
 
     fn refused(&mut self, error: &ServerErrorResponse) -> Next {
@@ -382,6 +476,23 @@ impl Mind {
     /// The connection is gone without an answer to what is in flight.
     pub(super) fn lost(&mut self) {
         self.unreported.append(&mut self.in_flight);
+        if self.faults.has("numbers-start-over-with-the-connection") {
+            self.sequence_num = 0;
+        }
+        if self.faults.has("uid-changes-with-the-connection") {
+            self.kept.uid = uid::fresh(&mut rand::rng(), uid::now_ms());
+        }
+        if let Some(uid) = self.uid_before.take() {
+            self.kept.uid = uid;
+        }
+    }
+
+    /// Starts as a new process would.
+    pub(super) fn restart(&mut self) {
+        self.health = healthy(&self.faults);
+        self.in_flight.clear();
+        self.unreported = FULL.into();
+        self.server = None;
     }
 
     /// How long to wait after one more failure that states no time.
@@ -412,11 +523,64 @@ impl Mind {
                 self.kept.config.clone_from(body);
                 Part::EffectiveConfig
             }
+            Action::SetCustomCapabilities { capabilities } => {
+                self.custom.announce(capabilities);
+                if self.faults.has("custom-capabilities-are-not-told") {
+                    return Ok(());
+                }
+                Part::CustomCapabilities
+            }
+            Action::SendCustomMessage { capability, r#type, data, .. } => {
+                let message = CustomMessage {
+                    capability: capability.clone(),
+                    r#type: r#type.clone(),
+                    data: decode(data)?,
+                };
+                self.custom.send(message, &self.faults).map_err(HookError::Failed)?;
+                return Ok(());
+            }
+            Action::SetCapability { name, on } => {
+                let bit = capability(name).ok_or(HookError::Unsupported)?;
+                if *on {
+                    self.capabilities |= bit;
+                } else {
+                    self.capabilities &= !bit;
+                }
+                Part::Presence
+            }
+            Action::RequestInstanceUid => {
+                self.wants_uid = true;
+                Part::Presence
+            }
             _ => return Err(HookError::Unsupported),
         };
         self.unreported.insert(changed);
         Ok(())
     }
+}
+
+/// The health of one that has just been started.
+fn healthy(_faults: &Faults) -> ComponentHealth {
+    let now = uid::now_ms() * 1_000_000;
+    ComponentHealth {
+        healthy: true,
+        start_time_unix_nano: now,
+        status: "running".to_owned(),
+        status_time_unix_nano: now,
+        ..Default::default()
+    }
+}
+
+/// The capability of this name.
+fn capability(name: &str) -> Option<u64> {
+    let bits = (0..u64::BITS).map(|bit| 1 << bit);
+    bits.filter(|bit| bit & mask::ALL != 0)
+        .find(|bit| names("AgentCapabilities", *bit).concat() == name)
+}
+
+fn decode(base64: &str) -> Result<Bytes, HookError> {
+    let decoded = BASE64_STANDARD.decode(base64);
+    decoded.map(Bytes::from).map_err(|error| HookError::Failed(error.to_string()))
 }
 
 fn read(offer: &AgentRemoteConfig) -> Result<String, String> {

@@ -7,6 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -22,6 +25,7 @@ use crate::wire::uid;
 use crate::wire::url::Url;
 
 mod certificates;
+mod custom;
 mod faults;
 mod http;
 mod mind;
@@ -56,6 +60,22 @@ impl ReferenceClient {
     #[must_use]
     pub fn new(network: &Network, faults: Faults) -> Self {
         Self { network: network.clone(), faults, kept: Kept::default() }
+    }
+
+    fn new_uid(&self) -> Bytes {
+        let fresh = uid::fresh(&mut rand::rng(), uid::now_ms());
+        if self.faults.has("uid-is-the-same-everywhere") {
+            return uid::fresh(&mut StdRng::seed_from_u64(1), 1_700_000_000_000);
+        }
+        if self.faults.has("uid-is-text") {
+            return uid::text(&fresh).into();
+        }
+        if self.faults.has("uid-is-random") {
+            return Bytes::copy_from_slice(
+                uuid::Builder::from_random_bytes(rand::random()).as_uuid().as_bytes(),
+            );
+        }
+        fresh
     }
 
     fn left_behind(&self, state: Option<&PathBuf>) -> Option<mind::Kept> {
@@ -97,7 +117,7 @@ impl ClientUnderTest for ReferenceClient {
         };
         let kept = self
             .left_behind(start.state.as_ref())
-            .unwrap_or_else(|| mind::Kept::new(uid::fresh(&mut rand::rng(), uid::now_ms())));
+            .unwrap_or_else(|| mind::Kept::new(self.new_uid()));
         let mind = Mind::new(self.faults.clone(), kept, settings, start.state.is_some());
         let (orders, received) = mpsc::channel(ORDERS);
         let limit = start.max_message_size.and_then(|limit| limit.try_into().ok());

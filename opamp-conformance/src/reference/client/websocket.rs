@@ -82,7 +82,7 @@ impl Body {
                     }
                     Some(Order::Do(action, answer)) => self.obey(&action, answer),
                 },
-                () = sleep_until(self.mind.heartbeat_at()) => due = true,
+                () = sleep_until(self.mind.heartbeat_at()), if self.mind.has_heartbeats() => due = true,
                 () = sleep_until(self.mind.trial_ends_at()) => return Over::Again(Duration::ZERO),
             }
         }
@@ -146,6 +146,11 @@ impl Body {
                 // What becomes of it does not keep the client here.
                 let _ = self.say(websocket, &applying).await;
                 self.leave(websocket).await;
+                Some(Over::Again(Duration::ZERO))
+            }
+            Next::Restart => {
+                self.leave(websocket).await;
+                self.mind.restart();
                 Some(Over::Again(Duration::ZERO))
             }
         }
