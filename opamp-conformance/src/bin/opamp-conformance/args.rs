@@ -38,6 +38,9 @@ pub(crate) enum Command {
     Server(Box<ServerArgs>),
     /// Test a client: the tester starts it and plays servers
     Client(Box<ClientArgs>),
+    /// Send conversations changed at random, and look for crashes, hangs and growth
+    #[command(subcommand)]
+    Fuzz(FuzzCommand),
     /// List cases or requirements
     List(ListArgs),
     /// Explain a requirement, a reading or a case
@@ -50,8 +53,9 @@ pub(crate) enum Command {
     Html(HtmlArgs),
 }
 
+/// Where a server is and how to be let in.
 #[derive(Debug, ClapArgs)]
-pub(crate) struct ServerArgs {
+pub(crate) struct ServerAt {
     /// Where the server is: ws, wss, http or https. Both transports are tested at this address,
     /// whatever the scheme. The path is /v1/opamp where none is given
     #[arg(long, value_name = "URL")]
@@ -62,6 +66,12 @@ pub(crate) struct ServerArgs {
     /// The authority to trust for wss and https, a PEM file
     #[arg(long, value_name = "PEM")]
     pub(crate) ca: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ServerArgs {
+    #[command(flatten)]
+    pub(crate) at: ServerAt,
     /// The largest message the server is configured to take, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
     pub(crate) max_message_size: u64,
@@ -106,6 +116,56 @@ pub(crate) struct ClientArgs {
     pub(crate) hooks: HookArgs,
     #[command(flatten)]
     pub(crate) run: RunArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FuzzCommand {
+    /// Fuzz a server
+    Server {
+        #[command(flatten)]
+        at: ServerAt,
+        #[command(flatten)]
+        fuzz: FuzzArgs,
+    },
+    /// Fuzz a client
+    Client {
+        /// How to start the client; see `client --exec`
+        #[arg(long, value_name = "COMMAND")]
+        exec: String,
+        /// The client's interval of heartbeats and polls in seconds, where it cannot be told one
+        #[arg(long, value_name = "SECS", default_value_t = 30)]
+        heartbeat: u64,
+        #[command(flatten)]
+        fuzz: FuzzArgs,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct FuzzArgs {
+    /// What every conversation follows from; the same seed makes the same ones. Random by default
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// How long to go on, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = 60)]
+    pub(crate) seconds: u64,
+    /// How many conversations at most
+    #[arg(long, value_name = "N", default_value_t = u64::MAX, hide_default_value = true)]
+    pub(crate) rounds: u64,
+    /// Only this transport
+    #[arg(long = "transport", value_name = "TRANSPORT")]
+    pub(crate) transports: Vec<TransportArg>,
+    /// The process of the subject, to watch how its memory grows (Linux)
+    #[arg(long)]
+    pub(crate) pid: Option<u32>,
+    /// Multiply every wait with this, for a slow subject or machine
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = scale)]
+    pub(crate) timeout_scale: f64,
+    /// Where to write what led to each finding, to be played again with --replay
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) out: PathBuf,
+    /// Plays one conversation from such a file again, and nothing else
+    #[arg(long, value_name = "FILE")]
+    pub(crate) replay: Option<PathBuf>,
 }
 
 /// What only the implementer can bring about.
@@ -308,15 +368,20 @@ impl SelectArgs {
     }
 
     pub(crate) fn transports(&self) -> Vec<Transport> {
-        let chosen = |transport: &Transport| {
-            let arg = match transport {
-                Transport::WebSocket => TransportArg::Websocket,
-                Transport::Http => TransportArg::Http,
-            };
-            self.transports.is_empty() || self.transports.contains(&arg)
-        };
-        Transport::BOTH.iter().copied().filter(chosen).collect()
+        transports(&self.transports)
     }
+}
+
+/// The transports that are chosen; both where none is.
+pub(crate) fn transports(args: &[TransportArg]) -> Vec<Transport> {
+    let chosen = |transport: &Transport| {
+        let arg = match transport {
+            Transport::WebSocket => TransportArg::Websocket,
+            Transport::Http => TransportArg::Http,
+        };
+        args.is_empty() || args.contains(&arg)
+    };
+    Transport::BOTH.iter().copied().filter(chosen).collect()
 }
 
 impl SideArg {

@@ -9,6 +9,7 @@ mod args;
 mod client;
 mod compare;
 mod explain;
+mod fuzz;
 mod html;
 mod list;
 mod run;
@@ -53,6 +54,7 @@ async fn done(command: Command) -> Result<u8, String> {
     match command {
         Command::Server(args) => server::run(*args).await,
         Command::Client(args) => client::run(*args).await,
+        Command::Fuzz(command) => fuzz::run(command).await,
         Command::List(args) => list::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Selftest(args) => selftest::run(args).await,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use opamp_conformance::hook::{Hooks, NoHooks};
+use opamp_conformance::hook::NoHooks;
 use opamp_conformance::net::Network;
 use opamp_conformance::report::Side;
 use opamp_conformance::run::Subject;
@@ -11,12 +11,27 @@ use opamp_conformance::server::ServerUnderTest;
 use opamp_conformance::wire::authority;
 use opamp_conformance::wire::url::Url;
 
-use crate::args::ServerArgs;
+use crate::args::{ServerArgs, ServerAt};
 use crate::run::{self, Hook};
 
 pub(crate) async fn run(args: ServerArgs) -> Result<u8, String> {
-    let url: Url = args.url.parse()?;
-    let tls = match &args.ca {
+    let mut target = target(&args.at)?;
+    let suite = run::suite(&args.run, Side::Server)?;
+    target.hooks = match Hook::open(&args.hooks).await? {
+        Hook::None => Arc::new(NoHooks),
+        Hook::Command(hook) => Arc::new(hook),
+        Hook::Http(hook) => Arc::new(hook),
+    };
+    target.max_message_size = args.max_message_size;
+    target.max_send_size = args.max_send_size;
+    let reached_by = target.url.to_string();
+    run::run(suite, &Subject::Server(target), reached_by, &args.run, true).await
+}
+
+/// The server at this place, without hooks and with the limits of the specification.
+pub(crate) fn target(at: &ServerAt) -> Result<ServerUnderTest, String> {
+    let url: Url = at.url.parse()?;
+    let tls = match &at.ca {
         Some(path) => {
             let bad = |why: String| format!("the authority {}: {why}", path.display());
             let pem = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
@@ -28,26 +43,19 @@ pub(crate) async fn run(args: ServerArgs) -> Result<u8, String> {
         None => None,
     };
     let mut headers = HeaderMap::new();
-    for (name, value) in &args.headers {
+    for (name, value) in &at.headers {
         let bad = |why: String| format!("the header field {name:?}: {why}");
         let name = HeaderName::try_from(name).map_err(|error| bad(error.to_string()))?;
         let value = HeaderValue::try_from(value).map_err(|error| bad(error.to_string()))?;
         headers.append(name, value);
     }
-    let suite = run::suite(&args.run, Side::Server)?;
-    let hooks: Arc<dyn Hooks> = match Hook::open(&args.hooks).await? {
-        Hook::None => Arc::new(NoHooks),
-        Hook::Command(hook) => Arc::new(hook),
-        Hook::Http(hook) => Arc::new(hook),
-    };
-    let subject = Subject::Server(ServerUnderTest {
+    Ok(ServerUnderTest {
         network: Network::Sockets,
-        url: url.clone(),
+        url,
         tls,
         headers,
-        hooks,
-        max_message_size: args.max_message_size,
-        max_send_size: args.max_send_size,
-    });
-    run::run(suite, &subject, url.to_string(), &args.run, true).await
+        hooks: Arc::new(NoHooks),
+        max_message_size: 64 << 20,
+        max_send_size: None,
+    })
 }
