@@ -104,7 +104,7 @@ pub(crate) struct ClientArgs {
     pub(crate) start_timeout: f64,
     /// How the client is given header fields: words with {name} and {value} to put at the end of
     /// the command, for example '--header {name}={value}'
-    #[arg(long, value_name = "WORDS", requires = "exec")]
+    #[arg(long, value_name = "WORDS", requires = "exec", allow_hyphen_values = true)]
     pub(crate) header_arg: Option<String>,
     /// The client's interval of heartbeats and polls in seconds, where it cannot be told one
     #[arg(long, value_name = "SECS", default_value_t = 30)]

@@ -90,7 +90,7 @@ pub(crate) async fn run(
         }
     }
     let about = report::Subject {
-        name: args.name.clone().unwrap_or_else(|| reached_by.clone()),
+        name: args.name.clone().unwrap_or_else(|| name(side, &reached_by)),
         version: args.version.clone(),
         side,
         reached_by,
@@ -110,6 +110,15 @@ pub(crate) async fn run(
     progress.ended().map_err(cannot_write)?;
     write_reports(&report, args)?;
     Ok(report.exit_status)
+}
+
+/// What a subject is called that was given no name.
+fn name(side: Side, reached_by: &str) -> String {
+    if side == Side::Server {
+        return reached_by.to_owned();
+    }
+    let program = reached_by.split_whitespace().next().unwrap_or_default();
+    Path::new(program).file_name().map_or(reached_by.into(), |name| name.to_string_lossy().into())
 }
 
 fn write_reports(report: &Report, args: &RunArgs) -> Result<(), String> {
