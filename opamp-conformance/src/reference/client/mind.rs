@@ -4,27 +4,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use opamp_proto::v1::{
-    AgentConfigFile, AgentConfigMap, AgentDescription, AgentDisconnect, AgentRemoteConfig,
-    AgentToServer, AvailableComponents, ComponentDetails, ComponentHealth,
-    ConnectionSettingsOffers, CustomMessage, EffectiveConfig, KeyValue, PackageStatuses,
-    RemoteConfigStatus, RemoteConfigStatuses, ServerErrorResponse, ServerErrorResponseType,
-    ServerToAgent, server_error_response,
+    AgentDescription, AgentDisconnect, AgentToServer, AvailableComponents, ComponentDetails,
+    ComponentHealth, ConnectionSettingsOffers, KeyValue, PackageStatuses, RemoteConfigStatus,
+    ServerErrorResponse, ServerErrorResponseType, ServerToAgent, server_error_response,
 };
 use tokio::time::Instant;
 
 use super::custom::Custom;
 use super::settings::{self, Connection, Reaction, Settings};
-use crate::hook::{Action, HookError};
 use crate::mask::agent as mask;
-use crate::mask::{flag, names, server};
+use crate::mask::{flag, server};
 use crate::net::Network;
 use crate::reference::Faults;
 use crate::wire::http_client::Dialer;
 use crate::wire::uid;
+
+mod config;
+mod hooks;
 
 /// The least first wait after UNAVAILABLE, 503 or 429 that states no time (THR-12).
 const UNSTATED_WAIT: Duration = Duration::from_secs(30);
@@ -345,15 +343,6 @@ impl Mind {
         }
     }
 
-    fn effective_config(&self) -> EffectiveConfig {
-        let file = AgentConfigFile {
-            body: Bytes::copy_from_slice(self.kept.config.as_bytes()),
-            content_type: "text/yaml".to_owned(),
-        };
-        let config_map = BTreeMap::from([(String::new(), file)]);
-        EffectiveConfig { config_map: Some(AgentConfigMap { config_map }) }
-    }
-
     /// Takes in a message of the server.
     pub(super) fn receive(&mut self, message: ServerToAgent) -> Next {
         if !message.instance_uid.is_empty() && message.instance_uid != self.kept.uid {
@@ -449,30 +438,6 @@ impl Mind {
         Next::Wait(if stated.is_zero() { self.unstated_wait() } else { stated })
     }
 
-    fn configure(&mut self, offer: &AgentRemoteConfig) {
-        if self.capabilities & mask::ACCEPTS_REMOTE_CONFIG == 0
-            || offer.config_hash == self.kept.config_status.last_remote_config_hash
-        {
-            return;
-        }
-        let (status, error_message) = match read(offer) {
-            Ok(text) => {
-                if text != self.kept.config {
-                    self.kept.config = text;
-                    self.unreported.insert(Part::EffectiveConfig);
-                }
-                (RemoteConfigStatuses::Applied, String::new())
-            }
-            Err(error) => (RemoteConfigStatuses::Failed, error),
-        };
-        self.kept.config_status = RemoteConfigStatus {
-            last_remote_config_hash: offer.config_hash.clone(),
-            status: status as i32,
-            error_message,
-        };
-        self.unreported.insert(Part::RemoteConfigStatus);
-    }
-
     /// The connection is gone without an answer to what is in flight.
     pub(super) fn lost(&mut self) {
         self.unreported.append(&mut self.in_flight);
@@ -506,57 +471,6 @@ impl Mind {
     pub(super) fn unstated_wait(&mut self) -> Duration {
         UNSTATED_WAIT + self.backoff()
     }
-
-    /// Does what a hook asks for.
-    pub(super) fn hook(&mut self, action: &Action) -> Result<(), HookError> {
-        let changed = match action {
-            Action::SetHealth { healthy, last_error } => {
-                self.health.healthy = *healthy;
-                self.health.last_error.clone_from(last_error);
-                Part::Health
-            }
-            Action::SetDescription { attributes } => {
-                self.attributes.extend(attributes.clone());
-                Part::Description
-            }
-            Action::SetEffectiveConfig { body } => {
-                self.kept.config.clone_from(body);
-                Part::EffectiveConfig
-            }
-            Action::SetCustomCapabilities { capabilities } => {
-                self.custom.announce(capabilities);
-                if self.faults.has("custom-capabilities-are-not-told") {
-                    return Ok(());
-                }
-                Part::CustomCapabilities
-            }
-            Action::SendCustomMessage { capability, r#type, data, .. } => {
-                let message = CustomMessage {
-                    capability: capability.clone(),
-                    r#type: r#type.clone(),
-                    data: decode(data)?,
-                };
-                self.custom.send(message, &self.faults).map_err(HookError::Failed)?;
-                return Ok(());
-            }
-            Action::SetCapability { name, on } => {
-                let bit = capability(name).ok_or(HookError::Unsupported)?;
-                if *on {
-                    self.capabilities |= bit;
-                } else {
-                    self.capabilities &= !bit;
-                }
-                Part::Presence
-            }
-            Action::RequestInstanceUid => {
-                self.wants_uid = true;
-                Part::Presence
-            }
-            _ => return Err(HookError::Unsupported),
-        };
-        self.unreported.insert(changed);
-        Ok(())
-    }
 }
 
 /// The health of one that has just been started.
@@ -569,26 +483,6 @@ fn healthy(_faults: &Faults) -> ComponentHealth {
         status_time_unix_nano: now,
         ..Default::default()
     }
-}
-
-/// The capability of this name.
-fn capability(name: &str) -> Option<u64> {
-    let bits = (0..u64::BITS).map(|bit| 1 << bit);
-    bits.filter(|bit| bit & mask::ALL != 0)
-        .find(|bit| names("AgentCapabilities", *bit).concat() == name)
-}
-
-fn decode(base64: &str) -> Result<Bytes, HookError> {
-    let decoded = BASE64_STANDARD.decode(base64);
-    decoded.map(Bytes::from).map_err(|error| HookError::Failed(error.to_string()))
-}
-
-fn read(offer: &AgentRemoteConfig) -> Result<String, String> {
-    let files = offer.config.as_ref().map(|config| &config.config_map);
-    let file = files.and_then(|files| files.values().next()).ok_or("the offer has no file")?;
-    let text = String::from_utf8(file.body.to_vec()).map_err(|error| error.to_string())?;
-    let parsed: Result<yaml_serde::Value, _> = yaml_serde::from_str(&text);
-    parsed.map(|_| text).map_err(|error| error.to_string())
 }
 
 fn components(with_map: bool) -> AvailableComponents {

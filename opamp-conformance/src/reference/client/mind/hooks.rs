@@ -1,0 +1,76 @@
+//! What hooks have the client do.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use opamp_proto::v1::CustomMessage;
+
+use super::{Mind, Part};
+use crate::hook::{Action, HookError};
+use crate::mask::agent as mask;
+use crate::mask::names;
+
+impl Mind {
+    /// Does what a hook asks for.
+    pub(in crate::reference::client) fn hook(&mut self, action: &Action) -> Result<(), HookError> {
+        let changed = match action {
+            Action::SetHealth { healthy, last_error } => {
+                self.health.healthy = *healthy;
+                self.health.last_error.clone_from(last_error);
+                Part::Health
+            }
+            Action::SetDescription { attributes } => {
+                self.attributes.extend(attributes.clone());
+                Part::Description
+            }
+            Action::SetEffectiveConfig { body } => {
+                self.kept.config.clone_from(body);
+                Part::EffectiveConfig
+            }
+            Action::SetCustomCapabilities { capabilities } => {
+                self.custom.announce(capabilities);
+                if self.faults.has("custom-capabilities-are-not-told") {
+                    return Ok(());
+                }
+                Part::CustomCapabilities
+            }
+            Action::SendCustomMessage { capability, r#type, data, .. } => {
+                let message = CustomMessage {
+                    capability: capability.clone(),
+                    r#type: r#type.clone(),
+                    data: decode(data)?,
+                };
+                self.custom.send(message, &self.faults).map_err(HookError::Failed)?;
+                return Ok(());
+            }
+            Action::SetCapability { name, on } => {
+                let bit = capability(name).ok_or(HookError::Unsupported)?;
+                if *on {
+                    self.capabilities |= bit;
+                } else {
+                    self.capabilities &= !bit;
+                }
+                Part::Presence
+            }
+            Action::RequestInstanceUid => {
+                self.wants_uid = true;
+                Part::Presence
+            }
+            _ => return Err(HookError::Unsupported),
+        };
+        self.unreported.insert(changed);
+        Ok(())
+    }
+}
+
+/// The capability of this name.
+fn capability(name: &str) -> Option<u64> {
+    let bits = (0..u64::BITS).map(|bit| 1 << bit);
+    bits.filter(|bit| bit & mask::ALL != 0)
+        .find(|bit| names("AgentCapabilities", *bit).concat() == name)
+}
+
+fn decode(base64: &str) -> Result<Bytes, HookError> {
+    let decoded = BASE64_STANDARD.decode(base64);
+    decoded.map(Bytes::from).map_err(|error| HookError::Failed(error.to_string()))
+}
