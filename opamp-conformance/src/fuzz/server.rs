@@ -201,7 +201,18 @@ impl Player {
                 agent.connect().await.ok()?;
                 return None;
             }
-            Send::Message(bytes) => agent.ask_bytes(Bytes::copy_from_slice(bytes)).await.ok()?,
+            Send::Message(bytes) if step.changed.is_empty() => {
+                agent.ask_bytes(Bytes::copy_from_slice(bytes)).await.ok()?
+            }
+            Send::Message(bytes) => {
+                let bytes = Bytes::copy_from_slice(bytes);
+                if agent.dialer.url.transport == Transport::Http {
+                    agent.post(bytes).await
+                } else {
+                    agent.send_bytes(bytes).await.ok()?;
+                    agent.next(self.pace.poll()).await
+                }
+            }
             Send::Payload(bytes) | Send::Raw(bytes) => {
                 let bytes = Bytes::copy_from_slice(bytes);
                 if agent.dialer.url.transport == Transport::Http {
@@ -225,7 +236,7 @@ impl Player {
                 if sent.is_err() {
                     return None;
                 }
-                agent.next(self.pace.quiet()).await
+                agent.next(self.pace.poll()).await
             }
         };
         let is_raw = matches!(step.send, Send::Raw(_));

@@ -100,7 +100,7 @@ func run(o options) error {
 	var commands <-chan command
 	if o.hook == "" {
 		commands = peer.Commands[command](os.Stdin, events)
-	} else if err := peer.ServeHooks(o.hook, a.hook); err != nil {
+	} else if err := peer.ServeHooks(o.hook, events, a.hook); err != nil {
 		return err
 	}
 	for stopping := false; !stopping; {

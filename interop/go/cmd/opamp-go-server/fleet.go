@@ -26,6 +26,7 @@ const (
 
 	reportFullState = uint64(pb.ServerToAgentFlags_ServerToAgentFlags_ReportFullState)
 	requestUID      = uint64(pb.AgentToServerFlags_AgentToServerFlags_RequestInstanceUid)
+	acceptsRestart  = uint64(pb.AgentCapabilities_AgentCapabilities_AcceptsRestartCommand)
 	acceptsConfig   = uint64(pb.AgentCapabilities_AgentCapabilities_AcceptsRemoteConfig)
 )
 

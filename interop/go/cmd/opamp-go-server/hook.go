@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -19,10 +20,16 @@ func (f *fleet) hook(h peer.Hook) (peer.Fields, error) {
 	case "show_agent":
 		return peer.Fields{"agent": f.show(h.InstanceUID)}, nil
 	case "restart_agent":
+		if !f.accepts(h.InstanceUID, acceptsRestart) {
+			return nil, errors.New("the agent does not accept restarts")
+		}
 		return nil, f.execute(command{Cmd: "restart_agent", UID: h.InstanceUID})
 	case "request_full_state":
 		return nil, f.execute(command{Cmd: "report_full_state", UID: h.InstanceUID})
 	case "send_custom_message":
+		if !f.takesCustom(h.InstanceUID, h.Capability) {
+			return nil, errors.New("the agent does not have this capability")
+		}
 		return nil, f.execute(command{
 			Cmd: "send_custom", UID: h.InstanceUID, Capability: h.Capability, Type: h.Type, Data: h.Data,
 		})
@@ -31,6 +38,22 @@ func (f *fleet) hook(h peer.Hook) (peer.Fields, error) {
 	default:
 		return nil, peer.ErrUnsupported
 	}
+}
+
+// accepts tells whether the agent announces the capability.
+func (f *fleet) accepts(uid string, capability uint64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	a, ok := f.agents[f.current(uid)]
+	return ok && a.state.GetCapabilities()&capability != 0
+}
+
+// takesCustom tells whether the agent announces the custom capability.
+func (f *fleet) takesCustom(uid, capability string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	a, ok := f.agents[f.current(uid)]
+	return ok && slices.Contains(a.state.GetCustomCapabilities().GetCapabilities(), capability)
 }
 
 // offerConfigTo makes a configuration that of one agent.

@@ -89,7 +89,7 @@ func run(o options) error {
 	var commands <-chan command
 	if o.hook == "" {
 		commands = peer.Commands[command](os.Stdin, events)
-	} else if err := peer.ServeHooks(o.hook, f.hook); err != nil {
+	} else if err := peer.ServeHooks(o.hook, events, f.hook); err != nil {
 		return err
 	}
 	for stopping := false; !stopping; {

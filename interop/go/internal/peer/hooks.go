@@ -31,12 +31,14 @@ type File struct {
 // ErrUnsupported answers a hook that cannot be done here.
 var ErrUnsupported = errors.New("not supported")
 
-// ServeHooks does what is posted to addr until the process ends.
-func ServeHooks(addr string, do func(Hook) (Fields, error)) error {
+// ServeHooks does what is posted to addr until the process ends, and says in an
+// event where that is.
+func ServeHooks(addr string, events *Events, do func(Hook) (Fields, error)) error {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
 	}
+	events.Emit("hooks", Fields{"url": "http://" + listener.Addr().String()})
 	handler := func(w http.ResponseWriter, request *http.Request) {
 		var hook Hook
 		if err := json.NewDecoder(http.MaxBytesReader(w, request.Body, maxLine)).Decode(&hook); err != nil {
