@@ -22,6 +22,7 @@ use crate::wire::url::Url;
 pub mod agent;
 pub mod cases;
 mod offer;
+mod provision;
 
 pub use agent::{Agent, Heard};
 

@@ -3,6 +3,7 @@
 
 pub mod authority;
 pub mod body;
+pub mod certificate;
 pub mod encode;
 pub mod endpoint;
 pub mod http_client;

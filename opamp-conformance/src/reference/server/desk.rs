@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use opamp_proto::v1::{AgentToServer, ServerToAgent};
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -11,18 +12,29 @@ use crate::hook::{Action, HookError};
 use crate::mask::agent as mask;
 use crate::mask::flag::REPORT_FULL_STATE;
 use crate::reference::Faults;
+use crate::wire::authority::Authority;
 use crate::wire::uid as ids;
+use crate::wire::url::Url;
 
+mod certificates;
 mod config;
 mod errors;
 mod interop;
+mod packages;
+mod settings;
 
 pub(super) use errors::malformed;
+use packages::Download;
 
 /// The agents and what they are to be offered.
 pub(super) struct Desk {
     faults: Faults,
     agents: HashMap<Bytes, Agent>,
+    /// Where the server is.
+    url: Url,
+    /// Made when a certificate is first needed.
+    authority: Option<Authority>,
+    files: packages::Files,
 }
 
 /// What to do about a message.
@@ -42,11 +54,15 @@ struct Agent {
     sequence_num: u64,
     state: AgentToServer,
     config: config::Assigned,
+    settings: settings::Settings,
+    request: certificates::Request,
+    packages: packages::Packages,
 }
 
 impl Desk {
-    pub(super) fn new(faults: Faults) -> Self {
-        Self { faults, agents: HashMap::new() }
+    pub(super) fn new(faults: Faults, url: Url) -> Self {
+        let (agents, files) = (HashMap::new(), packages::Files::default());
+        Self { faults, agents, url, authority: None, files }
     }
 
     /// The answer to a message that came over this WebSocket, or by plain HTTP.
@@ -70,6 +86,8 @@ impl Desk {
         if agent.connection != connection || !agent.connected {
             agent.greeted = false;
             agent.config.may_be_offered_again();
+            agent.settings.may_be_offered_again();
+            agent.packages.may_be_offered_again();
         }
         agent.connection = connection;
         agent.connected = report.agent_disconnect.is_none();
@@ -81,7 +99,20 @@ impl Desk {
         {
             agent.config.may_be_offered_again();
         }
+        if report.connection_settings_status.is_some() {
+            agent.settings.may_be_offered_again();
+        }
+        if report.package_statuses.is_some() {
+            agent.packages.may_be_offered_again();
+        }
+        let request = report.connection_settings_request.clone();
         agent.merge(report, &self.faults);
+        if let Some(why) = agent.request.ask(&uid, request.as_ref(), &self.faults) {
+            return Reply {
+                message: Some(certificates::refused(uid, &why, &self.faults)),
+                close: None,
+            };
+        }
         let mut reply = ServerToAgent { instance_uid: uid, ..Default::default() };
         if !complete && (!known || !is_next) && !self.faults.has("gap-is-ignored") {
             reply.flags |= REPORT_FULL_STATE;
@@ -98,9 +129,26 @@ impl Desk {
         let agent = self.agents.get_mut(uid)?;
         let connection = agent.connection.filter(|_| agent.connected)?;
         let instance_uid = Bytes::copy_from_slice(uid);
+        if let Some(why) = agent.request.refusal() {
+            return Some((connection, certificates::refused(instance_uid, &why, &self.faults)));
+        }
         let mut message = ServerToAgent { instance_uid, ..Default::default() };
         agent.fill(&mut message, &self.faults);
         Some((connection, message))
+    }
+
+    /// Whether somebody with this Authorization header may come in; anybody without one may.
+    pub(super) fn admits(&mut self, authorization: &str) -> bool {
+        let faults = &self.faults;
+        match authorization.strip_prefix("Bearer ") {
+            Some(token) => self.agents.values_mut().any(|a| a.settings.admits(token, faults)),
+            None => true,
+        }
+    }
+
+    /// What a GET of this path comes to; `None` where there never are files.
+    pub(super) fn download(&self, path: &str, headers: &HeaderMap) -> Option<Download> {
+        self.files.get(path, headers, &self.faults)
     }
 
     pub(super) fn connection_of(&self, uid: &[u8]) -> Option<u32> {
@@ -125,6 +173,38 @@ impl Desk {
                 agent.config.assign(files, is_away, &self.faults)?;
                 let waits = self.faults.has("configurations-wait-for-a-report");
                 Ok((json!({}), Some(uid).filter(|_| !waits)))
+            }
+            Action::OfferConnectionSettings { instance_uid, settings } => {
+                let uid = uid(instance_uid)?;
+                let agent = self.agents.entry(uid.clone()).or_default();
+                agent.settings.change(settings, &self.url.to_string(), &self.faults)?;
+                Ok((json!({}), Some(uid)))
+            }
+            Action::OfferPackages { instance_uid, packages } => {
+                let uid = uid(instance_uid)?;
+                let agent = self.agents.entry(uid.clone()).or_default();
+                agent.packages.change(packages, &self.url, &mut self.files, &self.faults)?;
+                Ok((json!({}), Some(uid)))
+            }
+            Action::DecideCertificateRequest { instance_uid, approve } => {
+                let uid = uid(instance_uid)?;
+                let authority = certificates::authority(&mut self.authority)?;
+                let agent = self.agents.entry(uid.clone()).or_default();
+                if let Some(issued) = agent.request.decide(*approve, authority, &self.faults)? {
+                    agent.settings.give(issued, None, &self.url.to_string(), &self.faults);
+                }
+                Ok((json!({}), Some(uid)))
+            }
+            Action::ApproveAgent { instance_uid } => {
+                let uid = uid(instance_uid)?;
+                let authority = certificates::authority(&mut self.authority)?;
+                let issued = certificates::personal(authority, instance_uid)?;
+                let agent = self.agents.entry(uid.clone()).or_default();
+                if !self.faults.has("approval-leads-to-nothing") {
+                    let (url, token) = (self.url.to_string(), Some(instance_uid.clone()));
+                    agent.settings.give(issued, token, &url, &self.faults);
+                }
+                Ok((json!({}), Some(uid)))
             }
             Action::ShowAgent { instance_uid } => {
                 let agent = self.agents.get(&uid(instance_uid)?).map(Agent::shown);
@@ -168,6 +248,8 @@ impl Agent {
             self.greeted = true;
         }
         self.config.fill(message, &self.state, faults);
+        self.settings.fill(message, &self.state, faults);
+        self.packages.fill(message, &self.state, faults);
     }
 
     /// Whether it takes configurations without ever having said what it runs.
@@ -194,7 +276,8 @@ pub(super) fn uid(text: &str) -> Result<Bytes, HookError> {
     ids::parse(text).ok_or_else(|| HookError::Failed(format!("{text:?} is no instance uid")))
 }
 
-fn base64(text: &str) -> Result<Bytes, HookError> {
+/// The bytes a hook gives as base64.
+pub(super) fn base64(text: &str) -> Result<Bytes, HookError> {
     use base64::Engine as _;
     let bytes = base64::engine::general_purpose::STANDARD.decode(text);
     bytes.map(Bytes::from).map_err(|error| HookError::Failed(format!("no base64: {error}")))

@@ -1,4 +1,4 @@
-//! Plain HTTP with the reference server: one request, one response.
+//! Plain HTTP with the reference server: one request, one response; and its files.
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, header};
@@ -10,6 +10,21 @@ use crate::wire::endpoint::Arrival;
 use crate::wire::http_client::field;
 
 impl Shared {
+    /// Answers a request for a file; gives anything else back.
+    pub(super) fn hand_out(&self, arrival: Arrival) -> Option<Arrival> {
+        if arrival.method != Method::GET {
+            return Some(arrival);
+        }
+        let Some((status, fields, content)) =
+            self.desk().download(&arrival.target, &arrival.headers)
+        else {
+            return Some(arrival);
+        };
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        arrival.respond(status, &fields, content);
+        None
+    }
+
     pub(super) fn exchange(&self, arrival: Arrival) {
         if arrival.method != Method::POST {
             return arrival.respond(405, &[("allow", "POST")], Bytes::new());

@@ -67,7 +67,7 @@ impl ReferenceServer {
         let endpoint = Endpoint::open(network, Transport::WebSocket, None, &log).await?;
         let url = endpoint.url().clone();
         let shared = Arc::new(Shared {
-            desk: Mutex::new(Desk::new(faults.clone())),
+            desk: Mutex::new(Desk::new(faults.clone(), url.clone())),
             faults,
             pushes: Mutex::default(),
         });
@@ -116,7 +116,10 @@ impl Shared {
         self.pushes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn arrived(self: Arc<Self>, mut arrival: Arrival) {
+    async fn arrived(self: Arc<Self>, arrival: Arrival) {
+        if !self.desk().admits(&field(&arrival.headers, header::AUTHORIZATION)) {
+            return arrival.respond(401, &[("www-authenticate", "Bearer")], Bytes::new());
+        }
         let content_type = field(&arrival.headers, header::CONTENT_TYPE);
         let media_type = content_type.split(';').next().unwrap_or_default().trim();
         if media_type.eq_ignore_ascii_case("application/x-protobuf") {
@@ -125,6 +128,7 @@ impl Shared {
             }
             return self.exchange(arrival);
         }
+        let Some(mut arrival) = self.hand_out(arrival) else { return };
         let upgradable = arrival.is_handshake()
             && arrival.method == Method::GET
             && field(&arrival.headers, header::SEC_WEBSOCKET_VERSION) == "13"

@@ -79,7 +79,16 @@ pub(super) const CASES: &[Case] = &[
         does: "compares everything the server offers or asks for with the masks of both ends",
         expects: "the agent announced that it takes it, and the server that it offers it",
         alone: false,
-        broken_by: &["configurations-are-offered-to-all", "mask-hides-configurations"],
+        broken_by: &[
+            "configurations-are-offered-to-all",
+            "logs-settings-are-offered-to-all",
+            "mask-hides-configurations",
+            "metrics-settings-are-offered-to-all",
+            "opamp-settings-are-offered-to-all",
+            "other-settings-are-offered-to-all",
+            "packages-are-offered-to-all",
+            "traces-settings-are-offered-to-all",
+        ],
         script: Script::Observer(offers),
     },
 ];

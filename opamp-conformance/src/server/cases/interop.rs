@@ -34,6 +34,8 @@ pub(super) const CASES: &[Case] = &[
             "minimal-agents-are-told-no-mask",
             "minimal-agents-get-errors",
             "configurations-are-offered-to-all",
+            "metrics-settings-are-offered-to-all",
+            "packages-are-offered-to-all",
         ],
         script: Script::Server(|stage| Box::pin(minimal_agent(stage))),
     },

@@ -6,23 +6,35 @@ use crate::case::Case;
 use crate::mask::flag::REPORT_FULL_STATE;
 use crate::server::Heard;
 
+mod certificate_requests;
+mod certificates;
 mod config;
+mod connection_settings;
 mod endpoint;
 mod errors;
 mod every_message;
+mod first_use;
 mod framing;
 mod interop;
+mod packages;
 mod sequence;
+mod telemetry;
 
 /// All of them.
 pub const ALL: &[&[Case]] = &[
+    certificate_requests::CASES,
+    certificates::CASES,
     config::CASES,
+    connection_settings::CASES,
     endpoint::CASES,
     errors::CASES,
     every_message::CASES,
+    first_use::CASES,
     framing::CASES,
     interop::CASES,
+    packages::CASES,
     sequence::CASES,
+    telemetry::CASES,
 ];
 
 /// Whether a full report is asked for.

@@ -22,6 +22,9 @@ pub(super) fn mask(state: &AgentToServer, faults: &Faults) -> u64 {
     if faults.has("mask-hides-configurations") {
         mask &= !server::OFFERS_REMOTE_CONFIG;
     }
+    if faults.has("csr-bit-is-not-announced") {
+        mask &= !server::ACCEPTS_CONNECTION_SETTINGS_REQUEST;
+    }
     mask
 }
 
