@@ -1,4 +1,31 @@
 //! Tests any OpAMP server or client, in any language, against the specification.
+//!
+//! The program `opamp-conformance` does it from the command line; its README says how. This library
+//! does it from a test of one's own:
+//!
+//! ```
+//! use opamp_conformance::run::Subject;
+//! use opamp_conformance::suite::Suite;
+//!
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//! # use opamp_conformance::{net::Network, reference::{Faults, server::ReferenceServer}};
+//! # let my_server = ReferenceServer::start(&Network::Sockets, Faults::none()).await?;
+//! # let url = my_server.target().url.to_string();
+//! let mut suite = Suite::default();
+//! suite.selection.ids = vec!["SEQ".into(), "WS".into()];
+//! let report = suite.test(&Subject::server(&url)?, "my server").await?;
+//! report.assert_conformant();
+//! # Ok::<_, Box<dyn std::error::Error>>(()) })?;
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A server that needs more than its URL is a [`ServerUnderTest`](server::ServerUnderTest); what
+//! only its implementer can bring about are [`Hooks`](hook::Hooks). A client is a
+//! [`ClientUnderTest`](client::ClientUnderTest), for example one that is started
+//! [with a command](client::exec::ExecClient).
+//!
+//! The scripted peers can be used by themselves: an [`Agent`](server::Agent) that talks to a server
+//! and a [`Host`](client::Host) that a client talks to, both on the tester's own [wire](wire).
 
 pub mod baseline;
 pub mod case;

@@ -290,6 +290,16 @@ impl Report {
         std::fs::write(path, self.to_json()?)
     }
 
+    /// For tests: goes on only if the subject conforms.
+    ///
+    /// # Panics
+    ///
+    /// With the summary for a person, where the exit status is not 0.
+    #[track_caller]
+    pub fn assert_conformant(&self) {
+        assert!(self.exit_status == 0, "{}", terminal::summary(self, false));
+    }
+
     /// What this requirement comes to; `None` where it is not one of the subject's side.
     #[must_use]
     pub fn row(&self, id: &str) -> Option<&RowResult> {

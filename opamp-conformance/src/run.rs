@@ -29,6 +29,20 @@ pub enum Subject {
 }
 
 impl Subject {
+    /// The server at this URL, without hooks.
+    ///
+    /// # Errors
+    ///
+    /// When it is no ws, wss, http or https URL.
+    pub fn server(url: &str) -> Result<Self, String> {
+        Ok(Self::Server(ServerUnderTest::new(url.parse()?)))
+    }
+
+    /// This client.
+    pub fn client(client: impl ClientUnderTest + 'static) -> Self {
+        Self::Client(Arc::new(client))
+    }
+
     /// Which end it is.
     #[must_use]
     pub fn side(&self) -> Side {

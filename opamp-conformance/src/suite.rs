@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::baseline::Baseline;
 use crate::case::{Case, Script, cases};
+use crate::preflight::{self, Unreachable};
 use crate::report::{self, CaseResult, Report, RowResult, SCHEMA, Side};
 use crate::run::{self, Options, Subject};
 use crate::select::{Maturity, SelectError, Selected, Selection, concerns};
@@ -76,6 +77,17 @@ impl FromStr for Spec {
     }
 }
 
+/// Why there is no report.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SuiteError {
+    /// There is nothing to run.
+    #[error(transparent)]
+    Select(#[from] SelectError),
+    /// There is nothing to run it against.
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
+}
+
 /// A suite that is ready to run.
 #[derive(Debug)]
 pub struct Plan<'a> {
@@ -86,6 +98,32 @@ pub struct Plan<'a> {
 }
 
 impl Suite {
+    /// Tests a subject, from a first look at it to the report; for use in a test of one's own.
+    ///
+    /// # Errors
+    ///
+    /// When the selection is none, or the subject cannot be reached.
+    pub async fn test(&self, subject: &Subject, name: &str) -> Result<Report, SuiteError> {
+        let mut suite = self.clone();
+        suite.plan(subject.side())?;
+        let options = &mut suite.options;
+        let found = preflight::look(subject, &options.transports, options.pace).await?;
+        if subject.side() == Side::Client {
+            // One it does not speak would take a long wait for each case.
+            options.transports = found.transports;
+        }
+        let about = report::Subject {
+            name: name.to_owned(),
+            version: None,
+            side: subject.side(),
+            reached_by: match subject {
+                Subject::Server(target) => target.url.to_string(),
+                Subject::Client(_) => "a test".to_owned(),
+            },
+        };
+        Ok(suite.plan(subject.side())?.run(subject, about, |_| {}).await)
+    }
+
     /// Settles which cases run against a subject of this side.
     ///
     /// # Errors

@@ -73,6 +73,12 @@ impl ExecClient {
         })
     }
 
+    /// The program it starts, as the command has it.
+    #[must_use]
+    pub fn program(&self) -> &str {
+        &self.command.words()[0]
+    }
+
     /// Says how the client is given header fields: words with `{name}` and `{value}`, which are put
     /// at the end of the command, once for each field.
     ///

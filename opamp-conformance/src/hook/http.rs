@@ -86,7 +86,7 @@ impl HttpHook {
                 Err(HookError::Failed("the answer is too long".to_owned()))
             }
             200..=299 => answer(response.body()),
-            404 | 501 => Err(HookError::Unsupported),
+            501 => Err(HookError::Unsupported),
             status => {
                 let said: String =
                     String::from_utf8_lossy(response.body()).chars().take(500).collect();

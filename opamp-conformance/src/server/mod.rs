@@ -8,7 +8,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::Value;
 
-use crate::hook::{Action, HookError, Hooks};
+use crate::hook::{Action, HookError, Hooks, NoHooks};
 use crate::judge::{Judge, Stop};
 use crate::log::Log;
 use crate::mask;
@@ -45,6 +45,22 @@ pub struct ServerUnderTest {
     pub max_message_size: u64,
     /// The largest message the server is configured to send, where the user knows it.
     pub max_send_size: Option<u64>,
+}
+
+impl ServerUnderTest {
+    /// The server at this URL, with the limits of the specification and nothing else.
+    #[must_use]
+    pub fn new(url: Url) -> Self {
+        Self {
+            network: Network::Sockets,
+            url,
+            tls: None,
+            headers: HeaderMap::new(),
+            hooks: Arc::new(NoHooks),
+            max_message_size: 64 << 20,
+            max_send_size: None,
+        }
+    }
 }
 
 /// The stage of a case that tests a server.

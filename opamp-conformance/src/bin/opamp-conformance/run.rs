@@ -3,9 +3,10 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use opamp_conformance::baseline::Baseline;
-use opamp_conformance::hook::{self, CommandHook, HttpHook};
+use opamp_conformance::hook::{self, CommandHook, Hooks, HttpHook, NoHooks};
 use opamp_conformance::pace::Pace;
 use opamp_conformance::preflight;
 use opamp_conformance::program::CommandLine;
@@ -39,6 +40,15 @@ impl Hook {
         }
         Ok(Self::None)
     }
+
+    /// The hook as it is for everything the run starts.
+    pub(crate) fn of_all(self) -> Arc<dyn Hooks> {
+        match self {
+            Self::None => Arc::new(NoHooks),
+            Self::Command(hook) => Arc::new(hook),
+            Self::Http(hook) => Arc::new(hook),
+        }
+    }
 }
 
 /// The suite that the arguments ask for.
@@ -67,13 +77,14 @@ pub(crate) fn suite(args: &RunArgs, side: Side) -> Result<Suite, String> {
     Ok(suite)
 }
 
-/// Looks at the subject, tests it and reports.
+/// Looks at the subject where it can be, tests it and reports. It is called `name` where the
+/// arguments give it no other.
 pub(crate) async fn run(
     mut suite: Suite,
     subject: &Subject,
-    reached_by: String,
-    args: &RunArgs,
     look: bool,
+    (name, reached_by): (String, String),
+    args: &RunArgs,
 ) -> Result<u8, String> {
     let side = subject.side();
     let options = &mut suite.options;
@@ -90,7 +101,7 @@ pub(crate) async fn run(
         }
     }
     let about = report::Subject {
-        name: args.name.clone().unwrap_or_else(|| name(side, &reached_by)),
+        name: args.name.clone().unwrap_or(name),
         version: args.version.clone(),
         side,
         reached_by,
@@ -110,15 +121,6 @@ pub(crate) async fn run(
     progress.ended().map_err(cannot_write)?;
     write_reports(&report, args)?;
     Ok(report.exit_status)
-}
-
-/// What a subject is called that was given no name.
-fn name(side: Side, reached_by: &str) -> String {
-    if side == Side::Server {
-        return reached_by.to_owned();
-    }
-    let program = reached_by.split_whitespace().next().unwrap_or_default();
-    Path::new(program).file_name().map_or(reached_by.into(), |name| name.to_string_lossy().into())
 }
 
 fn write_reports(report: &Report, args: &RunArgs) -> Result<(), String> {

@@ -1,10 +1,6 @@
 //! `opamp-conformance server`.
 
-use std::sync::Arc;
-
 use http::{HeaderMap, HeaderName, HeaderValue};
-use opamp_conformance::hook::NoHooks;
-use opamp_conformance::net::Network;
 use opamp_conformance::report::Side;
 use opamp_conformance::run::Subject;
 use opamp_conformance::server::ServerUnderTest;
@@ -17,15 +13,12 @@ use crate::run::{self, Hook};
 pub(crate) async fn run(args: ServerArgs) -> Result<u8, String> {
     let mut target = target(&args.at)?;
     let suite = run::suite(&args.run, Side::Server)?;
-    target.hooks = match Hook::open(&args.hooks).await? {
-        Hook::None => Arc::new(NoHooks),
-        Hook::Command(hook) => Arc::new(hook),
-        Hook::Http(hook) => Arc::new(hook),
-    };
+    target.hooks = Hook::open(&args.hooks).await?.of_all();
     target.max_message_size = args.max_message_size;
     target.max_send_size = args.max_send_size;
     let reached_by = target.url.to_string();
-    run::run(suite, &Subject::Server(target), reached_by, &args.run, true).await
+    let names = (reached_by.clone(), reached_by);
+    run::run(suite, &Subject::Server(target), true, names, &args.run).await
 }
 
 /// The server at this place, without hooks and with the limits of the specification.
@@ -49,13 +42,5 @@ pub(crate) fn target(at: &ServerAt) -> Result<ServerUnderTest, String> {
         let value = HeaderValue::try_from(value).map_err(|error| bad(error.to_string()))?;
         headers.append(name, value);
     }
-    Ok(ServerUnderTest {
-        network: Network::Sockets,
-        url,
-        tls,
-        headers,
-        hooks: Arc::new(NoHooks),
-        max_message_size: 64 << 20,
-        max_send_size: None,
-    })
+    Ok(ServerUnderTest { tls, headers, ..ServerUnderTest::new(url) })
 }
