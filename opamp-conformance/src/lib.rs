@@ -30,6 +30,7 @@
 pub mod baseline;
 pub mod case;
 pub mod client;
+pub mod coverage;
 pub mod fuzz;
 pub mod hook;
 pub mod judge;
