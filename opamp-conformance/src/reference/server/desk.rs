@@ -114,7 +114,9 @@ impl Desk {
             };
         }
         let mut reply = ServerToAgent { instance_uid: uid, ..Default::default() };
-        if !complete && (!known || !is_next) && !self.faults.has("gap-is-ignored") {
+        let is_ignored = self.faults.has("gap-is-ignored")
+            || connection.is_none() && self.faults.has("gaps-are-ignored-over-http");
+        if !complete && (!known || !is_next) && !is_ignored {
             reply.flags |= REPORT_FULL_STATE;
         }
         if agent.lacks_effective_config() && self.faults.has("effective-config-is-insisted-on") {
@@ -247,7 +249,9 @@ impl Agent {
             message.capabilities = interop::mask(&self.state, faults);
             self.greeted = true;
         }
-        self.config.fill(message, &self.state, faults);
+        if self.connection.is_some() || !faults.has("nothing-is-offered-over-http") {
+            self.config.fill(message, &self.state, faults);
+        }
         self.settings.fill(message, &self.state, faults);
         self.packages.fill(message, &self.state, faults);
     }

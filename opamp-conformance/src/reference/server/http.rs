@@ -2,12 +2,17 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, header};
+use opamp_proto::v1::AgentToServer;
+use prost::Message as _;
 
 use super::desk::Reply;
 use super::{MAX_MESSAGE, Shared};
 use crate::wire::body;
 use crate::wire::endpoint::Arrival;
 use crate::wire::http_client::field;
+
+/// The least response that is worth compressing.
+const WORTH_IT: usize = 256;
 
 impl Shared {
     /// Answers a request for a file; gives anything else back.
@@ -25,44 +30,91 @@ impl Shared {
         None
     }
 
+    /// Whether a request is one of plain HTTP.
+    pub(super) fn is_plain(&self, arrival: &Arrival) -> bool {
+        let faults = &self.faults;
+        let content_type = field(&arrival.headers, header::CONTENT_TYPE);
+        if arrival.is_handshake() && faults.has("upgrade-wins") {
+            return false;
+        }
+        if arrival.method == Method::POST && faults.has("any-content-type-is-taken") {
+            return true;
+        }
+        if faults.has("content-type-is-compared-exactly") {
+            return content_type == "application/x-protobuf";
+        }
+        let media_type = content_type.split(';').next().unwrap_or_default().trim();
+        media_type.eq_ignore_ascii_case("application/x-protobuf")
+    }
+
     pub(super) fn exchange(&self, arrival: Arrival) {
-        if arrival.method != Method::POST {
+        let faults = &self.faults;
+        if arrival.method != Method::POST && !faults.has("any-method-is-taken") {
             return arrival.respond(405, &[("allow", "POST")], Bytes::new());
         }
         let coding = field(&arrival.headers, header::CONTENT_ENCODING);
-        let message = match coding.as_str() {
-            _ if arrival.body.len() > MAX_MESSAGE => {
-                return arrival.respond(413, &[], Bytes::new());
-            }
-            "" | "identity" => arrival.body.clone(),
-            "gzip" => match body::gunzip(&arrival.body, MAX_MESSAGE) {
-                Ok(message) => message,
-                Err(body::Error::TooLarge(_)) => {
-                    return arrival.respond(413, &[], Bytes::new());
-                }
-                Err(_) => return arrival.respond(400, &[], Bytes::new()),
-            },
-            _ => return arrival.respond(415, &[], Bytes::new()),
+        let message = match self.decoded(&coding, &arrival.body) {
+            Ok(message) => message,
+            Err(status) => return arrival.respond(status, &[], Bytes::new()),
         };
+        let has_nothing = AgentToServer::decode(message.clone())
+            .is_ok_and(|message| message.agent_description.is_none() && message.health.is_none());
+        if has_nothing && faults.has("http-heartbeats-get-no-content") {
+            return arrival.respond(204, &[], Bytes::new());
+        }
         let Reply { message: Some(message), .. } = self.desk().handle(None, &message) else {
             return arrival.respond(400, &[], Bytes::new());
         };
-        let bytes = self.encoded(&message);
+        let mut bytes = self.encoded(&message);
+        if coding == "gzip" && faults.has("answers-to-gzip-have-a-header") {
+            bytes.insert(0, 0);
+        }
         let bytes = Bytes::from(bytes);
         let content_type = ("content-type", "application/x-protobuf");
-        if bytes.len() > 256 && accepts_gzip(&arrival.headers) {
+        if self.compresses(bytes.len(), &arrival.headers) {
             let headers = [content_type, ("content-encoding", "gzip")];
             return arrival.respond(200, &headers, body::gzip(&bytes));
         }
         arrival.respond(200, &[content_type], bytes);
     }
+
+    /// The message in a body of this coding, or the status that refuses it.
+    fn decoded(&self, coding: &str, body: &Bytes) -> Result<Bytes, u16> {
+        let faults = &self.faults;
+        if body.len() > MAX_MESSAGE {
+            return Err(413);
+        }
+        let sniffed = faults.has("gzip-is-sniffed") && body.starts_with(&[0x1f, 0x8b]);
+        match coding {
+            "" | "identity" if sniffed => self.decoded("gzip", body),
+            "" | "identity" if faults.has("uncompressed-bodies-are-refused") => Err(415),
+            "" | "identity" => Ok(body.clone()),
+            "gzip" if !faults.has("gzip-is-refused") => {
+                body::gunzip(body, MAX_MESSAGE).map_err(|error| match error {
+                    body::Error::TooLarge(_) => 413,
+                    body::Error::Damaged(_) => 400,
+                })
+            }
+            _ if faults.has("unknown-codings-are-ignored") => Ok(body.clone()),
+            _ => Err(415),
+        }
+    }
+
+    fn compresses(&self, length: usize, request: &HeaderMap) -> bool {
+        if self.faults.has("responses-are-never-compressed") {
+            return false;
+        }
+        let is_accepted = self.faults.has("responses-are-always-compressed")
+            || accepts_gzip(request, self.faults.has("weights-are-not-looked-at"));
+        length > WORTH_IT && is_accepted
+    }
 }
 
-fn accepts_gzip(headers: &HeaderMap) -> bool {
+fn accepts_gzip(headers: &HeaderMap, whatever_its_weight: bool) -> bool {
     field(headers, header::ACCEPT_ENCODING).split(',').any(|coding| {
         let mut parts = coding.split(';').map(str::trim);
         let name = parts.next().unwrap_or_default();
         let refused = parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
-        name.eq_ignore_ascii_case("gzip") && !refused
+        name.eq_ignore_ascii_case("gzip") && (whatever_its_weight || !refused)
     })
 }

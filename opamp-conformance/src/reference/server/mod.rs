@@ -116,13 +116,11 @@ impl Shared {
         self.pushes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn arrived(self: Arc<Self>, arrival: Arrival) {
+    async fn arrived(self: Arc<Self>, mut arrival: Arrival) {
         if !self.desk().admits(&field(&arrival.headers, header::AUTHORIZATION)) {
             return arrival.respond(401, &[("www-authenticate", "Bearer")], Bytes::new());
         }
-        let content_type = field(&arrival.headers, header::CONTENT_TYPE);
-        let media_type = content_type.split(';').next().unwrap_or_default().trim();
-        if media_type.eq_ignore_ascii_case("application/x-protobuf") {
+        if self.is_plain(&arrival) {
             if self.faults.has("http-is-not-served") {
                 return arrival.respond(404, &[], Bytes::new());
             }

@@ -22,7 +22,12 @@ pub(super) const CASES: &[Case] = &[
         does: "reports as an agent does",
         expects: "the report is answered, over either transport at the same address",
         alone: false,
-        broken_by: &["websocket-is-not-served", "http-is-not-served", "accept-key-is-wrong"],
+        broken_by: &[
+            "uncompressed-bodies-are-refused",
+            "websocket-is-not-served",
+            "http-is-not-served",
+            "accept-key-is-wrong",
+        ],
         script: Script::Server(|stage| Box::pin(served(stage))),
     },
     Case {
@@ -32,7 +37,12 @@ pub(super) const CASES: &[Case] = &[
         does: "reports to the path that servers have by default",
         expects: "the report is answered, unless the server is configured to be elsewhere",
         alone: false,
-        broken_by: &["websocket-is-not-served", "http-is-not-served", "accept-key-is-wrong"],
+        broken_by: &[
+            "uncompressed-bodies-are-refused",
+            "websocket-is-not-served",
+            "http-is-not-served",
+            "accept-key-is-wrong",
+        ],
         script: Script::Server(|stage| Box::pin(default_path(stage))),
     },
     Case {

@@ -15,6 +15,7 @@ mod errors;
 mod every_message;
 mod first_use;
 mod framing;
+mod http;
 mod interop;
 mod packages;
 mod sequence;
@@ -31,6 +32,7 @@ pub const ALL: &[&[Case]] = &[
     every_message::CASES,
     first_use::CASES,
     framing::CASES,
+    http::CASES,
     interop::CASES,
     packages::CASES,
     sequence::CASES,
