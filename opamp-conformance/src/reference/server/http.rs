@@ -7,6 +7,7 @@ use prost::Message as _;
 
 use super::desk::Reply;
 use super::{MAX_MESSAGE, Shared};
+use crate::mask::agent;
 use crate::wire::body;
 use crate::wire::endpoint::Arrival;
 use crate::wire::http_client::field;
@@ -57,9 +58,7 @@ impl Shared {
             Ok(message) => message,
             Err(status) => return arrival.respond(status, &[], Bytes::new()),
         };
-        let has_nothing = AgentToServer::decode(message.clone())
-            .is_ok_and(|message| message.agent_description.is_none() && message.health.is_none());
-        if has_nothing && faults.has("http-heartbeats-get-no-content") {
+        if faults.has("http-heartbeats-get-no-content") && is_heartbeat(&message) {
             return arrival.respond(204, &[], Bytes::new());
         }
         let Reply { message: Some(message), .. } = self.desk().handle(None, &message) else {
@@ -108,6 +107,13 @@ impl Shared {
             || accepts_gzip(request, self.faults.has("weights-are-not-looked-at"));
         length > WORTH_IT && is_accepted
     }
+}
+
+/// Whether this is a heartbeat of an agent that says it sends them.
+fn is_heartbeat(message: &Bytes) -> bool {
+    AgentToServer::decode(message.clone()).is_ok_and(|message| {
+        message.agent_description.is_none() && message.capabilities & agent::REPORTS_HEARTBEAT != 0
+    })
 }
 
 fn accepts_gzip(headers: &HeaderMap, whatever_its_weight: bool) -> bool {

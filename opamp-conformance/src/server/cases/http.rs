@@ -156,6 +156,10 @@ async fn exchange(stage: &mut ServerStage) -> Result<(), Stop> {
     for message in [agent.full_report(), agent.message()] {
         let response = post(&mut agent, &[], message.encode_to_vec().into()).await?;
         let heard = heard(&response);
+        is_served |= response.status().as_u16() == 200;
+        if !is_served {
+            return Err(Stop::Unreached(format!("plain HTTP is not served: {heard}")));
+        }
         let actual =
             format!("{heard}, of type {:?}", field(response.headers(), header::CONTENT_TYPE));
         let is_to_agent =

@@ -16,7 +16,7 @@ pub(super) const CASES: &[Case] = &[Case {
     does: "reports in full, sends the next message, then one with a number two too high",
     expects: "no flag in the reply to the second, ReportFullState in the reply to the third",
     alone: false,
-    broken_by: &["gap-is-ignored"],
+    broken_by: &["gaps-are-ignored-over-http", "gap-is-ignored"],
     script: Script::Server(|stage| Box::pin(gap(stage))),
 }];
 
