@@ -116,7 +116,7 @@ impl Shared {
         self.pushes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn arrived(self: Arc<Self>, mut arrival: Arrival) {
+    async fn arrived(self: Arc<Self>, arrival: Arrival) {
         if !self.desk().admits(&field(&arrival.headers, header::AUTHORIZATION)) {
             return arrival.respond(401, &[("www-authenticate", "Bearer")], Bytes::new());
         }
