@@ -119,6 +119,13 @@ async fn asking(stage: &mut ServerStage) -> Result<(Agent, ServerToAgent), Stop>
     stage.reported(bits).await
 }
 
+/// As [`asking`], with a server that says it takes requests (A25).
+async fn ready_to_ask(stage: &mut ServerStage) -> Result<Agent, Stop> {
+    let (agent, reply) = asking(stage).await?;
+    stage.requires(&reply, server::ACCEPTS_CONNECTION_SETTINGS_REQUEST)?;
+    Ok(agent)
+}
+
 fn request(agent: &mut Agent, csr: impl Into<Bytes>) -> AgentToServer {
     let certificate_request = Some(CertificateRequest { csr: csr.into() });
     let opamp = Some(OpAmpConnectionSettingsRequest { certificate_request });
@@ -253,7 +260,7 @@ async fn issue(stage: &mut ServerStage) -> Result<(), Stop> {
 }
 
 async fn empty(stage: &mut ServerStage) -> Result<(), Stop> {
-    let (mut agent, _) = asking(stage).await?;
+    let mut agent = ready_to_ask(stage).await?;
     let empty = AgentToServer {
         connection_settings_request: Some(ConnectionSettingsRequest::default()),
         ..agent.message()
@@ -268,8 +275,7 @@ async fn empty(stage: &mut ServerStage) -> Result<(), Stop> {
 }
 
 async fn while_pending(stage: &mut ServerStage) -> Result<(), Stop> {
-    let (mut agent, reply) = asking(stage).await?;
-    stage.requires(&reply, server::ACCEPTS_CONNECTION_SETTINGS_REQUEST)?;
+    let mut agent = ready_to_ask(stage).await?;
     let csr = new_csr(&agent.uid_text())?;
     if let Outcome::Refused(_, why) = ask(stage, &mut agent, csr.pem).await? {
         return Err(Stop::Unreached(format!("the request is refused: {why:?}")));
@@ -282,8 +288,7 @@ async fn while_pending(stage: &mut ServerStage) -> Result<(), Stop> {
 }
 
 async fn refused(stage: &mut ServerStage) -> Result<(), Stop> {
-    let (mut agent, reply) = asking(stage).await?;
-    stage.requires(&reply, server::ACCEPTS_CONNECTION_SETTINGS_REQUEST)?;
+    let mut agent = ready_to_ask(stage).await?;
     let csr = new_csr(&agent.uid_text())?;
     match ask(stage, &mut agent, csr.pem).await? {
         Outcome::Nothing => {}
@@ -303,20 +308,14 @@ async fn refused(stage: &mut ServerStage) -> Result<(), Stop> {
 }
 
 async fn broken_signature(stage: &mut ServerStage) -> Result<(), Stop> {
-    let (agent, _) = ready_to_ask(stage).await?;
+    let agent = ready_to_ask(stage).await?;
     let csr = new_csr(&agent.uid_text())?.with_broken_signature();
     wrong_request(stage, agent, csr, "a wrong signature").await
 }
 
 async fn no_request(stage: &mut ServerStage) -> Result<(), Stop> {
-    let (agent, _) = ready_to_ask(stage).await?;
+    let agent = ready_to_ask(stage).await?;
     wrong_request(stage, agent, "please".to_owned(), "no request").await
-}
-
-async fn ready_to_ask(stage: &mut ServerStage) -> Result<(Agent, ServerToAgent), Stop> {
-    let (agent, reply) = asking(stage).await?;
-    stage.requires(&reply, server::ACCEPTS_CONNECTION_SETTINGS_REQUEST)?;
-    Ok((agent, reply))
 }
 
 async fn wrong_request(
@@ -355,7 +354,7 @@ fn judge_refusal(stage: &mut ServerStage, outcome: &Outcome) {
 }
 
 async fn another_agent(stage: &mut ServerStage) -> Result<(), Stop> {
-    let (mut agent, _) = ready_to_ask(stage).await?;
+    let mut agent = ready_to_ask(stage).await?;
     let other = uid::text(&stage.new_uid());
     let csr = new_csr(&other)?;
     let outcome = decided(stage, &mut agent, csr.pem).await?;

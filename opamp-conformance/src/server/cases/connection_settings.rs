@@ -18,6 +18,7 @@ use crate::report::Transport;
 use crate::server::provision::{self, leave, mentions};
 use crate::server::{Agent, Heard, ServerStage};
 use crate::wire::hex;
+use crate::wire::url::Url;
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -217,7 +218,8 @@ fn judge_endpoint(judge: &mut Judge, opamp: &OpAmpConnectionSettings) {
 }
 
 fn is_opamp_url(opamp: &OpAmpConnectionSettings) -> bool {
-    opamp.destination_endpoint.parse::<crate::wire::url::Url>().is_ok()
+    // Schemes are compared without regard to case.
+    opamp.destination_endpoint.to_ascii_lowercase().parse::<Url>().is_ok()
 }
 
 fn judge_proxy(judge: &mut Judge, url: &str) {

@@ -278,7 +278,15 @@ async fn hash(stage: &mut ServerStage) -> Result<(), Stop> {
             offer.packages.contains_key(&marker) && offer.packages != last.packages
         };
         let offer = offered(stage, &mut agent, [(marker.as_str(), package)], is_new).await?;
-        let offer = offer.ok_or_else(no_offer)?;
+        let Some(offer) = offer else {
+            if change.is_empty() {
+                return Err(no_offer());
+            }
+            // An offer is due when a hash changes, so none has.
+            let expected = format!("an offer with another hash for {change}");
+            stage.judge.expect("PKG-68", false, expected, "no offer came");
+            return Ok(());
+        };
         let names: Vec<_> = offer.packages.keys().filter(|name| name.contains(&marker)).collect();
         stage.judge.expect(
             "PKG-03",
