@@ -4,21 +4,27 @@ use crate::case::Case;
 
 mod capabilities;
 mod common;
+mod compression;
+mod config;
 mod custom;
 mod endpoint;
 mod every_message;
 mod framing;
 mod instance_uid;
 mod moves;
+mod reporting;
 mod sequence;
 
 /// All of them.
 pub const ALL: &[&[Case]] = &[
     capabilities::CASES,
+    compression::CASES,
+    config::CASES,
     custom::CASES,
     endpoint::CASES,
     every_message::CASES,
     framing::CASES,
     instance_uid::CASES,
+    reporting::CASES,
     sequence::CASES,
 ];

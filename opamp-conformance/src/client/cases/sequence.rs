@@ -19,7 +19,11 @@ pub(super) const CASES: &[Case] = &[
         does: "looks at the numbers of all messages that follow each other on one connection",
         expects: "each is one more than the one before",
         alone: false,
-        broken_by: &["heartbeats-take-no-number", "goodbye-repeats-the-number"],
+        broken_by: &[
+            "goodbye-repeats-the-number",
+            "heartbeats-take-no-number",
+            "numbers-start-over-with-the-connection",
+        ],
         script: Script::Observer(every_message),
     },
     Case {

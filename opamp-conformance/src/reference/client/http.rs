@@ -24,6 +24,7 @@ impl Body {
             Ok(Ok(http)) => http,
             Ok(Err(_)) | Err(_) => return Over::Again(self.mind.backoff()),
         };
+        self.linger().await;
         loop {
             let message = self.mind.compose();
             if message.sequence_num == 2 {

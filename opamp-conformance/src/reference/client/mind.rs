@@ -105,6 +105,9 @@ pub(super) struct Mind {
     attributes: BTreeMap<String, String>,
     custom: Custom,
     wants_uid: bool,
+    configured_at: Option<Instant>,
+    /// Whether its description was changed by a hook.
+    is_changed: bool,
     /// The id before the one the server gave; only to break.
     uid_before: Option<Bytes>,
     unreported: BTreeSet<Part>,
@@ -123,6 +126,8 @@ impl Mind {
             health: healthy(&faults),
             custom,
             wants_uid: faults.has("uid-is-requested-at-first"),
+            configured_at: None,
+            is_changed: false,
             uid_before: None,
             faults,
             kept,
@@ -201,6 +206,10 @@ impl Mind {
             || self.faults.has("heartbeats-come-without-capability")
     }
 
+    pub(super) fn has_said_nothing(&self) -> bool {
+        self.sequence_num == 0
+    }
+
     /// When the next heartbeat or poll is due.
     pub(super) fn heartbeat_at(&self) -> Instant {
         match self.connection.good().heartbeat {
@@ -211,7 +220,13 @@ impl Mind {
 
     /// The next message: what is unreported, or a heartbeat where that is nothing.
     pub(super) fn compose(&mut self) -> AgentToServer {
-        let parts = std::mem::take(&mut self.unreported);
+        let mut parts = std::mem::take(&mut self.unreported);
+        if !parts.is_empty() && self.faults.has("report-is-always-full") {
+            parts.extend(FULL);
+        }
+        if self.sequence_num == 0 && self.faults.has("first-report-is-empty") {
+            self.unreported = std::mem::take(&mut parts);
+        }
         let mut message = self.bare();
         if parts.is_empty() {
             self.spoil_heartbeat(&mut message);
@@ -329,6 +344,9 @@ impl Mind {
 
     fn description(&self) -> AgentDescription {
         let id = uid::text(&self.kept.uid);
+        if self.is_changed && self.faults.has("changed-attribute-is-sent-alone") {
+            return AgentDescription::default();
+        }
         AgentDescription {
             identifying_attributes: vec![
                 KeyValue::new("service.name", "com.example.reference"),
@@ -375,9 +393,24 @@ impl Mind {
         if let Some(announced) = message.custom_capabilities {
             self.custom.heard(announced, &self.faults);
         }
+        if message.flags | message.capabilities == 0
+            && message.remote_config.is_none()
+            && self.last_sent.elapsed() > Duration::from_millis(100)
+            && self.faults.has("every-message-causes-a-report")
+        {
+            self.unreported.insert(Part::Health);
+        }
+        if let Some(offer) = &message.remote_config
+            && self.faults.has("only-one-field-is-processed")
+        {
+            self.configure(offer);
+            return Next::GoOn;
+        }
         let asked = message.flags & flag::REPORT_FULL_STATE != 0
             && !self.faults.has("full-state-flag-is-ignored");
-        if asked || (self.faults.has("full-state-is-repeated") && self.sequence_num > 2) {
+        if asked
+            || ((3..100).contains(&self.sequence_num) && self.faults.has("full-state-is-repeated"))
+        {
             self.unreported.extend(FULL);
             if self.faults.has("full-state-lacks-the-health") {
                 self.unreported.remove(&Part::Health);
@@ -440,6 +473,9 @@ impl Mind {
 
     /// The connection is gone without an answer to what is in flight.
     pub(super) fn lost(&mut self) {
+        if self.faults.has("sent-counts-as-reported") {
+            self.in_flight.clear();
+        }
         self.unreported.append(&mut self.in_flight);
         if self.faults.has("numbers-start-over-with-the-connection") {
             self.sequence_num = 0;

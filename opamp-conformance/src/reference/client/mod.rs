@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::client::{ClientUnderTest, Running, Start};
 use crate::hook::{Action, HookError};
@@ -232,6 +232,13 @@ impl Body {
                 Ok(None | Some(Order::Stop)) => return true,
                 Ok(Some(Order::Do(action, answer))) => self.obey(&action, answer),
             }
+        }
+    }
+
+    /// Makes the first message late, where that is the fault.
+    async fn linger(&self) {
+        if self.faults.has("first-report-is-late") && self.mind.has_said_nothing() {
+            sleep(Duration::from_secs(8)).await;
         }
     }
 

@@ -35,6 +35,7 @@ impl Body {
             }
             Ok(Err(_)) | Err(_) => return Over::Again(self.mind.backoff()),
         };
+        self.linger().await;
         let over = self.converse(websocket).await;
         self.mind.lost();
         over

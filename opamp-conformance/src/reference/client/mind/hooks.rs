@@ -21,10 +21,13 @@ impl Mind {
             }
             Action::SetDescription { attributes } => {
                 self.attributes.extend(attributes.clone());
+                self.is_changed = true;
                 Part::Description
             }
             Action::SetEffectiveConfig { body } => {
-                self.kept.config.clone_from(body);
+                if !self.faults.has("effective-config-is-that-of-the-start") {
+                    self.kept.config.clone_from(body);
+                }
                 Part::EffectiveConfig
             }
             Action::SetCustomCapabilities { capabilities } => {
@@ -58,7 +61,10 @@ impl Mind {
             }
             _ => return Err(HookError::Unsupported),
         };
-        self.unreported.insert(changed);
+        let is_status = matches!(changed, Part::Description | Part::Health | Part::EffectiveConfig);
+        if !(is_status && self.faults.has("change-is-not-told")) {
+            self.unreported.insert(changed);
+        }
         Ok(())
     }
 }
