@@ -1,5 +1,5 @@
 //! What every program here does the same way: results on stdout, logs on stderr, an exit status
-//! that says what went wrong, and an orderly stop on SIGINT and SIGTERM.
+//! that says what went wrong, an orderly stop on SIGINT and SIGTERM.
 
 use std::fmt::{self, Display};
 use std::io::{self, IsTerminal as _, Write as _};
@@ -96,6 +96,35 @@ pub fn told_to_stop() -> Result<impl Future<Output = ()>, Failure> {
             _ = terminate.recv() => {}
         }
     })
+}
+
+/// Listens from now on; gives something each time the program is told to read its files again, by
+/// SIGHUP.
+///
+/// # Errors
+///
+/// When the signal cannot be listened to.
+#[cfg(unix)]
+pub fn told_to_reload() -> Result<tokio::sync::mpsc::Receiver<()>, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let mut hangup = signal(SignalKind::hangup())
+        .map_err(|error| Failure::caused_by("signals cannot be heard", error))?;
+    let (sender, told) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(
+        async move { while hangup.recv().await.is_some() && sender.send(()).await.is_ok() {} },
+    );
+    Ok(told)
+}
+
+/// There is no such signal here.
+///
+/// # Errors
+///
+/// None.
+#[cfg(windows)]
+pub fn told_to_reload() -> Result<tokio::sync::mpsc::Receiver<()>, Failure> {
+    Ok(tokio::sync::mpsc::channel(1).1)
 }
 
 /// Listens from now on; completes when the program is told to stop by Ctrl-C.

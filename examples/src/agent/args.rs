@@ -26,8 +26,8 @@ pub struct AgentArgs {
     #[arg(long, value_enum, default_value_t)]
     pub transport: TransportChoice,
 
-    /// The configuration: a YAML file, replaced by what the server offers. Default: config.yaml in
-    /// --state, or else a small built-in configuration kept in memory
+    /// The configuration: a YAML file, replaced by what the server offers, and read again on SIGHUP.
+    /// Default: config.yaml in --state, or else a small built-in configuration kept in memory
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 

@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use opamp_client::core::{Event, RemoteConfigOffer};
 use opamp_client::{Client, ErrorKind, Events};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 pub use self::args::{AgentArgs, Attribute, Header, TransportChoice};
@@ -37,6 +38,7 @@ pub struct Agent {
     state: Option<StateDir>,
     config: Config,
     work: Work,
+    reload: Option<mpsc::Receiver<()>>,
 }
 
 impl Agent {
@@ -92,7 +94,13 @@ impl Agent {
                 _ => Failure::caused_by("the agent cannot be started", error).of_usage(),
             })?;
         let driver = tokio::spawn(driver.run());
-        Ok(Self { args, client, events, driver, state, config, work })
+        Ok(Self { args, client, events, driver, state, config, work, reload: None })
+    }
+
+    /// Reads its configuration again whenever it is told so.
+    #[must_use]
+    pub fn reloading(self, reload: mpsc::Receiver<()>) -> Self {
+        Self { reload: Some(reload), ..self }
     }
 
     /// The handle of the agent's client.
@@ -122,6 +130,7 @@ impl Agent {
                     Some(event) => self.handle(event, &mut tell).await?,
                     None => break,
                 },
+                Some(()) = told(&mut self.reload) => self.reload(&mut tell).await?,
                 () = &mut stop, if !stopping => {
                     stopping = true;
                     let client = self.client.clone();
@@ -173,11 +182,7 @@ impl Agent {
         let hash = offer.hash().clone();
         match outcome {
             Ok(config) => {
-                self.config = config;
-                if self.work.reconfigure(self.config.failing(), SystemTime::now()) {
-                    self.client.set_health(self.work.health());
-                    tell(News::Health { failing: self.work.failing() });
-                }
+                self.configure(config, tell);
                 self.client.resolve(offer.applied_with(self.config.effective()));
                 tell(News::ConfigApplied { hash: &hash });
             }
@@ -187,6 +192,31 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Runs what somebody else wrote into the file, or goes on as before.
+    async fn reload(&mut self, tell: &mut impl FnMut(News<'_>)) -> Result<(), Failure> {
+        let (file, state) = (self.args.config.clone(), self.args.state.clone());
+        match tokio::task::spawn_blocking(move || Config::open(file, state)).await {
+            Ok(Ok(config)) => {
+                self.configure(config, tell);
+                self.client.set_effective_config(self.config.effective());
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the configuration is not read again");
+                Ok(())
+            }
+            Err(error) => Err(Failure::caused_by("reading the configuration failed", error)),
+        }
+    }
+
+    fn configure(&mut self, config: Config, tell: &mut impl FnMut(News<'_>)) {
+        self.config = config;
+        if self.work.reconfigure(self.config.failing(), SystemTime::now()) {
+            self.client.set_health(self.work.health());
+            tell(News::Health { failing: self.work.failing() });
+        }
     }
 
     /// An agent that cannot save goes on: it is more useful managed than dead, and its next change
@@ -203,6 +233,14 @@ impl Agent {
         };
         let content = self.client.status().state.to_bytes();
         save(path, content).await
+    }
+}
+
+/// Waits until it is told something.
+async fn told(reload: &mut Option<mpsc::Receiver<()>>) -> Option<()> {
+    match reload {
+        Some(reload) => reload.recv().await,
+        None => std::future::pending().await,
     }
 }
 

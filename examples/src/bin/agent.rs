@@ -15,5 +15,6 @@ async fn main() -> ExitCode {
 
 async fn run(args: AgentArgs) -> Result<(), Failure> {
     let stop = program::told_to_stop()?;
-    Agent::start(args)?.run(stop, |news| program::print(news)).await
+    let reload = program::told_to_reload()?;
+    Agent::start(args)?.reloading(reload).run(stop, |news| program::print(news)).await
 }

@@ -1,9 +1,10 @@
 //! The admin API: the fleet as JSON over HTTP. Errors are `{"error": "…"}` with a fitting status.
 
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::rejection::{BytesRejection, JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
@@ -11,6 +12,8 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post, put};
 use axum::{Json, Router};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use opamp_proto::{ConfigHash, InstanceUid, WireUid, v1};
 use opamp_server::{Fleet, OperationError, RemoteConfig};
 use serde_json::json;
@@ -27,6 +30,7 @@ pub fn router<I: Clone + Send + Sync + 'static>(fleet: Fleet<I>) -> Router {
         .route("/v1/agents/{uid}", get(agent::<I>))
         .route("/v1/config", put(set_default_config::<I>))
         .route("/v1/agents/{uid}/config", put(set_config::<I>).delete(clear_config::<I>))
+        .route("/v1/agents/{uid}/config-files", put(set_config_files::<I>))
         .route("/v1/agents/{uid}/restart", post(restart::<I>))
         .route("/v1/agents/{uid}/report-full-state", post(report_full_state::<I>))
         .route("/v1/agents/{uid}/new-instance-uid", post(new_instance_uid::<I>))
@@ -34,6 +38,7 @@ pub fn router<I: Clone + Send + Sync + 'static>(fleet: Fleet<I>) -> Router {
         .route("/v1/agents/{uid}/packages", any(not_implemented))
         .route("/v1/agents/{uid}/custom-message", any(not_implemented))
         .route("/v1/agents/{uid}/custom-messages", any(not_implemented))
+        .route("/v1/unavailable", put(set_unavailable::<I>).delete(set_available::<I>))
         .route("/metrics", get(metrics::<I>))
         .route("/healthz", get(|| async { "ok\n" }))
         .fallback(|uri: Uri| async move {
@@ -76,6 +81,12 @@ impl From<QueryRejection> for Refused {
 
 impl From<BytesRejection> for Refused {
     fn from(rejection: BytesRejection) -> Self {
+        Self(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<JsonRejection> for Refused {
+    fn from(rejection: JsonRejection) -> Self {
         Self(rejection.status(), rejection.body_text())
     }
 }
@@ -163,6 +174,52 @@ async fn set_config<I>(
     let hash = config.hash();
     fleet.set_remote_config(&uid, config)?;
     Ok(hash_reply(hash))
+}
+
+/// A file of several in a request.
+#[derive(serde::Deserialize)]
+struct NamedFile {
+    #[serde(default)]
+    content_type: String,
+    body_base64: String,
+}
+
+async fn set_config_files<I>(
+    State(fleet): State<Fleet<I>>,
+    Uid(uid): Uid,
+    files: Result<Json<BTreeMap<String, NamedFile>>, JsonRejection>,
+) -> Result<Response, Refused> {
+    let Json(files) = files?;
+    let mut config = v1::AgentConfigMap::default();
+    for (name, NamedFile { content_type, body_base64 }) in files {
+        let body = BASE64
+            .decode(body_base64)
+            .map_err(|error| Refused(StatusCode::BAD_REQUEST, format!("{name:?}: {error}")))?;
+        config.config_map.insert(name, v1::AgentConfigFile { body: body.into(), content_type });
+    }
+    let config = RemoteConfig::new(config);
+    let hash = config.hash();
+    fleet.set_remote_config(&uid, config)?;
+    Ok(hash_reply(hash))
+}
+
+#[derive(serde::Deserialize)]
+struct Pause {
+    retry_after: Option<u32>,
+}
+
+async fn set_unavailable<I>(
+    State(fleet): State<Fleet<I>>,
+    pause: Result<Query<Pause>, QueryRejection>,
+) -> Result<StatusCode, Refused> {
+    let Query(Pause { retry_after }) = pause?;
+    fleet.set_unavailable(retry_after.map(|seconds| Duration::from_secs(seconds.into())));
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn set_available<I>(State(fleet): State<Fleet<I>>) -> StatusCode {
+    fleet.set_available();
+    StatusCode::NO_CONTENT
 }
 
 async fn clear_config<I>(

@@ -3,5 +3,6 @@
 
 mod command_line;
 mod demo;
+mod hooks;
 mod managed;
 mod support;

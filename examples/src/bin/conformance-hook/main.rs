@@ -1,0 +1,68 @@
+//! Brings about in the example server or the example agent what the conformance tester asks for: one
+//! action as JSON on standard input. The exit status is 0 when it was done, 77 when these programs
+//! cannot do it, and 1 when it failed.
+
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use clap::Parser;
+use opamp_examples::program::{self, Failure};
+use serde_json::Value;
+
+mod agent;
+mod server;
+
+/// The exit status for what is not supported.
+const UNSUPPORTED: u8 = 77;
+
+/// Does to the example programs what the conformance tester asks for on standard input.
+#[derive(Debug, Parser)]
+#[command(name = "conformance-hook", version)]
+enum Args {
+    /// To a server, by its admin API
+    Server {
+        /// Where its admin API is
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4321")]
+        admin: SocketAddr,
+    },
+    /// To an agent, by the file in its state directory and SIGHUP
+    Agent,
+}
+
+/// What became of an action.
+enum Done {
+    /// It was done, with this answer.
+    Answer(Value),
+    /// These programs cannot do it.
+    Unsupported,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(Done::Answer(answer)) => {
+            program::print(answer);
+            ExitCode::SUCCESS
+        }
+        Ok(Done::Unsupported) => ExitCode::from(UNSUPPORTED),
+        Err(failure) => program::exit(Err(failure)),
+    }
+}
+
+fn run(args: &Args) -> Result<Done, Failure> {
+    let mut text = String::new();
+    std::io::stdin()
+        .read_to_string(&mut text)
+        .map_err(|error| Failure::caused_by("the action cannot be read", error))?;
+    let action: Value = serde_json::from_str(&text)
+        .map_err(|error| Failure::caused_by("the action is not JSON", error))?;
+    match args {
+        Args::Server { admin } => server::act(*admin, &action),
+        Args::Agent => agent::act(&action),
+    }
+}
+
+/// A member of the action that has to be text.
+fn text<'a>(action: &'a Value, name: &str) -> Result<&'a str, Failure> {
+    action[name].as_str().ok_or_else(|| Failure::new(format!("the action has no {name}")))
+}

@@ -1,0 +1,72 @@
+//! What the conformance tester asks for is done to the server and the agent.
+
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+use crate::support::{PATIENCE, Server, agent};
+
+/// Runs the hook and gives its exit status and its answer.
+async fn hook(args: &[&str], action: Value) -> (Option<i32>, Value) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_conformance-hook"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(action.to_string().as_bytes()).await.unwrap();
+    drop(stdin);
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
+    let output = output.expect("it ends").unwrap();
+    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_default())
+}
+
+#[tokio::test]
+async fn hooks_act_on_the_server_and_on_the_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().to_str().unwrap();
+    let server = Server::start(&[]).await;
+    let admin = ["server", "--admin", &server.admin];
+    let url = format!("ws://{}", server.opamp);
+    let mut agent = agent(&["--server", &url, "--state", state]);
+    agent.line("connected").await;
+    let reported = server.until("reported", |agent| agent["health"]["healthy"] == true).await;
+    let uid = &reported["instance_uid"];
+
+    let files = json!({"a": {"body": "eDogMQo=", "content_type": "text/yaml"}, "b": {"body": ""}});
+    let offer = json!({"hook": "offer_config", "instance_uid": uid, "files": files});
+    assert_eq!(hook(&admin, offer).await, (Some(0), json!({})));
+    let expected = json!({
+        "a": {"content_type": "text/yaml", "body": "x: 1\n"},
+        "b": {"content_type": "", "body": ""},
+    });
+    server.until("offered", |agent| agent["effective_config"] == expected).await;
+    let shown = hook(&admin, json!({"hook": "show_agent", "instance_uid": uid})).await;
+    assert_eq!((shown.0, &shown.1["agent"]["instance_uid"]), (Some(0), uid));
+    let nobody = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let shown = hook(&admin, json!({"hook": "show_agent", "instance_uid": nobody})).await;
+    assert_eq!(shown, (Some(0), json!({"agent": null})));
+    let restart = json!({"hook": "restart_agent", "instance_uid": nobody});
+    assert_eq!(hook(&admin, restart).await.0, Some(1));
+    assert_eq!(hook(&admin, json!({"hook": "restart_server"})).await.0, Some(77));
+    for on in [true, false] {
+        assert_eq!(hook(&admin, json!({"hook": "overload", "on": on})).await.0, Some(0));
+    }
+
+    let pid = agent.id();
+    let ill = json!({"hook": "set_health", "healthy": false, "last_error": "no \"disk\"",
+                     "state": state, "pid": pid});
+    assert_eq!(hook(&["agent"], ill).await.0, Some(0));
+    server.until("ill", |agent| agent["health"]["last_error"] == "no \"disk\"").await;
+    let config = json!({"hook": "set_effective_config", "body": "b: 2\n",
+                        "state": state, "pid": pid});
+    assert_eq!(hook(&["agent"], config).await.0, Some(0));
+    let changed = |agent: &Value| agent["effective_config"][""]["body"] == "b: 2\n";
+    let agent = server.until("changed", changed).await;
+    assert_eq!(agent["health"]["healthy"], true);
+    assert_eq!(hook(&["agent"], json!({"hook": "request_certificate"})).await.0, Some(77));
+}
