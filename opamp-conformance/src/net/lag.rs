@@ -12,7 +12,7 @@ use tokio::time::{Duration, Instant, Sleep, sleep};
 /// How long what was written takes to arrive.
 const LAG: Duration = Duration::from_millis(1);
 /// How much is read ahead.
-const AHEAD: usize = 64 * 1024;
+const AHEAD: usize = 8 * 1024;
 
 pub(super) struct Lagging {
     inner: DuplexStream,

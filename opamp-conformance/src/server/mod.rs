@@ -212,13 +212,13 @@ impl ServerStage {
         Err(Stop::NotApplicable(format!("the server does not announce {names}")))
     }
 
-    /// What the server knows of an agent, by the hook `show_agent`; `Null` where it knows none.
+    /// What the server knows of the agent with this id, by the hook `show_agent`; `Null` where it knows none.
     ///
     /// # Errors
     ///
     /// As [`hook`](Self::hook).
-    pub async fn shown(&mut self, agent: &Agent) -> Result<Value, Stop> {
-        let answer = self.hook(Action::ShowAgent { instance_uid: agent.uid_text() }).await?;
+    pub async fn shown(&mut self, uid: &[u8]) -> Result<Value, Stop> {
+        let answer = self.hook(Action::ShowAgent { instance_uid: uid::text(uid) }).await?;
         Ok(answer.get("agent").cloned().unwrap_or(Value::Null))
     }
 }

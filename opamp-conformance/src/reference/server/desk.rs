@@ -4,13 +4,15 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use opamp_proto::v1::{AgentToServer, ServerToAgent};
+use opamp_proto::v1::{
+    AgentIdentification, AgentToServer, RemoteConfigStatus, RemoteConfigStatuses, ServerToAgent,
+};
 use prost::Message as _;
 use serde_json::{Value, json};
 
 use crate::hook::{Action, HookError};
 use crate::mask::agent as mask;
-use crate::mask::flag::REPORT_FULL_STATE;
+use crate::mask::flag::{REPORT_AVAILABLE_COMPONENTS, REPORT_FULL_STATE, REQUEST_INSTANCE_UID};
 use crate::reference::Faults;
 use crate::wire::authority::Authority;
 use crate::wire::uid as ids;
@@ -20,8 +22,10 @@ mod certificates;
 mod config;
 mod errors;
 mod interop;
+mod objection;
 mod packages;
 mod settings;
+mod shown;
 
 pub(super) use errors::malformed;
 use packages::Download;
@@ -74,7 +78,7 @@ impl Desk {
         let objection = errors::objection_to_uid(&report, &self.faults)
             .or_else(|| errors::wrong_objection(&report, &self.faults))
             .or_else(|| interop::wrong_objection(&report, bytes, &self.faults))
-            .or_else(|| config::objection(&report, &self.faults));
+            .or_else(|| objection::objection(&report, &self.faults));
         if let Some(objection) = objection {
             return malformed(uid, objection, &self.faults);
         }
@@ -84,13 +88,14 @@ impl Desk {
         let known = self.agents.contains_key(&uid);
         let agent = self.agents.entry(uid.clone()).or_default();
         if agent.connection != connection || !agent.connected {
-            agent.greeted = false;
+            agent.greeted &= self.faults.has("capabilities-are-announced-once");
             agent.config.may_be_offered_again();
             agent.settings.may_be_offered_again();
             agent.packages.may_be_offered_again();
         }
         agent.connection = connection;
         agent.connected = report.agent_disconnect.is_none();
+        let is_repeated = known && report.sequence_num == agent.sequence_num;
         let is_next = report.sequence_num == agent.sequence_num.wrapping_add(1);
         agent.sequence_num = report.sequence_num;
         let complete = report.agent_description.is_some();
@@ -105,6 +110,10 @@ impl Desk {
         if report.package_statuses.is_some() {
             agent.packages.may_be_offered_again();
         }
+        if connection.is_some() && self.faults.is_silent(&report, is_repeated) {
+            return Reply::default();
+        }
+        let wants_new_uid = report.flags & REQUEST_INSTANCE_UID != 0;
         let request = report.connection_settings_request.clone();
         agent.merge(report, &self.faults);
         if let Some(why) = agent.request.ask(&uid, request.as_ref(), &self.faults) {
@@ -113,24 +122,73 @@ impl Desk {
                 close: None,
             };
         }
-        let mut reply = ServerToAgent { instance_uid: uid, ..Default::default() };
-        let is_ignored = self.faults.has("gap-is-ignored")
-            || connection.is_none() && self.faults.has("gaps-are-ignored-over-http");
+        let mut reply = ServerToAgent { instance_uid: uid.clone(), ..Default::default() };
+        let is_ignored = if known {
+            self.faults.has("gap-is-ignored")
+                || connection.is_none() && self.faults.has("gaps-are-ignored-over-http")
+        } else {
+            self.faults.has("unknown-agents-are-not-asked")
+        };
         if !complete && (!known || !is_next) && !is_ignored {
             reply.flags |= REPORT_FULL_STATE;
         }
-        if agent.lacks_effective_config() && self.faults.has("effective-config-is-insisted-on") {
+        if agent.lacks_effective_config() && self.faults.has("effective-config-is-insisted-on")
+            || self.faults.has("full-reports-are-asked-for-always")
+        {
             reply.flags |= REPORT_FULL_STATE;
         }
+        if self.faults.has("components-are-asked-of-all") {
+            reply.flags |= REPORT_AVAILABLE_COMPONENTS;
+        }
         agent.fill(&mut reply, &self.faults);
+        if wants_new_uid && !self.faults.has("requested-uid-is-not-made") {
+            self.rename(&uid, &mut reply);
+        }
+        if self.faults.has("shared-connections-are-one-agent")
+            && let Some(first) = self.first_on(connection)
+        {
+            reply.instance_uid = first;
+        }
         Reply { message: Some(reply), close: None }
+    }
+
+    /// Gives an agent a new id.
+    fn rename(&mut self, uid: &Bytes, reply: &mut ServerToAgent) {
+        let mut new = ids::fresh(&mut rand::rng(), ids::now_ms());
+        if self.faults.has("new-uid-is-short") {
+            new.truncate(15);
+        }
+        if self.faults.has("new-uid-is-not-v7") {
+            new = Bytes::copy_from_slice(uuid::Uuid::from_u128(rand::random()).as_bytes());
+        }
+        if let Some(agent) = self.agents.remove(uid) {
+            self.agents.insert(new.clone(), agent);
+        }
+        if self.faults.has("renaming-is-for-the-new-uid") {
+            reply.instance_uid = new.clone();
+        }
+        reply.agent_identification = Some(AgentIdentification { new_instance_uid: new });
+    }
+
+    /// With a fault: of several agents that share this WebSocket, the one with the smallest id.
+    fn first_on(&self, connection: Option<u32>) -> Option<Bytes> {
+        let on = |agent: &Agent| agent.connection.is_some() && agent.connection == connection;
+        let on = self.agents.iter().filter(|(_, agent)| on(agent)).map(|(uid, _)| uid);
+        let uids: std::collections::BTreeSet<_> = on.collect();
+        uids.first().filter(|_| uids.len() > 1).map(|uid| (*uid).clone())
     }
 
     /// What to push to an agent on a WebSocket now.
     pub(super) fn push(&mut self, uid: &[u8]) -> Option<(u32, ServerToAgent)> {
         let agent = self.agents.get_mut(uid)?;
         let connection = agent.connection.filter(|_| agent.connected)?;
-        let instance_uid = Bytes::copy_from_slice(uid);
+        let mut instance_uid = Bytes::copy_from_slice(uid);
+        if self.faults.has("pushes-have-no-uid") {
+            instance_uid.clear();
+        }
+        if self.faults.has("pushes-have-another-uid") {
+            instance_uid = instance_uid.iter().rev().copied().collect();
+        }
         if let Some(why) = agent.request.refusal() {
             return Some((connection, certificates::refused(instance_uid, &why, &self.faults)));
         }
@@ -209,7 +267,7 @@ impl Desk {
                 Ok((json!({}), Some(uid)))
             }
             Action::ShowAgent { instance_uid } => {
-                let agent = self.agents.get(&uid(instance_uid)?).map(Agent::shown);
+                let agent = self.agents.get(&uid(instance_uid)?).map(shown::shown);
                 Ok((json!({ "agent": agent }), None))
             }
             _ => Err(HookError::Unsupported),
@@ -221,17 +279,22 @@ impl Agent {
     /// Takes over what a report tells; what it leaves out stays.
     fn merge(&mut self, report: AgentToServer, faults: &Faults) {
         let mut old = std::mem::take(&mut self.state);
+        if faults.has("omitted-parts-are-deleted") {
+            old = AgentToServer { capabilities: old.capabilities, ..Default::default() };
+        }
         if faults.has("omitted-status-is-forgotten") {
             old.remote_config_status = None;
         }
         self.state = AgentToServer {
             agent_description: report.agent_description.or(old.agent_description),
-            capabilities: if report.capabilities == 0 {
+            capabilities: if report.capabilities == 0
+                || old.capabilities != 0 && faults.has("capability-changes-are-ignored")
+            {
                 old.capabilities
             } else {
                 report.capabilities
             },
-            health: report.health.or(old.health),
+            health: report.health.or(old.health).filter(|_| !faults.has("health-is-not-kept")),
             effective_config: report.effective_config.or(old.effective_config),
             remote_config_status: report.remote_config_status.or(old.remote_config_status),
             package_statuses: report.package_statuses.or(old.package_statuses),
@@ -261,17 +324,22 @@ impl Agent {
         self.state.capabilities & mask::ACCEPTS_REMOTE_CONFIG != 0
             && self.state.effective_config.is_none()
     }
+}
 
-    fn shown(&self) -> Value {
-        json!({
-            "connected": self.connected,
-            "sequence_num": self.sequence_num,
-            "health": self.state.health.as_ref().map(|health| json!({
-                "healthy": health.healthy,
-                "status": health.status,
-                "last_error": health.last_error,
-            })),
-        })
+impl Faults {
+    /// Whether a message gets no reply over a WebSocket.
+    fn is_silent(&self, report: &AgentToServer, is_repeated: bool) -> bool {
+        let bare = AgentToServer {
+            instance_uid: report.instance_uid.clone(),
+            sequence_num: report.sequence_num,
+            capabilities: report.capabilities,
+            ..Default::default()
+        };
+        let status = report.remote_config_status.as_ref().map(RemoteConfigStatus::status);
+        is_repeated && self.has("repeated-messages-are-not-answered")
+            || *report == bare && self.has("heartbeats-are-not-answered")
+            || status == Some(RemoteConfigStatuses::Applying)
+                && self.has("progress-is-not-answered")
     }
 }
 

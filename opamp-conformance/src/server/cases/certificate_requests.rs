@@ -71,6 +71,7 @@ pub(super) const CASES: &[Case] = &[
             "issued-certificate-comes-with-a-key",
             "issued-certificate-has-another-key",
             "opamp-settings-are-kept-back",
+            "capabilities-are-missing",
         ],
         script: Script::Server(|stage| Box::pin(issue(stage))),
     },

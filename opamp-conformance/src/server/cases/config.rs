@@ -56,7 +56,11 @@ pub(super) const CASES: &[Case] = &[
         does: "reports the hash of the offer as APPLIED, comes back with it, reports it as FAILED",
         expects: "the configuration is not offered again",
         alone: false,
-        broken_by: &["known-configurations-are-offered-again", "omitted-status-is-forgotten"],
+        broken_by: &[
+            "known-configurations-are-offered-again",
+            "omitted-parts-are-deleted",
+            "omitted-status-is-forgotten",
+        ],
         script: Script::Server(|stage| Box::pin(same_hash(stage))),
     },
     Case {
@@ -76,7 +80,7 @@ pub(super) const CASES: &[Case] = &[
         does: "takes part as an agent that accepts configurations and never reports an effective one",
         expects: "good replies, and no lasting demand for a full report",
         alone: false,
-        broken_by: &["effective-config-is-insisted-on"],
+        broken_by: &["effective-config-is-insisted-on", "full-reports-are-asked-for-always"],
         script: Script::Server(|stage| Box::pin(no_effective_config(stage))),
     },
     Case {
@@ -293,7 +297,7 @@ async fn any_effective_config(stage: &mut ServerStage) -> Result<(), Stop> {
         let config_map = Some(AgentConfigMap { config_map });
         let effective_config = Some(EffectiveConfig { config_map });
         let report = AgentToServer { effective_config, ..agent.message() };
-        let heard = agent.ask(report).await?;
+        let heard = super::readable(agent.ask(report).await?)?;
         let fine = super::is_good(&heard);
         for row in rows {
             let expected =

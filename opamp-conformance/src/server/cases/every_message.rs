@@ -92,6 +92,7 @@ pub(super) const CASES: &[Case] = &[
             "other-settings-are-offered-to-all",
             "packages-are-offered-to-all",
             "traces-settings-are-offered-to-all",
+            "components-are-asked-of-all",
         ],
         script: Script::Observer(offers),
     },

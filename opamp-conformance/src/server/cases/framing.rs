@@ -105,7 +105,7 @@ pub(super) const CASES: &[Case] = &[
         does: "sends two messages without waiting in between",
         expects: "both are answered",
         alone: false,
-        broken_by: &["second-of-two-is-dropped"],
+        broken_by: &["second-of-two-is-dropped", "heartbeats-are-not-answered"],
         script: Script::Server(|stage| Box::pin(back_to_back(stage))),
     },
 ];

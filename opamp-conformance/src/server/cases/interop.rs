@@ -36,6 +36,10 @@ pub(super) const CASES: &[Case] = &[
             "configurations-are-offered-to-all",
             "metrics-settings-are-offered-to-all",
             "packages-are-offered-to-all",
+            "accepts-status-is-missing",
+            "capabilities-are-missing",
+            "components-are-asked-of-all",
+            "heartbeats-are-not-answered",
         ],
         script: Script::Server(|stage| Box::pin(minimal_agent(stage))),
     },
@@ -46,7 +50,7 @@ pub(super) const CASES: &[Case] = &[
         does: "has a configuration offered, whatever the server's mask says",
         expects: "it is offered only if the mask has the bit for it",
         alone: false,
-        broken_by: &["mask-hides-configurations"],
+        broken_by: &["mask-hides-configurations", "capabilities-are-missing"],
         script: Script::Server(|stage| Box::pin(offers_as_announced(stage))),
     },
     Case {
@@ -66,7 +70,7 @@ pub(super) const CASES: &[Case] = &[
         does: "reports with values of enums and bits of masks that the schema does not have",
         expects: "the server answers, keeps the connection, and answers the next report",
         alone: false,
-        broken_by: &["unknown-values-close"],
+        broken_by: &["unknown-values-close", "heartbeats-are-not-answered"],
         script: Script::Server(|stage| Box::pin(unknown_values(stage))),
     },
 ];

@@ -3,9 +3,11 @@
 use opamp_proto::v1::ServerToAgent;
 
 use crate::case::Case;
+use crate::judge::Stop;
 use crate::mask::flag::REPORT_FULL_STATE;
 use crate::server::Heard;
 
+mod capabilities;
 mod certificate_requests;
 mod certificates;
 mod config;
@@ -16,13 +18,17 @@ mod every_message;
 mod first_use;
 mod framing;
 mod http;
+mod instance_uid;
 mod interop;
 mod packages;
+mod reporting;
+mod retry;
 mod sequence;
 mod telemetry;
 
 /// All of them.
 pub const ALL: &[&[Case]] = &[
+    capabilities::CASES,
     certificate_requests::CASES,
     certificates::CASES,
     config::CASES,
@@ -33,8 +39,11 @@ pub const ALL: &[&[Case]] = &[
     first_use::CASES,
     framing::CASES,
     http::CASES,
+    instance_uid::CASES,
     interop::CASES,
     packages::CASES,
+    reporting::CASES,
+    retry::CASES,
     sequence::CASES,
     telemetry::CASES,
 ];
@@ -42,6 +51,14 @@ pub const ALL: &[&[Case]] = &[
 /// Whether a full report is asked for.
 fn asks_for_all(message: &ServerToAgent) -> bool {
     message.flags & REPORT_FULL_STATE != 0
+}
+
+/// What was heard, unless it cannot be read: then there is nothing to judge but that.
+fn readable(heard: Heard) -> Result<Heard, Stop> {
+    match heard {
+        Heard::Malformed(what) => Err(Stop::Unreached(format!("the reply is malformed: {what}"))),
+        heard => Ok(heard),
+    }
 }
 
 /// Whether what was heard is a message without an error.

@@ -104,16 +104,3 @@ impl Assigned {
         message.remote_config = Some(offer);
     }
 }
-
-/// What is wrong with an effective configuration; nothing, unless a fault says so.
-pub(super) fn objection(report: &AgentToServer, faults: &Faults) -> Option<&'static str> {
-    let files = report.effective_config.as_ref()?.config_map.as_ref()?.config_map.values();
-    let any = |wrong: fn(&AgentConfigFile) -> bool| files.clone().any(wrong);
-    if faults.has("configurations-have-to-be-text")
-        && any(|file| std::str::from_utf8(&file.body).is_err())
-    {
-        return Some("a file is no text");
-    }
-    (faults.has("files-need-a-type") && any(|file| file.content_type.is_empty()))
-        .then_some("a file has no content type")
-}

@@ -16,6 +16,12 @@ pub(super) fn mask(state: &AgentToServer, faults: &Faults) -> u64 {
     if is_minimal && faults.has("minimal-agents-are-told-no-mask") {
         mask = 0;
     }
+    if faults.has("capabilities-are-missing") {
+        return 0;
+    }
+    if faults.has("accepts-status-is-missing") {
+        mask &= !server::ACCEPTS_STATUS;
+    }
     if faults.has("mask-has-reserved-bits") {
         mask |= 1 << 40;
     }
