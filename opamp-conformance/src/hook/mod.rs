@@ -217,3 +217,34 @@ fn answer(bytes: &[u8]) -> Result<Value, HookError> {
         Err(error) => Err(HookError::Failed(format!("the answer is not JSON: {error}"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_contract_shows_every_action_as_it_is() {
+        let contract = include_str!("../../hooks/README.md");
+        let examples =
+            contract.split("```jsonl\n").nth(1).and_then(|rest| rest.split("```").next());
+        let shown: BTreeSet<_> = examples
+            .unwrap()
+            .lines()
+            .map(|line| {
+                let action: Action = serde_json::from_str(line).unwrap();
+                let told: Value = serde_json::from_str(line).unwrap();
+                assert_eq!(serde_json::to_value(&action).unwrap(), told);
+                action.name()
+            })
+            .collect();
+        // The error names all there are.
+        let error = serde_json::from_str::<Action>(r#"{"hook": "?"}"#).unwrap_err().to_string();
+        let known = error.split('`').skip(3).step_by(2).map(str::to_owned).collect();
+        assert_eq!(shown, known);
+        for name in shown {
+            assert!(contract.contains(&format!("| `{name}` |")), "{name} is not explained");
+        }
+    }
+}
