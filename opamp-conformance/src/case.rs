@@ -81,6 +81,12 @@ impl Case {
         if self.name.starts_with("server/") { Side::Server } else { Side::Client }
     }
 
+    /// Whether it concerns servers behind TLS only.
+    #[must_use]
+    pub fn needs_tls(&self) -> bool {
+        self.name.starts_with("server/tls/")
+    }
+
     /// The middle part of its name.
     #[must_use]
     pub fn topic(&self) -> &'static str {

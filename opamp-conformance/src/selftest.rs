@@ -100,8 +100,17 @@ pub fn against(
         let options = Options { jobs: usize::MAX, ..Default::default() };
         Ok(match side {
             Side::Server => {
-                let server = ReferenceServer::start(&network, faults).await?;
-                run(&Subject::Server(server.target()), cases, &options, |_| {}).await
+                let (secure, plain): (Vec<_>, Vec<_>) =
+                    cases.iter().copied().partition(|case| case.needs_tls());
+                let server = ReferenceServer::start(&network, faults.clone()).await?;
+                let subject = Subject::Server(server.target());
+                let mut results = run(&subject, &plain, &options, |_| {}).await;
+                if !secure.is_empty() {
+                    let server = ReferenceServer::start_with_tls(&network, faults).await?;
+                    let subject = Subject::Server(server.target());
+                    results.extend(run(&subject, &secure, &options, |_| {}).await);
+                }
+                results
             }
             Side::Client => {
                 let client = Arc::new(ReferenceClient::new(&network, faults));

@@ -15,11 +15,6 @@ pub(super) const UNCOVERED: &[Uncovered] = &[
         why: "a server that does not disconnect conforms as well",
     },
     Uncovered {
-        row: "CSR-09",
-        reason: NeedsConfiguration,
-        why: "only a server that is set up for bootstrap certificates has something to validate",
-    },
-    Uncovered {
         row: "CSR-19",
         reason: NoRoomForChoice,
         why: "a server that does not compare ids with certificates conforms as well",

@@ -2,15 +2,17 @@
 //! either end.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
 
 /// What went wrong with certificates.
 #[derive(Debug, thiserror::Error)]
@@ -159,6 +161,49 @@ pub fn client_config(
     }))
 }
 
+/// The settings of a client that presents this certificate where it is asked for one, and notes in
+/// `is_asked` that it was.
+///
+/// # Errors
+///
+/// When it is not PEM or TLS refuses it.
+pub fn presenting(
+    config: &ClientConfig,
+    identity: &Identity,
+    is_asked: &Arc<AtomicBool>,
+) -> Result<Arc<ClientConfig>, CertificateError> {
+    let (chain, key) = identity.read()?;
+    let provider = rustls::crypto::ring::default_provider();
+    let key = rustls::sign::CertifiedKey::from_der(chain, key, &provider)?;
+    let mut config = config.clone();
+    // A resumed session would be that of the certificate before.
+    config.resumption = Resumption::disabled();
+    config.client_auth_cert_resolver =
+        Arc::new(Presented { key: Arc::new(key), is_asked: Arc::clone(is_asked) });
+    Ok(Arc::new(config))
+}
+
+#[derive(Debug)]
+struct Presented {
+    key: Arc<rustls::sign::CertifiedKey>,
+    is_asked: Arc<AtomicBool>,
+}
+
+impl ResolvesClientCert for Presented {
+    fn resolve(
+        &self,
+        _: &[&[u8]],
+        _: &[SignatureScheme],
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        self.is_asked.store(true, Ordering::SeqCst);
+        Some(Arc::clone(&self.key))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
 fn roots(ca: &str) -> Result<RootCertStore, CertificateError> {
     let mut roots = RootCertStore::empty();
     for cert in CertificateDer::pem_slice_iter(ca.as_bytes()) {
@@ -167,10 +212,16 @@ fn roots(ca: &str) -> Result<RootCertStore, CertificateError> {
     Ok(roots)
 }
 
-type Chain = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+/// Certificates, the first one's own first, and the key of the first.
+pub type Chain = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 impl Identity {
-    fn read(&self) -> Result<Chain, CertificateError> {
+    /// Its certificates and its key.
+    ///
+    /// # Errors
+    ///
+    /// When they are not PEM.
+    pub fn read(&self) -> Result<Chain, CertificateError> {
         let chain =
             CertificateDer::pem_slice_iter(self.cert.as_bytes()).collect::<Result<_, _>>()?;
         Ok((chain, PrivateKeyDer::from_pem_slice(self.key.as_bytes())?))

@@ -144,6 +144,8 @@ fn signed(certificate: &X509Certificate<'_>, issuer: &X509Certificate<'_>) -> Re
 pub struct Csr {
     /// The request, PEM.
     pub pem: String,
+    /// The private key, PEM.
+    pub key: String,
     /// The public key, SubjectPublicKeyInfo in DER.
     pub public_key: Vec<u8>,
 }
@@ -162,7 +164,7 @@ impl Csr {
         let key = KeyPair::generate()?;
         let pem = params.serialize_request(&key)?.pem()?;
         let public_key = rcgen::PublicKeyData::subject_public_key_info(&key);
-        Ok(Self { pem, public_key })
+        Ok(Self { pem, key: key.serialize_pem(), public_key })
     }
 
     /// The same with a signature that is wrong.

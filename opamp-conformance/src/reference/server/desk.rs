@@ -64,9 +64,9 @@ struct Agent {
 }
 
 impl Desk {
-    pub(super) fn new(faults: Faults, url: Url) -> Self {
+    pub(super) fn new(faults: Faults, url: Url, authority: Option<Authority>) -> Self {
         let (agents, files) = (HashMap::new(), packages::Files::default());
-        Self { faults, agents, url, authority: None, files }
+        Self { faults, agents, url, authority, files }
     }
 
     /// The answer to a message that came over this WebSocket, or by plain HTTP.

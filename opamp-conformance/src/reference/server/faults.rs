@@ -116,6 +116,7 @@ const WIRE: &[Fault] = &[
     ("approval-leads-to-nothing", "an approved agent is offered no credentials"),
     ("ca-of-a-certificate-is-left-out", "ca_cert is missing for a certificate of an authority"),
     ("certificate-is-not-pem", "certificates are offered as DER"),
+    ("client-certificates-are-not-verified", "any client certificate is taken"),
     ("csr-bit-is-not-announced", "AcceptsConnectionSettingsRequest is missing from the mask"),
     ("csr-is-not-verified", "the signature of certificate requests is not verified"),
     ("csr-of-another-agent-is-taken", "a certificate request may name another agent"),

@@ -19,6 +19,7 @@ use crate::net::Network;
 use crate::reference::Faults;
 use crate::report::{Side, Transport};
 use crate::server::ServerUnderTest;
+use crate::wire::authority::Authority;
 use crate::wire::encode;
 use crate::wire::endpoint::{Arrival, Endpoint};
 use crate::wire::http_client::field;
@@ -26,6 +27,7 @@ use crate::wire::http_client::field;
 mod desk;
 mod faults;
 mod http;
+mod tls;
 mod websocket;
 
 pub use faults::FAULTS;
@@ -63,11 +65,33 @@ impl ReferenceServer {
     ///
     /// When it cannot listen.
     pub async fn start(network: &Network, faults: Faults) -> std::io::Result<Self> {
+        Self::open(network, faults, None, None).await
+    }
+
+    /// As [`start`](Self::start), behind TLS.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot listen or cannot make its certificates.
+    pub async fn start_with_tls(network: &Network, faults: Faults) -> std::io::Result<Self> {
+        let made = Authority::new("reference server")
+            .and_then(|authority| Ok((tls::settings(&authority, &faults)?, authority)));
+        let (settings, authority) = made.map_err(std::io::Error::other)?;
+        Self::open(network, faults, Some(settings), Some(authority)).await
+    }
+
+    async fn open(
+        network: &Network,
+        faults: Faults,
+        tls: Option<(Arc<rustls::ServerConfig>, Arc<rustls::ClientConfig>)>,
+        authority: Option<Authority>,
+    ) -> std::io::Result<Self> {
         let log = Log::new(Side::Server);
-        let endpoint = Endpoint::open(network, Transport::WebSocket, None, &log).await?;
+        let (server_tls, client_tls) = tls.unzip();
+        let endpoint = Endpoint::open(network, Transport::WebSocket, server_tls, &log).await?;
         let url = endpoint.url().clone();
         let shared = Arc::new(Shared {
-            desk: Mutex::new(Desk::new(faults.clone(), url.clone())),
+            desk: Mutex::new(Desk::new(faults.clone(), url.clone(), authority)),
             faults,
             pushes: Mutex::default(),
         });
@@ -77,7 +101,7 @@ impl ReferenceServer {
         let target = ServerUnderTest {
             network: network.clone(),
             url,
-            tls: None,
+            tls: client_tls,
             headers: HeaderMap::new(),
             hooks,
             max_message_size: MAX_MESSAGE as u64,

@@ -108,20 +108,20 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// What became of a certificate request.
-enum Outcome {
+pub(super) enum Outcome {
     Issued(Box<OpAmpConnectionSettings>),
     Refused(ServerErrorResponseType, String),
     Nothing,
 }
 
 /// An agent that may be given certificates and has reported, and the reply.
-async fn asking(stage: &mut ServerStage) -> Result<(Agent, ServerToAgent), Stop> {
+pub(super) async fn asking(stage: &mut ServerStage) -> Result<(Agent, ServerToAgent), Stop> {
     let bits = mask::REPORTS_STATUS | mask::ACCEPTS_OPAMP_CONNECTION_SETTINGS;
     stage.reported(bits).await
 }
 
 /// As [`asking`], with a server that says it takes requests (A25).
-async fn ready_to_ask(stage: &mut ServerStage) -> Result<Agent, Stop> {
+pub(super) async fn ready_to_ask(stage: &mut ServerStage) -> Result<Agent, Stop> {
     let (agent, reply) = asking(stage).await?;
     stage.requires(&reply, server::ACCEPTS_CONNECTION_SETTINGS_REQUEST)?;
     Ok(agent)
@@ -147,7 +147,7 @@ fn outcome(message: ServerToAgent) -> Outcome {
 }
 
 /// Sends a request and waits a little for what comes of it without anybody's doing.
-async fn ask(
+pub(super) async fn ask(
     stage: &ServerStage,
     agent: &mut Agent,
     csr: impl Into<Bytes>,
@@ -173,7 +173,7 @@ async fn await_outcome(agent: &mut Agent, within: std::time::Duration) -> Result
 }
 
 /// Has the hook decide; a server may refuse to when there is nothing to decide.
-async fn decide(
+pub(super) async fn decide(
     stage: &mut ServerStage,
     agent: &mut Agent,
     approve: bool,
@@ -335,7 +335,11 @@ async fn wrong_request(
 }
 
 /// What becomes of a request that cannot be granted, even if somebody approves it.
-async fn decided(stage: &mut ServerStage, agent: &mut Agent, csr: String) -> Result<Outcome, Stop> {
+pub(super) async fn decided(
+    stage: &mut ServerStage,
+    agent: &mut Agent,
+    csr: String,
+) -> Result<Outcome, Stop> {
     match ask(stage, agent, csr).await? {
         Outcome::Nothing => decide(stage, agent, true).await,
         outcome => Ok(outcome),
@@ -379,6 +383,6 @@ async fn another_agent(stage: &mut ServerStage) -> Result<(), Stop> {
     Ok(())
 }
 
-fn new_csr(uid: &str) -> Result<Csr, Stop> {
+pub(super) fn new_csr(uid: &str) -> Result<Csr, Stop> {
     Csr::new(uid).map_err(|error| Stop::Harness(format!("no certificate request: {error}")))
 }

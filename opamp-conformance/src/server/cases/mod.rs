@@ -25,6 +25,7 @@ mod reporting;
 mod retry;
 mod sequence;
 mod telemetry;
+mod tls;
 
 /// All of them.
 pub const ALL: &[&[Case]] = &[
@@ -46,6 +47,7 @@ pub const ALL: &[&[Case]] = &[
     retry::CASES,
     sequence::CASES,
     telemetry::CASES,
+    tls::CASES,
 ];
 
 /// Whether a full report is asked for.
