@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, header};
+use http::{HeaderMap, Method, header};
 use opamp_proto::v1::{AgentToServer, ServerToAgent};
 use prost::Message as _;
+use rustls::pki_types::CertificateDer;
 use tokio::time::{Instant, timeout};
 
 use crate::judge::Stop;
@@ -19,7 +20,7 @@ use crate::net::Network;
 use crate::pace::Pace;
 use crate::report::Transport;
 use crate::wire::body;
-use crate::wire::endpoint::{Arrival, Endpoint};
+use crate::wire::endpoint::{Arrival, Endpoint, Negotiated};
 use crate::wire::http_client::field;
 use crate::wire::ws::{Frame, Incoming, WebSocket};
 
@@ -39,6 +40,17 @@ pub enum Heard {
     Silence,
 }
 
+/// How a client came: what is known from its last handshake or request.
+#[derive(Debug, Clone)]
+pub struct Visitor {
+    /// The header fields.
+    pub headers: HeaderMap,
+    /// The certificates it presented, its own first.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// What its TLS handshake agreed on; `None` without TLS.
+    pub negotiated: Option<Negotiated>,
+}
+
 /// A scripted server.
 pub struct Host {
     /// Where clients arrive; for what they meet there, see [`Endpoint::welcome`].
@@ -49,6 +61,8 @@ pub struct Host {
     pub deflate: bool,
     transport: Transport,
     pace: Pace,
+    /// How the client came last: with which header fields, certificates and TLS.
+    pub visitor: Option<Visitor>,
     websocket: Option<WebSocket>,
     request: Option<Arrival>,
     /// The id of the last message and whether it still has to be answered.
@@ -80,6 +94,7 @@ impl Host {
             deflate: false,
             transport,
             pace,
+            visitor: None,
             websocket: None,
             request: None,
             uid: Bytes::new(),
@@ -312,6 +327,11 @@ impl Host {
     }
 
     async fn welcome(&mut self, arrival: Arrival) -> Option<Heard> {
+        self.visitor = Some(Visitor {
+            headers: arrival.headers.clone(),
+            certificates: arrival.client_certificates.clone(),
+            negotiated: arrival.negotiated.clone(),
+        });
         if arrival.is_handshake() {
             self.websocket = arrival.upgrade(self.deflate).await;
             self.greeted = false;

@@ -21,6 +21,7 @@ pub mod cases;
 pub mod exec;
 pub mod host;
 pub mod listen;
+pub mod offer;
 pub mod reported;
 
 pub use host::{Heard, Host};
@@ -199,9 +200,25 @@ impl ClientStage {
     /// [`Stop::Unreached`] when no message comes.
     pub async fn meet(&self) -> Result<(Host, Box<dyn Running>, AgentToServer), Stop> {
         let mut host = self.host().await?;
-        let mut client = self.start(self.start_for(&host)).await?;
+        let start = self.start_for(&host);
+        let (client, message) = self.admit(&mut host, start).await?;
+        Ok((host, client, message))
+    }
+
+    /// Starts the client, and waits for its first message to this server, which is not answered
+    /// yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Unreached`] when no message comes.
+    pub async fn admit(
+        &self,
+        host: &mut Host,
+        start: Start,
+    ) -> Result<(Box<dyn Running>, AgentToServer), Stop> {
+        let mut client = self.start(start).await?;
         match host.first(self.pace.start()).await {
-            Ok(message) => Ok((host, client, message)),
+            Ok(message) => Ok((client, message)),
             Err(stop) => Err(match client.ended() {
                 Some(how) => Stop::Harness(format!("the client's program {how}")),
                 None => stop,
@@ -235,6 +252,16 @@ impl ClientStage {
             HookError::Unsupported => Stop::Missing("a way to stop the client".to_owned()),
             HookError::Failed(why) => Stop::Harness(format!("stopping the client failed: {why}")),
         })
+    }
+
+    /// Goes on only if the client can be told this part of [`Start`].
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Missing`] when it cannot.
+    pub fn takes(&self, part: &str) -> Result<(), Stop> {
+        let missing = || Stop::Missing(format!("a client that can be told its `{part}`"));
+        if self.subject.takes(part) { Ok(()) } else { Err(missing()) }
     }
 
     /// Goes on only if the client announces this capability.

@@ -14,6 +14,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
 
+use crate::judge::Stop;
+
 /// What went wrong with certificates.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
@@ -29,6 +31,12 @@ pub enum CertificateError {
     /// The verifier of client certificates cannot be made.
     #[error("no verifier of client certificates: {0}")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
+}
+
+impl From<CertificateError> for Stop {
+    fn from(error: CertificateError) -> Self {
+        Self::Harness(error.to_string())
+    }
 }
 
 /// A certificate authority made for one case.

@@ -143,8 +143,14 @@ impl Dialer {
             .header(header::HOST, self.url.authority())
             .body(Full::new(body))
             .map_err(unusable)?;
-        for (name, value) in self.headers.iter().chain(headers) {
-            request.headers_mut().insert(name, value.clone());
+        // A name may come several times.
+        for all in [&self.headers, headers] {
+            for name in all.keys() {
+                request.headers_mut().remove(name);
+            }
+            for (name, value) in all {
+                request.headers_mut().append(name, value.clone());
+            }
         }
         Ok(request)
     }

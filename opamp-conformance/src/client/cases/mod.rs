@@ -6,9 +6,11 @@ mod capabilities;
 mod common;
 mod compression;
 mod config;
+mod connection_settings;
 mod custom;
 mod endpoint;
 mod every_message;
+mod fallback;
 mod framing;
 mod instance_uid;
 mod moves;
@@ -20,9 +22,11 @@ pub const ALL: &[&[Case]] = &[
     capabilities::CASES,
     compression::CASES,
     config::CASES,
+    connection_settings::CASES,
     custom::CASES,
     endpoint::CASES,
     every_message::CASES,
+    fallback::CASES,
     framing::CASES,
     instance_uid::CASES,
     reporting::CASES,

@@ -160,13 +160,13 @@ impl Mind {
     }
 
     pub(super) fn kept(&self) -> Kept {
-        Kept { connection: self.connection.kept().clone(), ..self.kept.clone() }
+        Kept { connection: self.connection.kept(), ..self.kept.clone() }
     }
 
     /// How to connect now.
     pub(super) fn dialer(&mut self, network: &Network) -> Result<Dialer, String> {
         let dialer = self.connection.connecting().dialer(network, &self.faults);
-        if self.connection.is_trying() {
+        if self.connection.is_trying() || self.faults.has("settings-are-accepted-untried") {
             self.begin_session();
         }
         dialer
@@ -330,7 +330,7 @@ impl Mind {
                 message.package_statuses = Some(PackageStatuses::default());
             }
             Part::ConnectionSettingsStatus if has(mask::REPORTS_CONNECTION_SETTINGS_STATUS) => {
-                message.connection_settings_status = Some(self.connection.status().clone());
+                message.connection_settings_status = Some(self.connection.status());
             }
             Part::CustomCapabilities => {
                 message.custom_capabilities = Some(self.custom.own());

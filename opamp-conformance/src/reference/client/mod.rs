@@ -12,7 +12,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::client::{ClientUnderTest, Running, Start};
@@ -130,6 +130,7 @@ impl ClientUnderTest for ReferenceClient {
             faults: self.faults.clone(),
             limit: limit.unwrap_or(MAX_MESSAGE),
             heard_at: None,
+            lingering: JoinSet::new(),
         };
         Ok(Box::new(Life { orders, task: tokio::spawn(body.live()) }))
     }
@@ -189,6 +190,8 @@ struct Body {
     limit: usize,
     /// When the last message came.
     heard_at: Option<Instant>,
+    /// A connection that a fault keeps open.
+    lingering: JoinSet<()>,
 }
 
 /// Why a driver returned.
@@ -216,7 +219,10 @@ impl Body {
             self.keep();
             match over {
                 Over::Stop => return,
-                Over::Again(_) if self.mind.fall_back() => self.keep(),
+                Over::Again(_) if self.mind.fall_back() => {
+                    self.lingering = JoinSet::new();
+                    self.keep();
+                }
                 Over::Again(wait) if self.rest(wait).await => return,
                 Over::Again(_) => {}
             }

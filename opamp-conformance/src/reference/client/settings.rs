@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opamp_proto::v1::{
     ConnectionSettingsOffers, ConnectionSettingsStatus, ConnectionSettingsStatuses, Headers,
@@ -40,7 +41,11 @@ impl Settings {
         for (name, value) in &self.headers {
             let name = HeaderName::try_from(name.as_str()).map_err(|error| error.to_string())?;
             let value = HeaderValue::try_from(value.as_str()).map_err(|error| error.to_string())?;
-            headers.append(name, value);
+            if faults.has("only-one-header-of-a-name") {
+                headers.insert(name, value);
+            } else {
+                headers.append(name, value);
+            }
         }
         let via = match &self.proxy {
             Some(proxy) => {
@@ -59,12 +64,19 @@ impl Settings {
 
     /// These settings with what the offer changes (A17). `keys` are the client's own, for a
     /// certificate that comes without one.
-    fn with(&self, offer: &OpAmpConnectionSettings, own_key: Option<&str>) -> Result<Self, String> {
+    fn with(
+        &self,
+        offer: &OpAmpConnectionSettings,
+        own_key: Option<&str>,
+        faults: &Faults,
+    ) -> Result<Self, String> {
         let mut new = self.clone();
-        if !offer.destination_endpoint.is_empty() {
+        if !offer.destination_endpoint.is_empty() && !faults.has("offered-endpoint-is-not-used") {
             new.url = offer.destination_endpoint.parse()?;
         }
-        if let Some(Headers { headers }) = &offer.headers {
+        if let Some(Headers { headers }) = &offer.headers
+            && !faults.has("offered-headers-are-not-sent")
+        {
             new.headers =
                 headers.iter().map(|header| (header.key.clone(), header.value.clone())).collect();
         }
@@ -138,12 +150,20 @@ impl Connection {
         Self { faults, given, kept, persistent, trying: false }
     }
 
-    pub(super) fn kept(&self) -> &Kept {
-        &self.kept
+    pub(super) fn kept(&self) -> Kept {
+        let mut kept = self.kept.clone();
+        if self.faults.has("candidate-is-not-kept") {
+            kept.candidate = None;
+        }
+        kept
     }
 
-    pub(super) fn status(&self) -> &ConnectionSettingsStatus {
-        &self.kept.status
+    pub(super) fn status(&self) -> ConnectionSettingsStatus {
+        let mut status = self.kept.status.clone();
+        if self.faults.has("settings-status-has-an-old-hash") && status.status != 0 {
+            status.last_connection_settings_hash = Bytes::from_static(b"old");
+        }
+        status
     }
 
     /// The settings that are known to be good.
@@ -153,6 +173,12 @@ impl Connection {
 
     /// The settings to connect with now.
     pub(super) fn connecting(&mut self) -> &Settings {
+        if self.faults.has("settings-are-accepted-untried")
+            && let Some(candidate) = self.kept.candidate.take()
+        {
+            self.kept.accepted = Some(candidate);
+            self.applied();
+        }
         self.trying = self.kept.candidate.is_some();
         match &self.kept.candidate {
             Some(candidate) => candidate,
@@ -171,7 +197,13 @@ impl Connection {
         offer: &ConnectionSettingsOffers,
         own_key: Option<&str>,
     ) -> Reaction {
-        let Some(opamp) = &offer.opamp else { return Reaction::None };
+        let Some(opamp) = &offer.opamp else {
+            if !self.faults.has("any-offer-reconnects") {
+                return Reaction::None;
+            }
+            self.kept.candidate = Some(self.good().clone());
+            return Reaction::Move;
+        };
         let last = &self.kept.status.last_connection_settings_hash;
         if !offer.hash.is_empty() && offer.hash == *last {
             return Reaction::None;
@@ -180,7 +212,7 @@ impl Connection {
         if opamp.certificate.is_some() && !self.persistent {
             return self.failed("a certificate would be lost with this process");
         }
-        let candidate = match self.good().with(opamp, own_key) {
+        let candidate = match self.good().with(opamp, own_key, &self.faults) {
             Ok(candidate) => candidate,
             Err(error) => return self.failed(&error),
         };
@@ -192,11 +224,13 @@ impl Connection {
         let only_interval = Settings { heartbeat: current.heartbeat, ..candidate.clone() };
         if only_interval == *current {
             self.kept.accepted = Some(candidate);
-            self.report(ConnectionSettingsStatuses::Applied, "");
+            self.applied();
             return Reaction::Report;
         }
         self.kept.candidate = Some(candidate);
-        self.report(ConnectionSettingsStatuses::Applying, "");
+        if !self.faults.has("applying-is-not-reported") {
+            self.report(ConnectionSettingsStatuses::Applying, "");
+        }
         Reaction::Move
     }
 
@@ -206,14 +240,14 @@ impl Connection {
             return false;
         }
         self.kept.accepted = self.kept.candidate.take().or(self.kept.accepted.take());
-        self.report(ConnectionSettingsStatuses::Applied, "");
+        self.applied();
         true
     }
 
     /// The connection is over; whether it was one that did not prove the candidate, which is given
     /// up then.
     pub(super) fn fall_back(&mut self) -> bool {
-        if !std::mem::take(&mut self.trying) {
+        if !std::mem::take(&mut self.trying) || self.faults.has("no-fallback") {
             return false;
         }
         self.kept.candidate = None;
@@ -221,12 +255,24 @@ impl Connection {
         true
     }
 
+    fn applied(&mut self) {
+        let error = if self.faults.has("applied-with-an-error-text") { "it went well" } else { "" };
+        if !self.faults.has("applied-is-not-reported") {
+            self.report(ConnectionSettingsStatuses::Applied, error);
+        }
+    }
+
     fn failed(&mut self, why: &str) -> Reaction {
-        self.report(ConnectionSettingsStatuses::Failed, why);
+        if !self.faults.has("failed-is-not-reported") {
+            self.report(ConnectionSettingsStatuses::Failed, why);
+        }
         Reaction::Report
     }
 
     fn report(&mut self, status: ConnectionSettingsStatuses, error: &str) {
+        if self.faults.has("settings-status-is-never-reported") {
+            return;
+        }
         self.kept.status.status = status as i32;
         self.kept.status.error_message = error.to_owned();
     }

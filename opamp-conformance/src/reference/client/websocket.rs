@@ -73,8 +73,14 @@ impl Body {
             tokio::select! {
                 incoming = websocket.receive() => match self.heard(&mut websocket, incoming).await {
                     None => {}
-                    Some(Over::Stop) => return Over::Stop,
-                    Some(again) => return again,
+                    Some(over) => {
+                        if self.faults.has("the-old-connection-is-kept") {
+                            self.lingering.spawn(async move {
+                                while !matches!(websocket.receive().await, Incoming::Ended(_)) {}
+                            });
+                        }
+                        return over;
+                    }
                 },
                 order = self.orders.recv() => match order {
                     None | Some(Order::Stop) => {
@@ -146,7 +152,9 @@ impl Body {
                 let applying = self.mind.compose();
                 // What becomes of it does not keep the client here.
                 let _ = self.say(websocket, &applying).await;
-                self.leave(websocket).await;
+                if !self.faults.has("the-old-connection-is-kept") {
+                    self.leave(websocket).await;
+                }
                 Some(Over::Again(Duration::ZERO))
             }
             Next::Restart => {
