@@ -18,6 +18,8 @@ use crate::pace::Pace;
 use crate::report::{Side, Transport};
 
 pub mod cases;
+pub mod depot;
+pub mod download_server;
 pub mod exec;
 pub mod host;
 pub mod listen;

@@ -7,6 +7,34 @@ use std::collections::BTreeSet;
 pub mod client;
 pub mod server;
 
+/// Name and meaning of a way to break.
+pub type Fault = (&'static str, &'static str);
+
+/// How many there are in all lists.
+const fn count(lists: &[&[Fault]]) -> usize {
+    let (mut count, mut at) = (0, 0);
+    while at < lists.len() {
+        count += lists[at].len();
+        at += 1;
+    }
+    count
+}
+
+/// All lists as one of this length.
+const fn concat<const N: usize>(lists: &[&[Fault]]) -> [Fault; N] {
+    let mut all = [("", ""); N];
+    let (mut list, mut at, mut to) = (0, 0, 0);
+    while to < N {
+        if at == lists[list].len() {
+            (list, at) = (list + 1, 0);
+        } else {
+            all[to] = lists[list][at];
+            (at, to) = (at + 1, to + 1);
+        }
+    }
+    all
+}
+
 /// The faults that are switched on.
 #[derive(Debug, Clone, Default)]
 pub struct Faults(BTreeSet<&'static str>);

@@ -76,6 +76,8 @@ pub enum Delivery {
     Chunked(usize),
     /// With its length, but the connection ends halfway.
     CutShort,
+    /// With its length, in so many parts with this pause before each.
+    Slow(usize, Duration),
     /// With its length, as many zeros after it included; they are not recorded.
     Filled(usize),
     /// In chunks, with zeros after it until the client stops reading, at most this many.
@@ -394,7 +396,7 @@ fn delivered(
 ) -> Response<ResponseBody> {
     let mut response = Response::new(streamed(body.clone(), delivery));
     let length = match delivery {
-        Delivery::CutShort => Some(body.len()),
+        Delivery::CutShort | Delivery::Slow(..) => Some(body.len()),
         Delivery::Filled(zeros) => Some(body.len() + zeros),
         _ => None,
     };
@@ -427,25 +429,44 @@ fn streamed(body: Bytes, delivery: Delivery) -> ResponseBody {
     };
     match delivery {
         Delivery::Whole => Full::new(body).map_err(|never| match never {}).boxed(),
-        Delivery::Chunked(size) => {
-            let size = size.max(1);
-            let count = body.len().div_ceil(size);
-            let chunks = (0..count).map(move |index| {
-                let end = body.len().min((index + 1) * size);
-                Ok(Frame::data(body.slice(index * size..end)))
-            });
-            StreamBody::new(stream::iter(chunks)).boxed()
+        Delivery::Chunked(size) => StreamBody::new(stream::iter(chunks(body, size))).boxed(),
+        Delivery::Slow(parts, pause) => {
+            let size = body.len().div_ceil(parts.max(1));
+            let chunks = futures_util::StreamExt::then(
+                stream::iter(chunks(body, size)),
+                move |chunk| async move {
+                    sleep(pause).await;
+                    chunk
+                },
+            );
+            StreamBody::new(chunks).boxed()
         }
         Delivery::CutShort => {
             let half = body.slice(..body.len() / 2);
-            let end = Err(std::io::ErrorKind::ConnectionAborted.into());
-            StreamBody::new(stream::iter([Ok(Frame::data(half)), end])).boxed()
+            // What was sent gets through before the end does.
+            let end = stream::once(async {
+                sleep(DRIP).await;
+                Err(std::io::ErrorKind::ConnectionAborted.into())
+            });
+            let half = stream::once(async { Ok(Frame::data(half)) });
+            StreamBody::new(futures_util::StreamExt::chain(half, end)).boxed()
         }
         Delivery::Filled(size) | Delivery::Overflowing(size) => {
             let first = std::iter::once(Ok(Frame::data(body)));
             StreamBody::new(stream::iter(first.chain(zeros(size)))).boxed()
         }
     }
+}
+
+fn chunks(
+    body: Bytes,
+    size: usize,
+) -> impl Iterator<Item = Result<Frame<Bytes>, std::io::Error>> + Send + Sync {
+    let size = size.max(1);
+    (0..body.len().div_ceil(size)).map(move |index| {
+        let end = body.len().min((index + 1) * size);
+        Ok(Frame::data(body.slice(index * size..end)))
+    })
 }
 
 impl Arrival {

@@ -8,12 +8,16 @@ mod compression;
 mod config;
 mod connection_settings;
 mod custom;
+mod downloads;
 mod endpoint;
 mod every_message;
 mod fallback;
 mod framing;
 mod instance_uid;
 mod moves;
+mod package_failures;
+mod package_statuses;
+mod packages;
 mod reporting;
 mod sequence;
 
@@ -24,11 +28,15 @@ pub const ALL: &[&[Case]] = &[
     config::CASES,
     connection_settings::CASES,
     custom::CASES,
+    downloads::CASES,
     endpoint::CASES,
     every_message::CASES,
     fallback::CASES,
     framing::CASES,
     instance_uid::CASES,
+    package_failures::CASES,
+    package_statuses::CASES,
+    packages::CASES,
     reporting::CASES,
     sequence::CASES,
 ];

@@ -1,7 +1,15 @@
 //! The ways in which the reference client can break.
 
+use crate::reference::{Fault, concat, count};
+
+mod packages;
+
 /// Name and meaning of each.
-pub const FAULTS: &[(&str, &str)] = &[
+pub const FAULTS: &[Fault] = &concat::<{ count(TOPICS) }>(TOPICS);
+
+const TOPICS: &[&[Fault]] = &[OTHERS, packages::FAULTS];
+
+const OTHERS: &[Fault] = &[
     ("first-report-is-late", "the first message comes 8 s after connecting"),
     ("first-report-is-empty", "the first message reports nothing, the second all"),
     ("change-is-not-told", "what changes at run time is not reported"),

@@ -64,7 +64,7 @@ impl Body {
                             let _ = self.exchange(dialer, &mut http, goodbye).await;
                             return Over::Stop;
                         }
-                        Some(Order::Do(action, answer)) => self.obey(&action, answer),
+                        Some(order) => self.obey(order),
                     },
                     () = sleep_until(self.mind.heartbeat_at()) => break,
                 }

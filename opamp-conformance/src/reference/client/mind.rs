@@ -7,12 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use opamp_proto::v1::{
     AgentDescription, AgentDisconnect, AgentToServer, AvailableComponents, ComponentDetails,
-    ComponentHealth, ConnectionSettingsOffers, KeyValue, PackageStatuses, RemoteConfigStatus,
-    ServerErrorResponse, ServerErrorResponseType, ServerToAgent, server_error_response,
+    ComponentHealth, ConnectionSettingsOffers, KeyValue, RemoteConfigStatus, ServerErrorResponse,
+    ServerErrorResponseType, ServerToAgent, server_error_response,
 };
 use tokio::time::Instant;
 
 use super::custom::Custom;
+use super::packages::{Job, Packages, Progress};
 use super::settings::{self, Connection, Reaction, Settings};
 use crate::mask::agent as mask;
 use crate::mask::{flag, server};
@@ -68,13 +69,16 @@ pub(super) struct Kept {
     connection: settings::Kept,
     pub(super) config: String,
     pub(super) config_status: RemoteConfigStatus,
+    pub(super) packages: Packages,
 }
 
 impl Kept {
     pub(super) fn new(uid: Bytes) -> Self {
         let config_status = RemoteConfigStatus::default();
         let connection = settings::Kept::default();
-        Self { uid, connection, config: "greeting: hello\n".to_owned(), config_status }
+        let packages = Packages::default();
+        let config = "greeting: hello\n".to_owned();
+        Self { uid, connection, config, config_status, packages }
     }
 }
 
@@ -118,10 +122,11 @@ pub(super) struct Mind {
 impl Mind {
     /// Of a client that was started with these settings; `persistent` says whether what it keeps
     /// survives it.
-    pub(super) fn new(faults: Faults, kept: Kept, given: Settings, persistent: bool) -> Self {
+    pub(super) fn new(faults: Faults, mut kept: Kept, given: Settings, persistent: bool) -> Self {
         let connection =
             Connection::new(faults.clone(), given, kept.connection.clone(), persistent);
         let custom = Custom::new(&faults);
+        kept.packages.wake();
         Self {
             health: healthy(&faults),
             custom,
@@ -136,6 +141,8 @@ impl Mind {
             sequence_num: 0,
             capabilities: mask::REPORTS_STATUS
                 | mask::ACCEPTS_REMOTE_CONFIG
+                | mask::ACCEPTS_PACKAGES
+                | mask::REPORTS_PACKAGE_STATUSES
                 | mask::REPORTS_EFFECTIVE_CONFIG
                 | mask::REPORTS_REMOTE_CONFIG
                 | mask::REPORTS_HEALTH
@@ -325,9 +332,11 @@ impl Mind {
             }
             Part::PackageStatuses
                 if has(mask::REPORTS_PACKAGE_STATUSES)
-                    && takes(server::ACCEPTS_PACKAGES_STATUS) =>
+                    && takes(server::ACCEPTS_PACKAGES_STATUS)
+                    && !(message.agent_description.is_some()
+                        && self.faults.has("full-report-lacks-package-statuses")) =>
             {
-                message.package_statuses = Some(PackageStatuses::default());
+                message.package_statuses = Some(self.kept.packages.report(&self.faults));
             }
             Part::ConnectionSettingsStatus if has(mask::REPORTS_CONNECTION_SETTINGS_STATUS) => {
                 message.connection_settings_status = Some(self.connection.status());
@@ -425,10 +434,27 @@ impl Mind {
         if let Some(offer) = &message.remote_config {
             self.configure(offer);
         }
+        if let Some(offer) = &message.packages_available
+            && self.kept.packages.offer(offer, &self.faults)
+        {
+            self.unreported.insert(Part::PackageStatuses);
+        }
         if let Some(offer) = &message.connection_settings {
             return self.reconnect(offer);
         }
         Next::GoOn
+    }
+
+    /// The next package to work on.
+    pub(super) fn next_package(&mut self) -> Option<Job> {
+        self.kept.packages.next()
+    }
+
+    /// Takes in how the work on a package goes.
+    pub(super) fn progress(&mut self, progress: Progress) {
+        if self.kept.packages.progress(progress, &self.faults) {
+            self.unreported.insert(Part::PackageStatuses);
+        }
     }
 
     fn reconnect(&mut self, offer: &ConnectionSettingsOffers) -> Next {

@@ -29,6 +29,7 @@ mod custom;
 mod faults;
 mod http;
 mod mind;
+mod packages;
 mod settings;
 mod strays;
 mod websocket;
@@ -125,6 +126,8 @@ impl ClientUnderTest for ReferenceClient {
             network: self.network.clone(),
             mind,
             orders: received,
+            own_orders: orders.clone(),
+            work: JoinSet::new(),
             kept: Arc::clone(&self.kept),
             state: start.state,
             faults: self.faults.clone(),
@@ -142,9 +145,10 @@ struct Life {
     task: JoinHandle<()>,
 }
 
-/// What a running client is told by its hooks.
+/// What a running client is told by its hooks and its own work.
 enum Order {
     Do(Action, oneshot::Sender<Result<Value, HookError>>),
+    Progress(packages::Progress),
     Stop,
 }
 
@@ -183,6 +187,8 @@ struct Body {
     network: Network,
     mind: Mind,
     orders: mpsc::Receiver<Order>,
+    own_orders: mpsc::Sender<Order>,
+    work: JoinSet<()>,
     kept: Kept,
     state: Option<PathBuf>,
     faults: Faults,
@@ -236,7 +242,7 @@ impl Body {
             match timeout_at(until, self.orders.recv()).await {
                 Err(_) => return false,
                 Ok(None | Some(Order::Stop)) => return true,
-                Ok(Some(Order::Do(action, answer))) => self.obey(&action, answer),
+                Ok(Some(order)) => self.obey(order),
             }
         }
     }
@@ -248,14 +254,30 @@ impl Body {
         }
     }
 
-    fn obey(&mut self, action: &Action, answer: oneshot::Sender<Result<Value, HookError>>) {
-        let done = self.mind.hook(action).map(|()| json!({}));
-        // A caller that has gone away does not want to know.
-        let _ = answer.send(done);
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Do(action, answer) => {
+                let done = self.mind.hook(&action).map(|()| json!({}));
+                // A caller that has gone away does not want to know.
+                let _ = answer.send(done);
+            }
+            Order::Progress(progress) => self.mind.progress(progress),
+            Order::Stop => {}
+        }
+        self.keep();
     }
 
-    /// Keeps what has to outlive the client.
+    /// Keeps what has to outlive the client, and begins the work there is.
     fn keep(&mut self) {
+        if let Some(job) = self.mind.next_package() {
+            let tools = packages::Tools {
+                network: self.network.clone(),
+                faults: self.faults.clone(),
+                orders: self.own_orders.clone(),
+            };
+            self.work.spawn(packages::work(job, tools));
+        }
+        while self.work.try_join_next().is_some() {}
         if let Some(dir) = &self.state {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             kept.insert(dir.clone(), self.mind.kept());

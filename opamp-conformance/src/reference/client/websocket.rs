@@ -87,7 +87,7 @@ impl Body {
                         self.leave(&mut websocket).await;
                         return Over::Stop;
                     }
-                    Some(Order::Do(action, answer)) => self.obey(&action, answer),
+                    Some(order) => self.obey(order),
                 },
                 () = sleep_until(self.mind.heartbeat_at()), if self.mind.has_heartbeats() => due = true,
                 () = sleep_until(self.mind.trial_ends_at()) => return Over::Again(Duration::ZERO),
