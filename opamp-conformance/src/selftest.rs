@@ -15,6 +15,10 @@ use crate::report::{CaseResult, Side};
 use crate::run::{Options, Subject, run};
 use crate::verdict::Verdict;
 
+/// Rows that the reference peers cannot show: their limits are not the default ones, as messages of
+/// that size would take too long.
+const UNSHOWN: [&str; 2] = ["SIZE-02", "SIZE-19"];
+
 /// What the selftest found about one reference peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof {
@@ -145,7 +149,8 @@ fn judge(all: &[&'static Case], fault: Option<&str>, results: &[CaseResult]) -> 
     if fault.is_none() {
         for result in results {
             for finding in &result.findings {
-                if finding.verdict != Verdict::Pass {
+                let is_unshown = UNSHOWN.contains(&finding.row.as_str());
+                if finding.verdict != Verdict::Pass && !is_unshown {
                     let (case, row, actual) = (&result.case, &finding.row, &finding.actual);
                     wrong.push(format!("{case} {row}: {}: {actual}", finding.verdict));
                 }

@@ -27,7 +27,7 @@ mod packages;
 mod settings;
 mod shown;
 
-pub(super) use errors::malformed;
+pub(super) use errors::{malformed, not_sent, unavailable};
 use packages::Download;
 
 /// The agents and what they are to be offered.

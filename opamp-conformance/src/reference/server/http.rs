@@ -11,6 +11,7 @@ use crate::mask::agent;
 use crate::wire::body;
 use crate::wire::endpoint::Arrival;
 use crate::wire::http_client::field;
+use crate::wire::ws;
 
 /// The least response that is worth compressing.
 const WORTH_IT: usize = 256;
@@ -64,13 +65,14 @@ impl Shared {
         let Reply { message: Some(message), .. } = self.desk().handle(None, &message) else {
             return arrival.respond(400, &[], Bytes::new());
         };
-        let mut bytes = self.encoded(&message);
+        let is_compressed = |length| self.compresses(length, &arrival.headers);
+        let mut bytes = self.encoded(&message, is_compressed);
         if coding == "gzip" && faults.has("answers-to-gzip-have-a-header") {
             bytes.insert(0, 0);
         }
         let bytes = Bytes::from(bytes);
         let content_type = ("content-type", "application/x-protobuf");
-        if self.compresses(bytes.len(), &arrival.headers) {
+        if is_compressed(bytes.len()) {
             let headers = [content_type, ("content-encoding", "gzip")];
             return arrival.respond(200, &headers, body::gzip(&bytes));
         }
@@ -80,8 +82,10 @@ impl Shared {
     /// The message in a body of this coding, or the status that refuses it.
     fn decoded(&self, coding: &str, body: &Bytes) -> Result<Bytes, u16> {
         let faults = &self.faults;
-        if body.len() > MAX_MESSAGE {
-            return Err(413);
+        let (limit, inflated) = self.body_limits();
+        let too_large = if faults.has("too-large-is-400") { 400 } else { 413 };
+        if body.len() > limit {
+            return Err(too_large);
         }
         let sniffed = faults.has("gzip-is-sniffed") && body.starts_with(&[0x1f, 0x8b]);
         match coding {
@@ -89,14 +93,26 @@ impl Shared {
             "" | "identity" if faults.has("uncompressed-bodies-are-refused") => Err(415),
             "" | "identity" => Ok(body.clone()),
             "gzip" if !faults.has("gzip-is-refused") => {
-                body::gunzip(body, MAX_MESSAGE).map_err(|error| match error {
-                    body::Error::TooLarge(_) => 413,
+                body::gunzip(body, inflated).map_err(|error| match error {
+                    body::Error::TooLarge(_) => too_large,
                     body::Error::Damaged(_) => 400,
                 })
             }
             _ if faults.has("unknown-codings-are-ignored") => Ok(body.clone()),
             _ => Err(415),
         }
+    }
+
+    /// The largest body that is taken, as sent and when decompressed.
+    fn body_limits(&self) -> (usize, usize) {
+        let limit = match () {
+            () if self.faults.has("http-limit-is-one-off") => MAX_MESSAGE + 1,
+            () if self.faults.has("http-limit-is-half") => MAX_MESSAGE / 2,
+            () if self.faults.has("http-limit-is-missing") => ws::MAX_MESSAGE,
+            () => MAX_MESSAGE,
+        };
+        let is_limited = !self.faults.has("inflated-bodies-are-not-limited");
+        (limit, if is_limited { limit } else { ws::MAX_MESSAGE })
     }
 
     fn compresses(&self, length: usize, request: &HeaderMap) -> bool {

@@ -1,6 +1,7 @@
 //! The reference server: both transports at one address, its memory in [`desk`], and hooks.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ::http::{HeaderMap, Method, header};
@@ -26,6 +27,7 @@ use crate::wire::http_client::field;
 
 mod desk;
 mod faults;
+mod gate;
 mod http;
 mod tls;
 mod websocket;
@@ -36,6 +38,8 @@ use desk::Desk;
 
 /// The largest message the reference server takes: small, so that a case of its limit is quick.
 pub const MAX_MESSAGE: usize = 256 << 10;
+/// The largest message it sends.
+pub const MAX_SEND: usize = 64 << 10;
 /// How many messages wait to be pushed on one connection.
 const PUSHES: usize = 64;
 
@@ -48,6 +52,7 @@ pub struct ReferenceServer {
 /// What the tasks of the server share.
 struct Shared {
     faults: Faults,
+    overloaded: AtomicBool,
     desk: Mutex<Desk>,
     /// By connection: where to put what is to be pushed.
     pushes: Mutex<HashMap<u32, mpsc::Sender<Push>>>,
@@ -93,6 +98,7 @@ impl ReferenceServer {
         let shared = Arc::new(Shared {
             desk: Mutex::new(Desk::new(faults.clone(), url.clone(), authority)),
             faults,
+            overloaded: AtomicBool::new(false),
             pushes: Mutex::default(),
         });
         let hooks = Arc::new(ReferenceHooks(Arc::clone(&shared)));
@@ -103,9 +109,11 @@ impl ReferenceServer {
             url,
             tls: client_tls,
             headers: HeaderMap::new(),
+            tls: None,
+            headers: HeaderMap::from_iter([(header::AUTHORIZATION, gate::CREDENTIALS)]),
             hooks,
             max_message_size: MAX_MESSAGE as u64,
-            max_send_size: None,
+            max_send_size: Some(MAX_SEND as u64),
         };
         Ok(Self { target, _tasks: tasks })
     }
@@ -141,9 +149,7 @@ impl Shared {
     }
 
     async fn arrived(self: Arc<Self>, arrival: Arrival) {
-        if !self.desk().admits(&field(&arrival.headers, header::AUTHORIZATION)) {
-            return arrival.respond(401, &[("www-authenticate", "Bearer")], Bytes::new());
-        }
+        let Some(arrival) = self.admit(arrival) else { return };
         if self.is_plain(&arrival) {
             if self.faults.has("http-is-not-served") {
                 return arrival.respond(404, &[], Bytes::new());
@@ -165,9 +171,19 @@ impl Shared {
         }
     }
 
-    /// The bytes of a reply.
-    fn encoded(&self, message: &ServerToAgent) -> Vec<u8> {
+    /// Whether it behaves as overloaded, and says so.
+    fn is_overloaded(&self) -> bool {
+        self.overloaded.load(Ordering::SeqCst) && !self.faults.has("overload-is-not-told")
+    }
+
+    /// The bytes of a reply; of an error in its place where it is larger than may be sent.
+    fn encoded(&self, message: &ServerToAgent, is_compressed: impl Fn(usize) -> bool) -> Vec<u8> {
         let mut bytes = message.encode_to_vec();
+        let is_let_by = self.faults.has("send-limit-is-missing")
+            || self.faults.has("send-limit-counts-compressed-bytes") && is_compressed(bytes.len());
+        if bytes.len() >= MAX_SEND && !is_let_by {
+            bytes = desk::not_sent(message.instance_uid.clone()).encode_to_vec();
+        }
         if self.faults.has("replies-have-unknown-fields") {
             bytes.extend(encode::number(99, 1));
         }
@@ -180,7 +196,11 @@ impl Shared {
     /// Pushes to an agent what the desk has for it, where it is on a WebSocket.
     fn push_to(&self, uid: &[u8]) {
         let pushed = self.desk().push(uid);
+        let may_be_sent = |message: &ServerToAgent| {
+            message.encoded_len() < MAX_SEND || self.faults.has("send-limit-is-missing")
+        };
         if let Some((connection, message)) = pushed
+            && may_be_sent(&message)
             && let Some(sender) = self.pushes().get(&connection)
         {
             // A connection that is gone or does not read gets it with its next report.
@@ -202,6 +222,10 @@ impl Hooks for ReferenceHooks {
                 // A connection that has just ended is as good as closed.
                 let _ = sender.try_send(Push::Close(1000));
             }
+            return Ok(json!({}));
+        }
+        if let Action::Overload { on } = action {
+            shared.overloaded.store(*on, Ordering::SeqCst);
             return Ok(json!({}));
         }
         let (answer, concerned) = shared.desk().hook(action)?;

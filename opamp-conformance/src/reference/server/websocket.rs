@@ -6,12 +6,12 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::desk::{Reply, malformed};
+use super::desk::{Reply, malformed, unavailable};
 use super::{MAX_MESSAGE, PUSHES, Push, Shared};
 use crate::wire::body;
 use crate::wire::endpoint::Arrival;
 use crate::wire::http_client::field;
-use crate::wire::ws::{Ended, Frame, Incoming, Opcode, WebSocket};
+use crate::wire::ws::{self, Ended, Frame, Incoming, Opcode, WebSocket};
 
 /// What faults need to know of a conversation.
 #[derive(Default)]
@@ -40,7 +40,8 @@ impl Shared {
     }
 
     pub(super) async fn converse(&self, mut websocket: WebSocket) {
-        websocket.limit(MAX_MESSAGE, MAX_MESSAGE);
+        let (sent, inflated) = self.limits();
+        websocket.limit(sent, inflated);
         let connection = websocket.connection();
         let (sender, mut pushes) = mpsc::channel(PUSHES);
         self.pushes().insert(connection, sender);
@@ -68,6 +69,18 @@ impl Shared {
         websocket.shutdown().await;
     }
 
+    /// The largest message that is taken, as sent and when decompressed.
+    fn limits(&self) -> (usize, usize) {
+        let limit = match () {
+            () if self.faults.has("websocket-limit-is-one-off") => MAX_MESSAGE + 1,
+            () if self.faults.has("websocket-limit-is-half") => MAX_MESSAGE / 2,
+            () if self.faults.has("websocket-limit-is-missing") => ws::MAX_MESSAGE,
+            () => MAX_MESSAGE,
+        };
+        let is_limited = !self.faults.has("inflated-messages-are-not-limited");
+        (limit, if is_limited { limit } else { ws::MAX_MESSAGE })
+    }
+
     async fn incoming(
         &self,
         websocket: &mut WebSocket,
@@ -85,7 +98,10 @@ impl Shared {
             }
             Incoming::Message { payload, .. } => payload,
             Incoming::Close(code, _) => return close(websocket, code.unwrap_or(1000)).await,
-            Incoming::Ended(Ended::TooLarge(_)) => return close(websocket, 1009).await,
+            Incoming::Ended(Ended::TooLarge(_)) => {
+                let is_wrong = faults.has("too-large-closes-with-1002");
+                return close(websocket, if is_wrong { 1002 } else { 1009 }).await;
+            }
             Incoming::Ended(_) => return false,
         };
         let now = Some(Instant::now());
@@ -97,13 +113,14 @@ impl Shared {
             return close(websocket, 1002).await;
         }
         let Reply { message, close: code } = match self.message_in(&payload) {
+            Some(message) if self.is_overloaded() => unavailable(&message, faults),
             Some(message) => self.desk().handle(Some(websocket.connection()), &message),
             None => malformed(Bytes::new(), "the header of the message is not 0", faults),
         };
         if let Some(message) = message {
             let is_wrong = message.flags != 0 && faults.has("header-is-not-zero");
             let header: &[u8] = if is_wrong { &[1] } else { &[0] };
-            let framed = body::frame_with_header(header, &self.encoded(&message));
+            let framed = body::frame_with_header(header, &self.encoded(&message, |_| false));
             let is_error = message.error_response.is_some();
             if is_error && faults.has("errors-are-text-messages") {
                 let frame = Frame { opcode: Opcode::Text, ..Frame::binary(framed) };

@@ -7,6 +7,7 @@ use crate::judge::Stop;
 use crate::mask::flag::REPORT_FULL_STATE;
 use crate::server::Heard;
 
+mod auth;
 mod capabilities;
 mod certificate_requests;
 mod certificates;
@@ -20,15 +21,19 @@ mod framing;
 mod http;
 mod instance_uid;
 mod interop;
+mod limits;
 mod packages;
 mod reporting;
 mod retry;
+mod send_limits;
 mod sequence;
 mod telemetry;
+mod throttling;
 mod tls;
 
 /// All of them.
 pub const ALL: &[&[Case]] = &[
+    auth::CASES,
     capabilities::CASES,
     certificate_requests::CASES,
     certificates::CASES,
@@ -42,11 +47,14 @@ pub const ALL: &[&[Case]] = &[
     http::CASES,
     instance_uid::CASES,
     interop::CASES,
+    limits::CASES,
     packages::CASES,
     reporting::CASES,
     retry::CASES,
+    send_limits::CASES,
     sequence::CASES,
     telemetry::CASES,
+    throttling::CASES,
     tls::CASES,
 ];
 

@@ -7,6 +7,8 @@ use opamp_proto::v1::{
     AgentToServer, RetryInfo, ServerErrorResponse, ServerErrorResponseType, ServerToAgent,
 };
 
+use prost::Message as _;
+
 use super::Reply;
 use crate::mask::server;
 use crate::reference::Faults;
@@ -38,6 +40,36 @@ pub(in super::super) fn malformed(instance_uid: Bytes, why: &str, faults: &Fault
         instance_uid,
         error_response: Some(error),
         capabilities,
+        ..Default::default()
+    };
+    Reply { message: Some(message), close: None }
+}
+
+/// What is sent instead of a message that is too large (A10).
+pub(in super::super) fn not_sent(instance_uid: Bytes) -> ServerToAgent {
+    let error = ServerErrorResponse {
+        r#type: ServerErrorResponseType::Unknown as i32,
+        error_message: "the reply is too large to be sent".to_owned(),
+        details: None,
+    };
+    ServerToAgent { instance_uid, error_response: Some(error), ..Default::default() }
+}
+
+/// The answer of a server that is overloaded.
+pub(in super::super) fn unavailable(message: &Bytes, faults: &Faults) -> Reply {
+    let report = AgentToServer::decode(message.clone()).unwrap_or_default();
+    if faults.has("overload-is-bad-request") {
+        return malformed(report.instance_uid, "overloaded", faults);
+    }
+    let retry = Details::RetryInfo(RetryInfo { retry_after_nanoseconds: 1_000_000_000 });
+    let error = ServerErrorResponse {
+        r#type: ServerErrorResponseType::Unavailable as i32,
+        error_message: "overloaded".to_owned(),
+        details: Some(retry),
+    };
+    let message = ServerToAgent {
+        instance_uid: report.instance_uid,
+        error_response: Some(error),
         ..Default::default()
     };
     Reply { message: Some(message), close: None }
