@@ -108,8 +108,6 @@ impl ReferenceServer {
             network: network.clone(),
             url,
             tls: client_tls,
-            headers: HeaderMap::new(),
-            tls: None,
             headers: HeaderMap::from_iter([(header::AUTHORIZATION, gate::CREDENTIALS)]),
             hooks,
             max_message_size: MAX_MESSAGE as u64,
