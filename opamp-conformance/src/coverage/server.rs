@@ -15,16 +15,6 @@ pub(super) const UNCOVERED: &[Uncovered] = &[
         why: "a server that does not disconnect conforms as well",
     },
     Uncovered {
-        row: "CSR-19",
-        reason: NoRoomForChoice,
-        why: "a server that does not compare ids with certificates conforms as well",
-    },
-    Uncovered {
-        row: "CSR-22",
-        reason: NeedsConfiguration,
-        why: "the server would have to be set up to take the certificates it issues",
-    },
-    Uncovered {
         row: "TOFU-06",
         reason: NeedsConfiguration,
         why: "nothing tells whether the credentials a server was set up with are for first use only",

@@ -161,7 +161,8 @@ impl Desk {
         if self.faults.has("new-uid-is-not-v7") {
             new = Bytes::copy_from_slice(uuid::Uuid::from_u128(rand::random()).as_bytes());
         }
-        if let Some(agent) = self.agents.remove(uid) {
+        if let Some(mut agent) = self.agents.remove(uid) {
+            agent.request.renamed();
             self.agents.insert(new.clone(), agent);
         }
         if self.faults.has("renaming-is-for-the-new-uid") {

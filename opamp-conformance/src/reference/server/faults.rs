@@ -138,6 +138,7 @@ const WIRE: &[Fault] = &[
     ("certificate-is-not-pem", "certificates are offered as DER"),
     ("client-certificates-are-not-verified", "any client certificate is taken"),
     ("csr-bit-is-not-announced", "AcceptsConnectionSettingsRequest is missing from the mask"),
+    ("csr-for-a-new-id-is-refused", "an agent with a new id gets no certificate for it"),
     ("csr-is-not-verified", "the signature of certificate requests is not verified"),
     ("csr-of-another-agent-is-taken", "a certificate request may name another agent"),
     (

@@ -23,6 +23,8 @@ pub(super) struct Request {
     pending: Option<String>,
     /// It was refused by now, and the agent is to be told why.
     refusal: Option<String>,
+    /// Its certificate, if it has one, is for the id it had before.
+    is_renamed: bool,
 }
 
 impl Request {
@@ -44,6 +46,9 @@ impl Request {
             let is_refused = faults.has("empty-request-is-refused");
             return is_refused.then(|| "the request asks for nothing".to_owned());
         };
+        if self.is_renamed && faults.has("csr-for-a-new-id-is-refused") {
+            return Some("the agent has a certificate of another id".to_owned());
+        }
         let csr = opamp.certificate_request.as_ref().map(|request| request.csr.clone());
         match check(agent, &csr.unwrap_or_default(), faults) {
             Ok(csr) => self.pending = Some(csr),
@@ -51,6 +56,11 @@ impl Request {
             Err(why) => return Some(why),
         }
         None
+    }
+
+    /// The agent has a new id.
+    pub(super) fn renamed(&mut self) {
+        self.is_renamed = true;
     }
 
     /// Decides about what the agent asked for; gives the certificate, if there is one.
