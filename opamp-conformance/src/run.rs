@@ -71,11 +71,19 @@ pub struct Options {
     pub seed: u64,
     /// How many cases run at a time.
     pub jobs: usize,
+    /// Whether results have their transcripts.
+    pub transcripts: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { transports: Transport::BOTH.to_vec(), pace: Pace::new(1.0), seed: 0, jobs: 16 }
+        Self {
+            transports: Transport::BOTH.to_vec(),
+            pace: Pace::new(1.0),
+            seed: 0,
+            jobs: 16,
+            transcripts: true,
+        }
     }
 }
 
@@ -109,7 +117,7 @@ pub async fn run(
     let observed = Observed { subject: subject.side(), conversations };
     for case in cases {
         if let Script::Observer(observe) = case.script {
-            let mut result = look(case, observe, &observed);
+            let mut result = look(case, observe, &observed, options);
             ended(&mut result);
             results.push(result);
         }
@@ -175,7 +183,8 @@ impl Planned {
             }
         };
         let entries = log.entries();
-        let result = result(case, Some(transport), judge, &log, stopped, began.elapsed());
+        let log = options.transcripts.then_some(&log);
+        let result = result(case, Some(transport), judge, log, stopped, began.elapsed());
         (result, Conversation { case: case.name, transport, entries })
     }
 }
@@ -200,19 +209,21 @@ fn look(
     case: &'static Case,
     observe: fn(&Observed, &mut Judge),
     observed: &Observed,
+    options: &Options,
 ) -> CaseResult {
     let began = Instant::now();
     let log = Log::new(observed.subject);
     let mut judge = Judge::new(case.judges, log.clone());
     observe(observed, &mut judge);
-    result(case, None, judge, &log, None, began.elapsed())
+    let log = options.transcripts.then_some(&log);
+    result(case, None, judge, log, None, began.elapsed())
 }
 
 fn result(
     case: &'static Case,
     transport: Option<Transport>,
     judge: Judge,
-    log: &Log,
+    log: Option<&Log>,
     stopped: Option<Stop>,
     took: Duration,
 ) -> CaseResult {
@@ -228,7 +239,7 @@ fn result(
         findings,
         known: Default::default(),
         duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-        transcript: log.transcript(),
+        transcript: log.map(Log::transcript).unwrap_or_default(),
     }
 }
 
