@@ -66,6 +66,7 @@ pub(crate) fn suite(args: &RunArgs, side: Side) -> Result<Suite, String> {
         count_development: args.count_development,
         baseline,
         options: Options {
+            transcripts: true,
             transports: args.select.transports(),
             pace: Pace::new(args.timeout_scale),
             // A number that every reader of JSON keeps.
