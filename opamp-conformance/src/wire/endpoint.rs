@@ -93,6 +93,8 @@ pub struct Arrival {
     pub connection: u32,
     /// When it was complete.
     pub at: Instant,
+    /// How long its body took to come.
+    pub took: Duration,
     /// Its method.
     pub method: Method,
     /// Path and query.
@@ -324,6 +326,7 @@ impl Door {
             .headers()
             .contains_key(header::UPGRADE)
             .then(|| hyper::upgrade::on(&mut request));
+        let began = Instant::now();
         let (parts, body) = request.into_parts();
         let body = match Limited::new(body, MAX_MESSAGE).collect().await {
             Ok(body) => body.to_bytes(),
@@ -347,6 +350,7 @@ impl Door {
         let arrival = Arrival {
             connection,
             at: Instant::now(),
+            took: began.elapsed(),
             method: parts.method,
             target: parts.uri.to_string(),
             headers: parts.headers,

@@ -28,6 +28,7 @@ mod settings;
 mod shown;
 
 pub(super) use errors::{malformed, not_sent, unavailable};
+pub(super) use interop::is_odd;
 use packages::Download;
 
 /// The agents and what they are to be offered.

@@ -5,6 +5,8 @@ use http::{HeaderMap, Method, header};
 use opamp_proto::v1::AgentToServer;
 use prost::Message as _;
 
+use tokio::time::Duration;
+
 use super::desk::Reply;
 use super::{MAX_MESSAGE, Shared};
 use crate::mask::agent;
@@ -53,6 +55,9 @@ impl Shared {
         let faults = &self.faults;
         if arrival.method != Method::POST && !faults.has("any-method-is-taken") {
             return arrival.respond(405, &[("allow", "POST")], Bytes::new());
+        }
+        if arrival.took > Duration::from_millis(500) && faults.has("slow-bodies-time-out") {
+            return arrival.respond(408, &[], Bytes::new());
         }
         let coding = field(&arrival.headers, header::CONTENT_ENCODING);
         let message = match self.decoded(&coding, &arrival.body) {

@@ -6,7 +6,7 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::desk::{Reply, malformed, unavailable};
+use super::desk::{Reply, is_odd, malformed, unavailable};
 use super::{MAX_MESSAGE, PUSHES, Push, Shared};
 use crate::wire::body;
 use crate::wire::endpoint::Arrival;
@@ -18,6 +18,8 @@ use crate::wire::ws::{self, Ended, Frame, Incoming, Opcode, WebSocket};
 struct Talk {
     /// When the last message came.
     last: Option<Instant>,
+    /// Whether nothing is answered any more.
+    hangs: bool,
 }
 
 impl Shared {
@@ -42,6 +44,9 @@ impl Shared {
     pub(super) async fn converse(&self, mut websocket: WebSocket) {
         let (sent, inflated) = self.limits();
         websocket.limit(sent, inflated);
+        if self.faults.has("unmasked-frames-are-taken") {
+            websocket.take_unmasked();
+        }
         let connection = websocket.connection();
         let (sender, mut pushes) = mpsc::channel(PUSHES);
         self.pushes().insert(connection, sender);
@@ -109,6 +114,10 @@ impl Shared {
             return true;
         }
         talk.last = now;
+        talk.hangs |= faults.has("odd-messages-hang") && is_odd(&payload[1.min(payload.len())..]);
+        if talk.hangs {
+            return true;
+        }
         if payload.len() == 1 && faults.has("empty-message-closes") {
             return close(websocket, 1002).await;
         }

@@ -195,8 +195,17 @@ async fn send_size(stage: &mut ServerStage, size: usize) -> Result<Heard, Stop> 
     send(&mut agent, Frame::binary(message.into())).await
 }
 
+/// Ends the case for a server that does not take such a report even where it is small.
+fn takes_small(heard: &Heard) -> Result<(), Stop> {
+    match heard.good() {
+        Some(_) => Ok(()),
+        None => Err(Stop::Unreached(format!("{heard} in answer to a small report of that kind"))),
+    }
+}
+
 async fn websocket(stage: &mut ServerStage) -> Result<(), Stop> {
     let limit = limit(stage)?;
+    takes_small(&send_size(stage, LEAST / 2).await?)?;
     let at = send_size(stage, limit).await?;
     let above = send_size(stage, limit + 1).await?;
     let beyond = match Found::next_size(&at, &above, limit) {
@@ -272,9 +281,7 @@ async fn inflated_message(stage: &mut ServerStage) -> Result<(), Stop> {
         let compressed = |payload| Frame { fin: true, rsv1: true, opcode: Opcode::Binary, payload };
         let report = body::frame(&agent.full_report().encode_to_vec());
         let heard = send(&mut agent, compressed(body::deflate(&report))).await?;
-        if heard.good().is_none() {
-            return Err(Stop::Unreached(format!("{heard} in answer to a compressed report")));
-        }
+        takes_small(&heard)?;
         let (start, zeros) = report_of(&mut agent, true, size);
         let bomb = body::deflate_bomb_after(&start, zeros);
         let heard = send(&mut agent, compressed(bomb)).await?;
@@ -310,6 +317,7 @@ async fn post_size(stage: &mut ServerStage, size: usize) -> Result<Heard, Stop> 
 
 async fn http(stage: &mut ServerStage) -> Result<(), Stop> {
     let limit = limit(stage)?;
+    takes_small(&post_size(stage, LEAST / 2).await?)?;
     let at = post_size(stage, limit).await?;
     let above = post_size(stage, limit + 1).await?;
     let beyond = match Found::next_size(&at, &above, limit) {
@@ -335,6 +343,8 @@ async fn inflated_body(stage: &mut ServerStage) -> Result<(), Stop> {
     for size in [limit + 1, limit * INFLATED] {
         let mut agent = stage.connected(REPORTS_STATUS).await?;
         agent.patience = stage.pace.work();
+        let small = body::gzip(&agent.full_report().encode_to_vec());
+        takes_small(&post(&mut agent, "gzip", small).await)?;
         let (start, zeros) = report_of(&mut agent, false, size);
         let heard = post(&mut agent, "gzip", body::bomb_after(&start, zeros)).await;
         let actual = format!("after a body that becomes {size} bytes: {heard}");

@@ -18,6 +18,7 @@ mod errors;
 mod every_message;
 mod first_use;
 mod framing;
+mod hostile;
 mod http;
 mod instance_uid;
 mod interop;
@@ -44,6 +45,7 @@ pub const ALL: &[&[Case]] = &[
     every_message::CASES,
     first_use::CASES,
     framing::CASES,
+    hostile::CASES,
     http::CASES,
     instance_uid::CASES,
     interop::CASES,

@@ -24,7 +24,12 @@ pub(super) const CASES: &[Case] = &[
         does: "has the server behave as overloaded, sends a message and opens another WebSocket",
         expects: "the message is answered with UNAVAILABLE; the handshake may get status 503 or 429",
         alone: true,
-        broken_by: &["overload-is-not-told", "overload-is-bad-request", "retry-after-is-no-time"],
+        broken_by: &[
+            "errors-are-text-messages",
+            "overload-is-not-told",
+            "overload-is-bad-request",
+            "retry-after-is-no-time",
+        ],
         script: Script::Server(|stage| Box::pin(overload(stage))),
     },
     Case {

@@ -2,8 +2,11 @@
 
 use bytes::Bytes;
 use opamp_proto::v1::{
-    AgentToServer, ConnectionSettingsStatuses, PackageStatusEnum, RemoteConfigStatuses,
+    AgentToServer, ComponentHealth, ConnectionSettingsStatuses, PackageStatusEnum,
+    RemoteConfigStatuses,
 };
+
+use prost::Message as _;
 
 use crate::mask::{agent, server};
 use crate::reference::Faults;
@@ -45,11 +48,27 @@ pub(super) fn wrong_objection(
     if is_minimal && is_heartbeat && faults.has("minimal-agents-get-errors") {
         return Some("nothing is reported");
     }
+    let is_deep = report.health.as_ref().is_some_and(|health| depth(health) > 8);
+    if is_deep && faults.has("nesting-is-refused") {
+        return Some("health is nested too deep");
+    }
     let has_unknown = || !text::read("AgentToServer", bytes).unknown_fields.is_empty();
     if faults.has("unknown-fields-are-refused") && has_unknown() {
         return Some("a field is unknown");
     }
     None
+}
+
+/// Whether a message that can be decoded has what no encoder writes, or is nested very deep.
+pub(in super::super) fn is_odd(bytes: &[u8]) -> bool {
+    let problems = text::read("AgentToServer", bytes).problems;
+    let is_deep = problems.iter().any(|problem| problem.contains("nested deeper"));
+    is_deep || !problems.is_empty() && AgentToServer::decode(bytes).is_ok()
+}
+
+/// How deep the health of components is nested.
+fn depth(health: &ComponentHealth) -> usize {
+    1 + health.component_health_map.values().map(depth).max().unwrap_or_default()
 }
 
 /// Whether a status has a value that is not defined.
