@@ -117,7 +117,7 @@ impl Judge {
                         _ => (Verdict::Untestable, stopped),
                     };
                     let why = why.map_or_else(
-                        || "the conversation did not get there".to_owned(),
+                        || "nothing was seen that it could be judged by".to_owned(),
                         ToString::to_string,
                     );
                     finding(row, verdict, String::new(), why)

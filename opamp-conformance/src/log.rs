@@ -24,6 +24,8 @@ const MAX_OWN: usize = 1 << 20;
 const HEX_SHOWN: usize = 1_024;
 /// How many characters of decoded text a line of a transcript has.
 const TEXT_SHOWN: usize = 8_192;
+/// How many characters of text and hexadecimal a whole transcript has.
+const TRANSCRIPT_SHOWN: usize = 4 << 20;
 
 /// Something that happened.
 #[derive(Debug, Clone)]
@@ -222,6 +224,12 @@ impl Log {
         self.inner().entries.len()
     }
 
+    /// How many bytes of payload there are.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.inner().bytes
+    }
+
     /// Whether nothing happened yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -232,8 +240,16 @@ impl Log {
     #[must_use]
     pub fn transcript(&self) -> Vec<Line> {
         let inner = self.inner();
-        let mut lines: Vec<_> =
-            inner.entries.iter().map(|entry| line(entry, self.subject)).collect();
+        let mut room = TRANSCRIPT_SHOWN;
+        let mut lines = Vec::with_capacity(inner.entries.len());
+        for entry in &inner.entries {
+            let mut line = line(entry, self.subject);
+            match room.checked_sub(line.text.len() + line.hex.len()) {
+                Some(left) => room = left,
+                None => (line.text, line.hex) = ("not shown".to_owned(), String::new()),
+            }
+            lines.push(line);
+        }
         if inner.dropped > 0 {
             lines.push(Line {
                 at_ms: millis(self.began.elapsed()),

@@ -18,6 +18,8 @@ use crate::verdict::Verdict;
 
 /// How long a case may take before it is given up, at normal pace.
 const CASE_LIMIT_SECONDS: f64 = 300.0;
+/// How many bytes of payload observers look at; what is recorded beyond that is passed over.
+const MAX_OBSERVED: usize = 512 << 20;
 
 /// What is tested.
 #[derive(Clone)]
@@ -99,20 +101,28 @@ pub async fn run(
 ) -> Vec<CaseResult> {
     let mut results = Vec::new();
     let mut conversations = Vec::new();
+    let mut room = MAX_OBSERVED;
+    let mut keep = |mut conversation: Conversation, bytes: usize| {
+        match room.checked_sub(bytes) {
+            Some(left) => room = left,
+            None => conversation.entries.clear(),
+        }
+        conversations.push(conversation);
+    };
     let planned =
         |alone: bool| plan(subject, cases, options).filter(move |p| p.case.alone == alone);
     let together = stream::iter(planned(false)).map(|one| one.play(subject, options));
     let mut together = together.buffered(options.jobs.max(1));
-    while let Some((mut result, conversation)) = together.next().await {
+    while let Some((mut result, conversation, bytes)) = together.next().await {
         ended(&mut result);
         results.push(result);
-        conversations.push(conversation);
+        keep(conversation, bytes);
     }
     for one in planned(true) {
-        let (mut result, conversation) = one.play(subject, options).await;
+        let (mut result, conversation, bytes) = one.play(subject, options).await;
         ended(&mut result);
         results.push(result);
-        conversations.push(conversation);
+        keep(conversation, bytes);
     }
     let observed = Observed { subject: subject.side(), conversations };
     for case in cases {
@@ -157,7 +167,8 @@ fn plan<'a>(
 }
 
 impl Planned {
-    async fn play(self, subject: &Subject, options: &Options) -> (CaseResult, Conversation) {
+    /// The result, what was recorded, and how many bytes of payload that has.
+    async fn play(self, subject: &Subject, options: &Options) -> (CaseResult, Conversation, usize) {
         let Self { case, transport } = self;
         let began = Instant::now();
         let seed = options.seed ^ hash(case.name, transport);
@@ -183,9 +194,10 @@ impl Planned {
             }
         };
         let entries = log.entries();
+        let bytes = log.bytes();
         let log = options.transcripts.then_some(&log);
         let result = result(case, Some(transport), judge, log, stopped, began.elapsed());
-        (result, Conversation { case: case.name, transport, entries })
+        (result, Conversation { case: case.name, transport, entries }, bytes)
     }
 }
 

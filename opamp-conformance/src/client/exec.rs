@@ -243,7 +243,7 @@ mod tests {
     async fn last_words(client: &ExecClient, start: Start) -> String {
         let mut running = client.start(start).await.unwrap();
         loop {
-            if let Some(how) = running.ended().filter(|how| how.contains("END")) {
+            if let Some(how) = running.ended().filter(|how| how.contains("DONE")) {
                 return how;
             }
             tokio::task::yield_now().await;
@@ -252,7 +252,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_case_tells_is_filled_in() {
-        let script = "sh -c 'cat $3; test -d $4 && echo state; echo $*; echo END' sh \
+        let script = "sh -c 'cat $3; test -d $4 && echo state; echo $*; echo DONE' sh \
                       {url} {heartbeat} {ca} {state} {max_message_size} {hook}";
         let client = ExecClient::new(script).unwrap().header("-H '{name}: {value}'").unwrap();
         assert!(["heartbeat", "state", "ca", "headers"].iter().all(|part| client.takes(part)));
@@ -273,7 +273,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_kept_state_outlives_the_client_and_any_other_does_not() {
-        let client = ExecClient::new("sh -c 'ls $1; touch $1/was-here; echo END' sh {state} {url}");
+        let client =
+            ExecClient::new("sh -c 'ls $1; touch $1/was-here; echo DONE' sh {state} {url}");
         let client = client.unwrap();
         let start =
             |name: Option<&str>| Start { state: name.map(PathBuf::from), ..Start::default() };
