@@ -42,6 +42,12 @@ pub fn uncovered(side: Side) -> &'static [Uncovered] {
     }
 }
 
+/// Why no case for this side judges a row, in words; `None` where one does.
+#[must_use]
+pub fn why_not(side: Side, row: &str) -> Option<&'static str> {
+    { uncovered(side).iter() }.find(|uncovered| uncovered.row == row).map(|uncovered| uncovered.why)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

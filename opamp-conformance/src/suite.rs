@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::baseline::Baseline;
 use crate::case::{Case, Script, cases};
+use crate::coverage::why_not;
 use crate::preflight::{self, Unreachable};
 use crate::report::{self, CaseResult, Report, RowResult, SCHEMA, Side};
 use crate::run::{self, Options, Subject};
@@ -229,11 +230,17 @@ impl Plan<'_> {
         requirements()
             .iter()
             .filter(|row| concerns(side, row))
-            .map(|row| self.row(row, results, judged.contains(row.id.as_str())))
+            .map(|row| self.row(side, row, results, judged.contains(row.id.as_str())))
             .collect()
     }
 
-    fn row(&self, row: &Requirement, results: &[CaseResult], has_cases: bool) -> RowResult {
+    fn row(
+        &self,
+        side: Side,
+        row: &Requirement,
+        results: &[CaseResult],
+        has_cases: bool,
+    ) -> RowResult {
         let findings = || {
             results.iter().enumerate().filter_map(|(index, result)| {
                 let finding = result.findings.iter().find(|finding| finding.row == row.id)?;
@@ -248,7 +255,7 @@ impl Plan<'_> {
             } else if row.observable == "no" {
                 "cannot be seen from the wire".to_owned()
             } else if !has_cases {
-                "no case judges it".to_owned()
+                why_not(side, &row.id).unwrap_or("no case judges it").to_owned()
             } else if self.suite.spec.has(row) {
                 "its cases do not run over the transports of this run".to_owned()
             } else {

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use opamp_conformance::case::{Case, Script, cases};
+use opamp_conformance::coverage::why_not;
 use opamp_conformance::report::Side;
 use opamp_conformance::selftest;
 use opamp_spec::{Reading, Requirement, readings, requirement, requirements};
@@ -64,9 +65,13 @@ fn of_row(row: &Requirement) -> String {
         field(&mut text, "", &format!("does: {}", case.does));
         field(&mut text, "", &format!("expects: {}", case.expects));
     }
-    if judging.is_empty() {
-        let why = if row.observable == "no" { "it cannot be seen from the wire" } else { "" };
-        field(&mut text, "judged by", &format!("no case {why}"));
+    if judging.is_empty() && row.observable == "no" {
+        field(&mut text, "judged by", "no case, as it cannot be seen from the wire");
+    }
+    for side in [Side::Server, Side::Client] {
+        if let Some(why) = why_not(side, id) {
+            field(&mut text, "judged by", &format!("no case for a {}, as {why}", side.name()));
+        }
     }
     text
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use opamp_conformance::case::{Case, Script, cases};
+use opamp_conformance::coverage::why_not;
 use opamp_conformance::report::Side;
 use opamp_conformance::select::{SelectError, concerns};
 use opamp_spec::{Requirement, Weight, requirement, requirements};
@@ -133,6 +134,8 @@ fn case_json(case: &Case) -> Value {
 }
 
 fn row_json(row: &Requirement) -> Value {
+    let sides = [Side::Server, Side::Client];
+    let uncovered = sides.iter().find_map(|side| why_not(*side, &row.id));
     let names: Vec<_> = judging(&row.id).iter().map(|case| case.name).collect();
     json!({
         "row": row.id,
@@ -146,5 +149,6 @@ fn row_json(row: &Requirement) -> Value {
         "miss": weight(row),
         "readings": row.readings().map(|reading| reading.id.as_str()).collect::<Vec<_>>(),
         "cases": names,
+        "uncovered": uncovered,
     })
 }

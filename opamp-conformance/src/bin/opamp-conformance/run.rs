@@ -72,7 +72,6 @@ pub(crate) fn suite(args: &RunArgs, side: Side) -> Result<Suite, String> {
             // A number that every reader of JSON keeps.
             seed: args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>())),
             jobs: args.jobs,
-            ..Default::default()
         },
     };
     suite.plan(side).map_err(|error| error.to_string())?;
