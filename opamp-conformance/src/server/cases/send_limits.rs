@@ -64,10 +64,10 @@ async fn websocket(stage: &mut ServerStage) -> Result<(), Stop> {
     let (limit, mut agent) = offer_too_much(stage).await?;
     let until = Instant::now() + stage.pace.quiet();
     while let Heard::Message(_) = agent.next(until - Instant::now().min(until)).await {}
-    let message = agent.message();
-    let heard = agent.ask(message).await?;
+    let report = agent.full_report();
+    let heard = agent.ask(report).await?;
     let holds = matches!(heard, Heard::Message(_));
-    let expected = "the next message is answered";
+    let expected = "the next report is answered";
     stage.judge.expect("SIZE-12", holds, expected, heard.to_string());
     let largest = largest(&stage.log.entries());
     for row in ["SIZE-12", "SIZE-13"] {
