@@ -27,7 +27,8 @@ pub(super) struct Offer<'a> {
     pub(super) message: ServerToAgent,
     /// All capabilities the agent ever had in the conversation.
     pub(super) capabilities: u64,
-    /// Whether the agent had sent a certificate request.
+    /// Whether a certificate request had been sent in the conversation, under this id of the agent or
+    /// one it had before.
     pub(super) has_asked: bool,
 }
 
@@ -131,27 +132,24 @@ pub(super) async fn leave(agent: &mut Agent) -> Result<(), Stop> {
 pub(super) fn all(observed: &Observed) -> Vec<Offer<'_>> {
     let mut offers = Vec::new();
     for conversation in &observed.conversations {
-        // By id: what the agent can do, and whether it asked for a certificate.
-        let mut agents: HashMap<Bytes, (u64, bool)> = HashMap::new();
-        let mut on: HashMap<u32, Bytes> = HashMap::new();
-        for entry in &conversation.entries {
+        let is_offer = |entry: &Entry| entry.by == By::Subject && offer_in(entry).is_some();
+        let Some(last) = conversation.entries.iter().rposition(is_offer) else { continue };
+        // What agents can do, by their id and by the connection they are on.
+        let mut agents: HashMap<Bytes, u64> = HashMap::new();
+        let mut on: HashMap<u32, u64> = HashMap::new();
+        let mut has_asked = false;
+        for entry in &conversation.entries[..=last] {
             match entry.by {
                 By::Tester => {
                     let Some(report) = entry.agent_to_server() else { continue };
-                    on.insert(entry.connection, report.instance_uid.clone());
-                    let agent = agents.entry(report.instance_uid).or_default();
-                    agent.0 |= report.capabilities;
-                    agent.1 |= report.connection_settings_request.is_some();
+                    *on.entry(entry.connection).or_default() |= report.capabilities;
+                    *agents.entry(report.instance_uid).or_default() |= report.capabilities;
+                    has_asked |= report.connection_settings_request.is_some();
                 }
                 By::Subject => {
-                    let Some(message) = entry.server_to_agent() else { continue };
-                    let known = agents
-                        .get(&message.instance_uid)
-                        .or_else(|| agents.get(on.get(&entry.connection)?));
-                    let is_offer = message.connection_settings.is_some()
-                        || message.packages_available.is_some();
-                    if let (Some((capabilities, has_asked)), true) = (known, is_offer) {
-                        let (capabilities, has_asked) = (*capabilities, *has_asked);
+                    let Some(message) = offer_in(entry) else { continue };
+                    let known = agents.get(&message.instance_uid).or(on.get(&entry.connection));
+                    if let Some(capabilities) = known.copied() {
                         offers.push(Offer { entry, message, capabilities, has_asked });
                     }
                 }
@@ -160,4 +158,10 @@ pub(super) fn all(observed: &Observed) -> Vec<Offer<'_>> {
         }
     }
     offers
+}
+
+fn offer_in(entry: &Entry) -> Option<ServerToAgent> {
+    entry.server_to_agent().filter(|message| {
+        message.connection_settings.is_some() || message.packages_available.is_some()
+    })
 }
