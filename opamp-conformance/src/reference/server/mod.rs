@@ -59,7 +59,7 @@ struct Shared {
 }
 
 enum Push {
-    Message(ServerToAgent),
+    Message(Box<ServerToAgent>),
     Close(u16),
 }
 
@@ -202,7 +202,7 @@ impl Shared {
             && let Some(sender) = self.pushes().get(&connection)
         {
             // A connection that is gone or does not read gets it with its next report.
-            let _ = sender.try_send(Push::Message(message));
+            let _ = sender.try_send(Push::Message(Box::new(message)));
         }
     }
 }

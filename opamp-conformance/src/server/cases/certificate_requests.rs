@@ -180,36 +180,31 @@ pub(super) async fn decide(
 ) -> Result<Outcome, Stop> {
     let instance_uid = agent.uid_text();
     let action = Action::DecideCertificateRequest { instance_uid, approve };
-    let within = match stage.try_hook(action).await? {
-        Ok(_) => stage.pace.work(),
-        Err(_) => stage.pace.quiet(),
-    };
-    await_outcome(agent, within).await
+    // A refusal is no end: a server that has its certificates from elsewhere may take its time.
+    let _ = stage.try_hook(action).await?;
+    await_outcome(agent, stage.pace.work()).await
 }
 
 async fn issue(stage: &mut ServerStage) -> Result<(), Stop> {
     let (mut agent, reply) = asking(stage).await?;
     let is_announced = reply.capabilities & server::ACCEPTS_CONNECTION_SETTINGS_REQUEST != 0;
     let csr = new_csr(&agent.uid_text())?;
-    let mut outcome = ask(stage, &mut agent, csr.pem.clone()).await?;
+    let mut outcome = ask(stage, &mut agent, csr.pem).await?;
     let is_automatic = !matches!(outcome, Outcome::Nothing);
-    if matches!(outcome, Outcome::Nothing) {
-        // A server without the capability has no reason to answer, and no hook for it.
-        if !is_announced && reply.capabilities != 0 {
-            let action =
-                Action::DecideCertificateRequest { instance_uid: agent.uid_text(), approve: true };
-            let decided = stage.try_hook(action).await;
-            if !matches!(decided, Ok(Ok(_))) {
+    if !is_automatic {
+        outcome = match decide(stage, &mut agent, true).await {
+            Ok(outcome) => outcome,
+            Err(stop) => {
+                // A server that takes no requests has no hook for them either.
                 stage.requires(&reply, server::ACCEPTS_CONNECTION_SETTINGS_REQUEST)?;
+                return Err(stop);
             }
-            outcome = await_outcome(&mut agent, stage.pace.work()).await?;
-        } else {
-            outcome = decide(stage, &mut agent, true).await?;
-        }
+        };
     }
     let opamp = match outcome {
         Outcome::Issued(opamp) => opamp,
         Outcome::Refused(_, why) => {
+            stage.requires(&reply, server::ACCEPTS_CONNECTION_SETTINGS_REQUEST)?;
             return Err(Stop::Unreached(format!("the request is refused: {why:?}")));
         }
         Outcome::Nothing => {
