@@ -24,6 +24,7 @@ pub mod exec;
 pub mod host;
 pub mod listen;
 pub mod offer;
+pub mod otlp_sink;
 pub mod reported;
 
 pub use host::{Heard, Host};

@@ -8,6 +8,7 @@ pub mod encode;
 pub mod endpoint;
 pub mod http_client;
 pub mod mutate;
+pub mod otlp;
 pub mod proxy;
 mod record;
 mod schema;

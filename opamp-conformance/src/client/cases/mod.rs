@@ -8,6 +8,7 @@ mod compression;
 mod config;
 mod connection_settings;
 mod custom;
+mod description;
 mod downloads;
 mod endpoint;
 mod every_message;
@@ -20,6 +21,8 @@ mod package_statuses;
 mod packages;
 mod reporting;
 mod sequence;
+mod telemetry;
+mod telemetry_connection;
 
 /// All of them.
 pub const ALL: &[&[Case]] = &[
@@ -28,6 +31,7 @@ pub const ALL: &[&[Case]] = &[
     config::CASES,
     connection_settings::CASES,
     custom::CASES,
+    description::CASES,
     downloads::CASES,
     endpoint::CASES,
     every_message::CASES,
@@ -39,4 +43,6 @@ pub const ALL: &[&[Case]] = &[
     packages::CASES,
     reporting::CASES,
     sequence::CASES,
+    telemetry::CASES,
+    telemetry_connection::CASES,
 ];

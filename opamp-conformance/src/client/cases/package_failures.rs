@@ -10,6 +10,7 @@ use crate::client::download_server::Manner;
 use crate::judge::Stop;
 use crate::mask::agent::REPORTS_PACKAGE_STATUSES;
 use crate::report::Transport;
+use crate::wire::hex;
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -123,13 +124,12 @@ async fn first_install(stage: &mut ClientStage) -> Result<(), Stop> {
     };
     let has = (&status.agent_has_version, &status.agent_has_hash);
     stage.judge.expect("PKG-46", has.0.is_empty(), "no version of what it does not have", &actual);
-    let actual = format!("{:02x?}", has.1);
-    stage.judge.expect("PKG-48", has.1.is_empty(), "no hash of what it does not have", actual);
+    stage.judge.expect("PKG-48", has.1.is_empty(), "no hash of what it does not have", hex(has.1));
     stage.judge.expect(
         "PKG-59",
         status.server_offered_hash == package.hash,
         "server_offered_hash as offered",
-        format!("{:02x?}", status.server_offered_hash),
+        hex(&status.server_offered_hash),
     );
     stage.judge.note("PKG-60", format!("error_message {:?}", status.error_message));
     let before = depot.count(ADDON, "1.0.0");

@@ -12,6 +12,7 @@ use crate::judge::Stop;
 use crate::mask::agent::REPORTS_PACKAGE_STATUSES;
 use crate::mask::flag::REPORT_FULL_STATE;
 use crate::report::Transport;
+use crate::wire::hex;
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -191,8 +192,8 @@ async fn install(stage: &mut ClientStage) -> Result<(), Stop> {
     stage.judge.expect(
         "PKG-36",
         last.server_provided_all_packages_hash == hash,
-        format!("server_provided_all_packages_hash {hash:02x?}"),
-        format!("{:02x?}", last.server_provided_all_packages_hash),
+        format!("server_provided_all_packages_hash {}", hex(hash)),
+        hex(&last.server_provided_all_packages_hash),
     );
     stage.judge.expect(
         "PKG-49",
@@ -204,7 +205,7 @@ async fn install(stage: &mut ClientStage) -> Result<(), Stop> {
         "PKG-52",
         status.server_offered_hash == package.hash,
         "server_offered_hash as offered",
-        format!("{:02x?}", status.server_offered_hash),
+        hex(&status.server_offered_hash),
     );
     if !installed {
         return Err(Stop::Unreached(format!("the package does not get installed: {actual}")));
@@ -215,8 +216,8 @@ async fn install(stage: &mut ClientStage) -> Result<(), Stop> {
         stage.judge.expect(
             "PKG-31",
             *has == package.hash,
-            format!("agent_has_hash {:02x?}, as offered", package.hash),
-            format!("{has:02x?}"),
+            format!("agent_has_hash {}, as offered", hex(&package.hash)),
+            hex(has),
         );
     }
     let error = &last.error_message;
@@ -360,8 +361,8 @@ async fn newer_offer(stage: &mut ClientStage) -> Result<(), Stop> {
     let newest = status.server_offered_hash == newer.hash;
     stage.judge.expect("PKG-15", newest, "the newer version is installed", told(Some(status)));
     let echoed = &last.server_provided_all_packages_hash;
-    let actual = format!("{echoed:02x?}");
-    stage.judge.expect("PKG-36", *echoed == hash, format!("the newer hash {hash:02x?}"), actual);
+    let expected = format!("the newer hash {}", hex(&hash));
+    stage.judge.expect("PKG-36", *echoed == hash, expected, hex(echoed));
     Ok(())
 }
 

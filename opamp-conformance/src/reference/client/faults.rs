@@ -3,11 +3,12 @@
 use crate::reference::{Fault, concat, count};
 
 mod packages;
+mod telemetry;
 
 /// Name and meaning of each.
 pub const FAULTS: &[Fault] = &concat::<{ count(TOPICS) }>(TOPICS);
 
-const TOPICS: &[&[Fault]] = &[OTHERS, packages::FAULTS];
+const TOPICS: &[&[Fault]] = &[OTHERS, packages::FAULTS, telemetry::FAULTS];
 
 const OTHERS: &[Fault] = &[
     ("first-report-is-late", "the first message comes 8 s after connecting"),

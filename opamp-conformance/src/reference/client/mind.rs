@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::custom::Custom;
 use super::packages::{Job, Packages, Progress};
 use super::settings::{self, Connection, Reaction, Settings};
+use super::telemetry::{Exporter, Telemetry};
 use crate::mask::agent as mask;
 use crate::mask::{flag, server};
 use crate::net::Network;
@@ -100,6 +101,7 @@ pub(super) struct Mind {
     faults: Faults,
     kept: Kept,
     connection: Connection,
+    telemetry: Telemetry,
     last_sent: Instant,
     sequence_num: u64,
     capabilities: u64,
@@ -137,11 +139,15 @@ impl Mind {
             faults,
             kept,
             connection,
+            telemetry: Telemetry::new(),
             last_sent: Instant::now(),
             sequence_num: 0,
             capabilities: mask::REPORTS_STATUS
                 | mask::ACCEPTS_REMOTE_CONFIG
                 | mask::ACCEPTS_PACKAGES
+                | mask::REPORTS_OWN_TRACES
+                | mask::REPORTS_OWN_METRICS
+                | mask::REPORTS_OWN_LOGS
                 | mask::REPORTS_PACKAGE_STATUSES
                 | mask::REPORTS_EFFECTIVE_CONFIG
                 | mask::REPORTS_REMOTE_CONFIG
@@ -352,7 +358,10 @@ impl Mind {
     }
 
     fn description(&self) -> AgentDescription {
-        let id = uid::text(&self.kept.uid);
+        let mut id = uid::text(&self.kept.uid);
+        if self.faults.has("identifying-attributes-are-the-same") {
+            id.truncate(0);
+        }
         if self.is_changed && self.faults.has("changed-attribute-is-sent-alone") {
             return AgentDescription::default();
         }
@@ -442,7 +451,22 @@ impl Mind {
         if let Some(offer) = &message.connection_settings {
             return self.reconnect(offer);
         }
+        self.telemetry.nothing_offered(&self.faults);
         Next::GoOn
+    }
+
+    /// The exporters to run from now on, if they are others than before.
+    pub(super) fn exporters(&mut self, network: &Network) -> Option<Vec<Exporter>> {
+        let destinations = self.telemetry.changed()?;
+        let exporter = |(signal, to)| Exporter {
+            signal,
+            to,
+            given: self.connection.good().clone(),
+            description: self.description(),
+            network: network.clone(),
+            faults: self.faults.clone(),
+        };
+        Some(destinations.into_iter().map(exporter).collect())
     }
 
     /// The next package to work on.
@@ -458,7 +482,13 @@ impl Mind {
     }
 
     fn reconnect(&mut self, offer: &ConnectionSettingsOffers) -> Next {
-        let reaction = self.connection.offered(offer, None);
+        let mut reaction = self.connection.offered(offer, None);
+        for settings in offer.own_metrics.iter() {
+            self.connection.confuse_with(settings);
+        }
+        if self.telemetry.offer(offer, &self.faults) && offer.opamp.is_none() {
+            reaction = reaction.max(self.connection.took(&offer.hash));
+        }
         if reaction != Reaction::None {
             self.unreported.insert(Part::ConnectionSettingsStatus);
         }

@@ -32,6 +32,7 @@ mod mind;
 mod packages;
 mod settings;
 mod strays;
+mod telemetry;
 mod websocket;
 
 pub use faults::FAULTS;
@@ -128,6 +129,7 @@ impl ClientUnderTest for ReferenceClient {
             orders: received,
             own_orders: orders.clone(),
             work: JoinSet::new(),
+            exporting: JoinSet::new(),
             kept: Arc::clone(&self.kept),
             state: start.state,
             faults: self.faults.clone(),
@@ -189,6 +191,7 @@ struct Body {
     orders: mpsc::Receiver<Order>,
     own_orders: mpsc::Sender<Order>,
     work: JoinSet<()>,
+    exporting: JoinSet<()>,
     kept: Kept,
     state: Option<PathBuf>,
     faults: Faults,
@@ -278,6 +281,12 @@ impl Body {
             self.work.spawn(packages::work(job, tools));
         }
         while self.work.try_join_next().is_some() {}
+        if let Some(exporters) = self.mind.exporters(&self.network) {
+            self.exporting = JoinSet::new();
+            for exporter in exporters {
+                self.exporting.spawn(exporter.run());
+            }
+        }
         if let Some(dir) = &self.state {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             kept.insert(dir.clone(), self.mind.kept());

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opamp_proto::v1::{
     ConnectionSettingsOffers, ConnectionSettingsStatus, ConnectionSettingsStatuses, Headers,
-    OpAmpConnectionSettings, ProxyConnectionSettings, TlsCertificate, TlsConnectionSettings,
+    OpAmpConnectionSettings, ProxyConnectionSettings, TelemetryConnectionSettings, TlsCertificate,
+    TlsConnectionSettings,
 };
 
 use super::certificates;
@@ -123,7 +124,7 @@ pub(super) struct Kept {
 }
 
 /// What becomes of an offer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Reaction {
     /// There is nothing to do and nothing to report.
     None,
@@ -232,6 +233,30 @@ impl Connection {
             self.report(ConnectionSettingsStatuses::Applying, "");
         }
         Reaction::Move
+    }
+
+    /// Takes settings for telemetry as settings for this connection, where that is the fault.
+    pub(super) fn confuse_with(&mut self, telemetry: &TelemetryConnectionSettings) {
+        let mut settings = self.good().clone();
+        if telemetry.tls.is_some() && self.faults.has("telemetry-tls-is-used-for-opamp") {
+            settings.tls.clone_from(&telemetry.tls);
+        }
+        if telemetry.proxy.is_some() && self.faults.has("telemetry-proxy-is-used-for-opamp") {
+            settings.proxy.clone_from(&telemetry.proxy);
+        }
+        if settings != *self.good() {
+            self.kept.accepted = Some(settings);
+        }
+    }
+
+    /// The settings of an offer that needs no trial are in use.
+    pub(super) fn took(&mut self, hash: &Bytes) -> Reaction {
+        if !hash.is_empty() && *hash == self.kept.status.last_connection_settings_hash {
+            return Reaction::None;
+        }
+        self.kept.status.last_connection_settings_hash = hash.clone();
+        self.applied();
+        Reaction::Report
     }
 
     /// The server has answered; whether that proves the candidate.
