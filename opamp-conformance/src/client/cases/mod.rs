@@ -8,7 +8,6 @@ mod compression;
 mod config;
 mod connection_settings;
 mod custom;
-mod description;
 mod downloads;
 mod endpoint;
 mod every_message;
@@ -31,7 +30,6 @@ pub const ALL: &[&[Case]] = &[
     config::CASES,
     connection_settings::CASES,
     custom::CASES,
-    description::CASES,
     downloads::CASES,
     endpoint::CASES,
     every_message::CASES,

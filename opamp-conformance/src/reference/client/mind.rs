@@ -358,10 +358,7 @@ impl Mind {
     }
 
     fn description(&self) -> AgentDescription {
-        let mut id = uid::text(&self.kept.uid);
-        if self.faults.has("identifying-attributes-are-the-same") {
-            id.truncate(0);
-        }
+        let id = uid::text(&self.kept.uid);
         if self.is_changed && self.faults.has("changed-attribute-is-sent-alone") {
             return AgentDescription::default();
         }

@@ -19,5 +19,4 @@ pub(super) const FAULTS: &[(&str, &str)] = &[
         "the TLS settings for telemetry are used for OpAMP as well",
     ),
     ("telemetry-proxy-is-used-for-opamp", "the proxy for telemetry is used for OpAMP as well"),
-    ("identifying-attributes-are-the-same", "every client has the same identifying attributes"),
 ];
