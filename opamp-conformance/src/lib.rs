@@ -5,22 +5,24 @@
 //!
 //! ```
 //! use opamp_conformance::run::Subject;
+//! use opamp_conformance::server::ServerUnderTest;
 //! use opamp_conformance::suite::Suite;
 //!
 //! # tokio::runtime::Runtime::new()?.block_on(async {
 //! # use opamp_conformance::{net::Network, reference::{Faults, server::ReferenceServer}};
 //! # let my_server = ReferenceServer::start(&Network::Sockets, Faults::none()).await?;
-//! # let url = my_server.target().url.to_string();
+//! # let (url, credentials) = (my_server.target().url.to_string(), my_server.target().headers);
+//! let mut server = ServerUnderTest::new(url.parse()?);
+//! server.headers = credentials;
 //! let mut suite = Suite::default();
 //! suite.selection.ids = vec!["SEQ".into(), "WS".into()];
-//! let report = suite.test(&Subject::server(&url)?, "my server").await?;
+//! let report = suite.test(&Subject::Server(server), "my server").await?;
 //! report.assert_conformant();
 //! # Ok::<_, Box<dyn std::error::Error>>(()) })?;
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A server that needs more than its URL is a [`ServerUnderTest`](server::ServerUnderTest); what
-//! only its implementer can bring about are [`Hooks`](hook::Hooks). A client is a
+//! What only the implementer of a server can bring about are its [`Hooks`](hook::Hooks). A client is a
 //! [`ClientUnderTest`](client::ClientUnderTest), for example one that is started
 //! [with a command](client::exec::ExecClient).
 //!

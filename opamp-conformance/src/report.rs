@@ -21,6 +21,9 @@ mod text;
 /// The version of the JSON schema written here.
 pub const SCHEMA: u32 = 1;
 
+/// The reason of rows that a run was not asked about.
+pub const NOT_SELECTED: &str = "not selected in this run";
+
 /// Everything one run found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -49,6 +52,14 @@ pub struct Report {
     pub stale: Vec<String>,
     /// The exit status that follows.
     pub exit_status: u8,
+}
+
+impl RowResult {
+    /// Whether the run was asked about it.
+    #[must_use]
+    pub fn is_selected(&self) -> bool {
+        self.reason.as_deref() != Some(NOT_SELECTED)
+    }
 }
 
 /// What was tested.

@@ -13,7 +13,7 @@ use crate::baseline::Baseline;
 use crate::case::{Case, Script, cases};
 use crate::coverage::why_not;
 use crate::preflight::{self, Unreachable};
-use crate::report::{self, CaseResult, Report, RowResult, SCHEMA, Side};
+use crate::report::{self, CaseResult, NOT_SELECTED, Report, RowResult, SCHEMA, Side};
 use crate::run::{self, Options, Subject};
 use crate::select::{Maturity, SelectError, Selected, Selection, concerns};
 use crate::verdict::Verdict;
@@ -251,7 +251,7 @@ impl Plan<'_> {
         let mut reason = None;
         if verdict.is_none() {
             reason = Some(if !self.selected.rows.contains(row.id.as_str()) {
-                "not selected in this run".to_owned()
+                NOT_SELECTED.to_owned()
             } else if row.observable == "no" {
                 "cannot be seen from the wire".to_owned()
             } else if !has_cases {
@@ -277,8 +277,8 @@ impl Plan<'_> {
 }
 
 /// What a report comes to: 1 for a mandatory requirement that was missed or a stale baseline, else 3
-/// where the tester could not do all of its work, else 2 for a recommendation that was missed and
-/// counts, else 0.
+/// where the tester could not do all of its work or nothing at all was testable, else 2 for a
+/// recommendation that was missed and counts, else 0.
 fn exit_status(report: &Report) -> u8 {
     let counting = |verdict| {
         report.cases.iter().any(|case| {
@@ -287,7 +287,9 @@ fn exit_status(report: &Report) -> u8 {
     };
     if !report.stale.is_empty() || counting(Verdict::Fail) {
         1
-    } else if report.cases.iter().any(|case| case.verdict == Verdict::HarnessError) {
+    } else if report.cases.iter().any(|case| case.verdict == Verdict::HarnessError)
+        || report.cases.iter().map(|case| case.verdict).max() == Some(Verdict::Untestable)
+    {
         3
     } else if counting(Verdict::NonStrict) {
         2

@@ -33,6 +33,15 @@ fn one_that_never_connects() {
 }
 
 #[test]
+fn one_that_nobody_starts() {
+    let case = ["--case", "client/sequence/full-state", "--transport", "http"];
+    let ran = run(&[&["client", "--listen", "--start-timeout", "0.5"], &case[..]].concat());
+    assert_eq!(ran.status, 3, "{}{}", ran.out, ran.err);
+    assert!(ran.err.contains(">>> start the client for http://127.0.0.1:"), "{}", ran.err);
+    assert!(ran.out.contains("no message of the client within 0.5 s"), "{}", ran.out);
+}
+
+#[test]
 fn a_client_ends_with_the_tester() {
     use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 

@@ -53,8 +53,12 @@ pub(crate) fn run_against(fault: Option<&'static str>, args: &[&str]) -> Ran {
     runtime.block_on(async {
         let faults = fault.map_or_else(Faults::none, Faults::only);
         let server = ReferenceServer::start(&Network::Sockets, faults).await.expect("a server");
-        let url = server.target().url.to_string();
-        let args: Vec<String> = args.iter().map(|arg| arg.replace("{url}", &url)).collect();
+        let target = server.target();
+        let url = target.url.to_string();
+        let mut args: Vec<String> = args.iter().map(|arg| arg.replace("{url}", &url)).collect();
+        for (name, value) in &target.headers {
+            args.push(format!("--header={name}={}", value.to_str().expect("text")));
+        }
         let run = tokio::task::spawn_blocking(move || {
             run(&args.iter().map(String::as_str).collect::<Vec<_>>())
         });

@@ -7,7 +7,7 @@ use std::path::Path;
 use opamp_conformance::case::{Case, Script, cases};
 use opamp_conformance::coverage::why_not;
 use opamp_conformance::report::Side;
-use opamp_conformance::select::{SelectError, concerns};
+use opamp_conformance::select::concerns;
 use opamp_spec::{Requirement, Weight, requirement, requirements};
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ pub(crate) fn run(args: &ListArgs) -> Result<u8, String> {
         Some(side) => vec![side.side()],
         None => vec![Side::Server, Side::Client],
     };
-    let mut wrong = Vec::new();
+    let mut errors = Vec::new();
     for side in &sides {
         match selection.among(*side, &cases(*side)) {
             Ok(selected) => {
@@ -30,9 +30,11 @@ pub(crate) fn run(args: &ListArgs) -> Result<u8, String> {
                 rows.extend(selected.rows);
             }
             // A case of one side is none of the other.
-            Err(SelectError::Unknown { .. }) if wrong.len() + 1 < sides.len() => wrong.push(()),
-            Err(error) => return Err(error.to_string()),
+            Err(error) => errors.push(error.to_string()),
         }
+    }
+    if errors.len() == sides.len() {
+        return Err(errors.swap_remove(0));
     }
     let transports = args.select.transports();
     found.retain(|case| {

@@ -43,6 +43,11 @@ impl<'a> Summary<'a> {
         summary
     }
 
+    /// The requirements that the run was asked about.
+    fn rows(&self) -> impl Iterator<Item = &'a RowResult> + use<'a> {
+        self.report.rows.iter().filter(|row| row.is_selected())
+    }
+
     fn heading(&mut self, title: &str, count: usize) {
         let title = self.paint.heading(&format!("{title} ({count})"));
         self.line(&format!("\n{title}"));
@@ -210,7 +215,7 @@ impl<'a> Summary<'a> {
             ("NOT JUDGED, by reason", None),
         ] {
             let mut reasons: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-            for row in self.report.rows.iter().filter(|row| row.verdict == verdict) {
+            for row in self.rows().filter(|row| row.verdict == verdict) {
                 reasons.entry(self.reason(row)).or_default().push(&row.row);
             }
             let count = reasons.values().map(Vec::len).sum();
@@ -260,7 +265,7 @@ impl<'a> Summary<'a> {
         ];
         let mut topics: Vec<(&str, [usize; 7])> = Vec::new();
         let mut total = [0; 7];
-        for row in &self.report.rows {
+        for row in self.rows() {
             let topic = topic(&row.row);
             if topics.last().is_none_or(|(last, _)| *last != topic) {
                 topics.push((topic, [0; 7]));
@@ -274,7 +279,7 @@ impl<'a> Summary<'a> {
                 }
             }
         }
-        self.heading("REQUIREMENTS by topic", self.report.rows.len());
+        self.heading("REQUIREMENTS by topic", self.rows().count());
         let mut head = format!("  {:<9}", "");
         for (name, _) in COLUMNS {
             let _ = write!(head, "{name:>12}");
