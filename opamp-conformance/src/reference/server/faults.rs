@@ -131,7 +131,10 @@ const WIRE: &[Fault] = &[
         "telemetry-is-not-in-the-first-reply",
         "the first reply to an agent has no telemetry settings",
     ),
-    ("telemetry-is-offered-again", "own_metrics is offered with every message"),
+    (
+        "telemetry-is-offered-again",
+        "settings are offered with every message to an agent that reports no hash",
+    ),
     ("traces-settings-are-offered-to-all", "own_traces is offered without ReportsOwnTraces"),
     (
         "agents-awaiting-approval-are-refused",
