@@ -104,15 +104,17 @@ impl Entry {
     /// the decompressed body of a plain HTTP request or response. `None` where it has none.
     #[must_use]
     pub fn opamp(&self) -> Option<Bytes> {
+        // What the tester makes larger than this is meant to be too large.
+        let limit = if self.by == By::Tester { MAX_OWN } else { MAX_BYTES };
         match &self.event {
             Event::Message { is_text: false, payload, .. } => {
                 let (header, length, _) = body::unframe(payload).ok()?;
                 (header == 0).then(|| payload.slice(length..))
             }
             Event::Request { method, headers, body, .. } if *method == Method::POST => {
-                decoded(headers, body)
+                decoded(headers, body, limit)
             }
-            Event::Response { status: 200, headers, body } => decoded(headers, body),
+            Event::Response { status: 200, headers, body } => decoded(headers, body, limit),
             _ => None,
         }
     }
@@ -130,11 +132,11 @@ impl Entry {
     }
 }
 
-fn decoded(headers: &HeaderMap, body: &Bytes) -> Option<Bytes> {
+fn decoded(headers: &HeaderMap, body: &Bytes, limit: usize) -> Option<Bytes> {
     let gzipped = headers
         .get(http::header::CONTENT_ENCODING)
         .is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"gzip"));
-    if gzipped { body::gunzip(body, MAX_BYTES).ok() } else { Some(body.clone()) }
+    if gzipped { body::gunzip(body, limit).ok() } else { Some(body.clone()) }
 }
 
 /// The record of a case. Clones write to the same record.

@@ -152,6 +152,10 @@ async fn not_protobuf(stage: &mut ServerStage) -> Result<(), Stop> {
             judge.expect("ERR-01", false, "an error", actual.as_str());
             judge.expect("ERR-12", false, "an error of type BAD_REQUEST", actual);
         }
+        if matches!(heard, Heard::Silence) {
+            // It would be the same with the others, after the same wait.
+            break;
+        }
         if heard.error().is_some() {
             let until = Instant::now() + stage.pace.of(0.3);
             let mut errors = 1;

@@ -104,6 +104,17 @@ async fn goes_on(stage: &mut ServerStage, agent: &mut Agent, row: &str, after: &
     stage.judge.expect(row, goes_on.is_ok(), "the server goes on", actual);
 }
 
+/// Sends a message to which any reaction will do, none included, and gives it time for one.
+async fn provoke(stage: &ServerStage, agent: &mut Agent, message: Bytes) -> Result<(), Stop> {
+    if stage.transport == Transport::Http {
+        agent.ask_bytes(message).await?;
+    } else {
+        agent.send_bytes(message).await?;
+        agent.next(stage.pace.quiet()).await;
+    }
+    Ok(())
+}
+
 async fn broken_frames(stage: &mut ServerStage) -> Result<(), Stop> {
     let forms = ["an unmasked frame", "a reserved opcode", "a reserved bit", "a nested message"];
     for form in forms {
@@ -272,7 +283,7 @@ async fn odd_messages(stage: &mut ServerStage) -> Result<(), Stop> {
     for (what, more) in odd {
         let mut agent = stage.connected(REPORTS_STATUS | REPORTS_HEALTH).await?;
         let report = agent.full_report().encode_to_vec();
-        agent.ask_bytes([report, more].concat().into()).await?;
+        provoke(stage, &mut agent, [report, more].concat().into()).await?;
         goes_on(stage, &mut agent, "NET-01", what).await;
     }
     Ok(())
@@ -298,7 +309,7 @@ async fn deep_nesting(stage: &mut ServerStage) -> Result<(), Stop> {
         stage.judge.expect(row, holds, "a reply without error", actual);
         let mut agent = stage.connected(bits).await?;
         let report = [agent.message().encode_to_vec(), nested(row, TOO_DEEP)].concat();
-        agent.ask_bytes(report.into()).await?;
+        provoke(stage, &mut agent, report.into()).await?;
         goes_on(stage, &mut agent, row, &format!("{TOO_DEEP} levels")).await;
     }
     Ok(())

@@ -112,6 +112,16 @@ fn limit(stage: &ServerStage) -> Result<usize, Stop> {
     Err(Stop::Missing(format!("a server that is configured to take {LEAST} to {MOST} bytes")))
 }
 
+/// The sizes that messages are inflated to: one more than the limit only where it was configured,
+/// as the default is only advised.
+fn inflated_sizes(limit: usize) -> Vec<usize> {
+    let mut sizes = vec![limit + 1, limit * INFLATED];
+    if limit == DEFAULT {
+        sizes.remove(0);
+    }
+    sizes
+}
+
 /// A report that a field of zeros, which nobody knows, makes this long; in two parts, the zeros and
 /// what is before them.
 fn report_of(agent: &mut Agent, is_framed: bool, size: usize) -> (Vec<u8>, usize) {
@@ -123,11 +133,9 @@ fn report_of(agent: &mut Agent, is_framed: bool, size: usize) -> (Vec<u8>, usize
 
 /// What came of sizes around the limit.
 struct Found {
-    at: Heard,
-    above: Heard,
-    /// At a size that is clearly smaller than the limit, where the limit itself was refused, or
-    /// clearly larger, where more was taken.
-    beyond: Option<Heard>,
+    limit: usize,
+    /// Sizes and what came of them, the limit first, one more second.
+    tried: Vec<(usize, Heard)>,
 }
 
 /// The rows a limit of one transport is judged by.
@@ -139,41 +147,57 @@ struct Rows {
 }
 
 impl Found {
-    fn takes(heard: &Heard) -> bool {
-        heard.good().is_some()
+    fn new(limit: usize) -> Self {
+        Self { limit, tried: Vec::new() }
     }
 
-    /// The size to try in the third place.
-    fn next_size(at: &Heard, above: &Heard, limit: usize) -> Option<usize> {
-        match (Self::takes(at), Self::takes(above)) {
-            (true, false) => None,
-            (false, _) => Some(limit - CLEARLY),
-            (true, true) => Some(limit + CLEARLY),
+    fn takes(&self, index: usize) -> bool {
+        self.tried.get(index).is_some_and(|(_, heard)| heard.good().is_some())
+    }
+
+    /// The size to try next, until all is known.
+    fn next(&self) -> Option<usize> {
+        let limit = self.limit;
+        match self.tried.len() {
+            0 => Some(limit),
+            1 => Some(limit + 1),
+            2 if !self.takes(0) => Some(limit - CLEARLY),
+            2 if self.takes(1) => Some(limit + CLEARLY),
+            // Where nobody set a limit there may be another one, as the default is only advised.
+            3 if self.takes(1) && self.takes(2) && limit == DEFAULT => Some(2 * limit),
+            _ => None,
         }
     }
 
-    fn judge(&self, stage: &mut ServerStage, limit: usize, rows: &Rows) {
+    /// What came of the first size above the limit that was not taken; of the last, where all were.
+    fn refused(&self) -> &Heard {
+        let above = self.tried.iter().filter(|(size, _)| *size > self.limit);
+        let refused = above.clone().find(|(_, heard)| heard.good().is_none());
+        refused.or(above.last()).map_or(&Heard::Silence, |(_, heard)| heard)
+    }
+
+    fn judge(&self, stage: &mut ServerStage, rows: &Rows) {
         let judge = &mut stage.judge;
-        let (at, above) = (Self::takes(&self.at), Self::takes(&self.above));
-        let is_exact = at && !above;
+        let limit = self.limit;
         // A limit that is near is there, but counts something else.
-        let is_near = self.beyond.as_ref().is_none_or(|beyond| Self::takes(beyond) != at);
+        let is_near = self.tried.len() == 2 || self.takes(2) != self.takes(0);
         let expected = format!("{limit} bytes are taken, one more is not");
-        let actual = format!("{limit} bytes: {}; one more: {}", self.at, self.above);
+        let seen = self.tried.iter().map(|(size, heard)| format!("{size} bytes: {heard}"));
+        let actual = seen.collect::<Vec<_>>().join("; ");
         if is_near {
+            let is_exact = self.takes(0) && !self.takes(1);
             judge.expect(rows.exact, is_exact, expected.as_str(), actual.as_str());
         } else {
             judge.untestable(rows.exact, "the limit is not where the tester is told it is");
         }
-        let (shown, other) = if limit == DEFAULT {
-            (rows.by_default, rows.configurable)
+        let (shown, other, why) = if limit == DEFAULT {
+            (rows.by_default, rows.configurable, "no other limit is configured")
         } else {
-            (rows.configurable, rows.by_default)
+            (rows.configurable, rows.by_default, "another limit is configured")
         };
         judge.expect(shown, is_near, expected, actual.as_str());
-        let why = if limit == DEFAULT { "no other limit" } else { "another limit" };
-        judge.untestable(other, format!("the server is configured with {why}"));
-        let is_limited = !above || self.beyond.as_ref().is_some_and(|beyond| !Self::takes(beyond));
+        judge.untestable(other, why);
+        let is_limited = self.refused().good().is_none();
         let expected = "a message that is too large is not processed";
         judge.expect(rows.exists, is_limited, expected, actual);
     }
@@ -206,21 +230,19 @@ fn takes_small(heard: &Heard) -> Result<(), Stop> {
 async fn websocket(stage: &mut ServerStage) -> Result<(), Stop> {
     let limit = limit(stage)?;
     takes_small(&send_size(stage, LEAST / 2).await?)?;
-    let at = send_size(stage, limit).await?;
-    let above = send_size(stage, limit + 1).await?;
-    let beyond = match Found::next_size(&at, &above, limit) {
-        Some(size) => Some(send_size(stage, size).await?),
-        None => None,
-    };
-    let found = Found { at, above, beyond };
+    let mut found = Found::new(limit);
+    while let Some(size) = found.next() {
+        let heard = send_size(stage, size).await?;
+        found.tried.push((size, heard));
+    }
     let rows = Rows {
         exact: "SIZE-01",
         by_default: "SIZE-02",
         configurable: "SIZE-03",
         exists: "SIZE-04",
     };
-    found.judge(stage, limit, &rows);
-    closes_with_1009(stage, "SIZE-06", &found.above);
+    found.judge(stage, &rows);
+    closes_with_1009(stage, "SIZE-06", found.refused());
     Ok(())
 }
 
@@ -239,7 +261,8 @@ async fn fragments(stage: &mut ServerStage) -> Result<(), Stop> {
     let start = body::frame(&agent.full_report().encode_to_vec());
     let piece = Bytes::from(vec![0; limit / 4]);
     let mut heard = Heard::Silence;
-    for at in 0..6 {
+    let pieces = if limit == DEFAULT { 4 * INFLATED } else { 6 };
+    for at in 0..pieces {
         let frame = Frame {
             fin: false,
             rsv1: false,
@@ -266,7 +289,7 @@ async fn fragments(stage: &mut ServerStage) -> Result<(), Stop> {
 
 async fn inflated_message(stage: &mut ServerStage) -> Result<(), Stop> {
     let limit = limit(stage)?;
-    for size in [limit + 1, limit * INFLATED] {
+    for size in inflated_sizes(limit) {
         let mut agent = stage.agent(REPORTS_STATUS);
         agent.patience = stage.pace.work();
         let extension = HeaderValue::from_static(
@@ -318,29 +341,27 @@ async fn post_size(stage: &mut ServerStage, size: usize) -> Result<Heard, Stop> 
 async fn http(stage: &mut ServerStage) -> Result<(), Stop> {
     let limit = limit(stage)?;
     takes_small(&post_size(stage, LEAST / 2).await?)?;
-    let at = post_size(stage, limit).await?;
-    let above = post_size(stage, limit + 1).await?;
-    let beyond = match Found::next_size(&at, &above, limit) {
-        Some(size) => Some(post_size(stage, size).await?),
-        None => None,
-    };
-    let found = Found { at, above, beyond };
+    let mut found = Found::new(limit);
+    while let Some(size) = found.next() {
+        let heard = post_size(stage, size).await?;
+        found.tried.push((size, heard));
+    }
     let rows = Rows {
         exact: "SIZE-18",
         by_default: "SIZE-19",
         configurable: "SIZE-20",
         exists: "SIZE-21",
     };
-    found.judge(stage, limit, &rows);
-    let above = &found.above;
-    let holds = matches!(above, Heard::Closed(Some(413), _));
-    stage.judge.expect("SIZE-23", holds, "HTTP status 413", above.to_string());
+    found.judge(stage, &rows);
+    let refused = found.refused();
+    let holds = matches!(refused, Heard::Closed(Some(413), _));
+    stage.judge.expect("SIZE-23", holds, "HTTP status 413", refused.to_string());
     Ok(())
 }
 
 async fn inflated_body(stage: &mut ServerStage) -> Result<(), Stop> {
     let limit = limit(stage)?;
-    for size in [limit + 1, limit * INFLATED] {
+    for size in inflated_sizes(limit) {
         let mut agent = stage.connected(REPORTS_STATUS).await?;
         agent.patience = stage.pace.work();
         let small = body::gzip(&agent.full_report().encode_to_vec());
