@@ -1,11 +1,12 @@
 //! What the reference server knows of its agents, and what it answers them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use opamp_proto::v1::{
-    AgentIdentification, AgentToServer, RemoteConfigStatus, RemoteConfigStatuses, ServerToAgent,
+    AgentIdentification, AgentToServer, CustomMessage, RemoteConfigStatus, RemoteConfigStatuses,
+    ServerToAgent,
 };
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -23,6 +24,7 @@ mod config;
 mod errors;
 mod interop;
 mod objection;
+mod outbox;
 mod packages;
 mod settings;
 mod shown;
@@ -37,6 +39,8 @@ pub(super) struct Desk {
     agents: HashMap<Bytes, Agent>,
     /// Where the server is.
     url: Url,
+    /// The hashes of components whose map was told.
+    components: HashSet<Bytes>,
     /// Made when a certificate is first needed.
     authority: Option<Authority>,
     files: packages::Files,
@@ -62,12 +66,16 @@ struct Agent {
     settings: settings::Settings,
     request: certificates::Request,
     packages: packages::Packages,
+    outbox: outbox::Outbox,
+    /// The HTTP connection of its first request, for a fault.
+    http_connection: Option<u32>,
 }
 
 impl Desk {
     pub(super) fn new(faults: Faults, url: Url, authority: Option<Authority>) -> Self {
         let (agents, files) = (HashMap::new(), packages::Files::default());
-        Self { faults, agents, url, authority, files }
+        let components = HashSet::new();
+        Self { faults, agents, url, components, authority, files }
     }
 
     /// The answer to a message that came over this WebSocket, or by plain HTTP.
@@ -93,9 +101,11 @@ impl Desk {
             agent.config.may_be_offered_again();
             agent.settings.may_be_offered_again();
             agent.packages.may_be_offered_again();
+            agent.outbox.new_session();
         }
         agent.connection = connection;
-        agent.connected = report.agent_disconnect.is_none();
+        let leaves = report.agent_disconnect.is_some();
+        agent.connected = !leaves || self.faults.has("agent-disconnect-is-ignored");
         let is_repeated = known && report.sequence_num == agent.sequence_num;
         let is_next = report.sequence_num == agent.sequence_num.wrapping_add(1);
         agent.sequence_num = report.sequence_num;
@@ -114,8 +124,20 @@ impl Desk {
         if connection.is_some() && self.faults.is_silent(&report, is_repeated) {
             return Reply::default();
         }
+        let asks_for_components = match &report.available_components {
+            Some(of) if !of.components.is_empty() => {
+                self.components.insert(of.hash.clone());
+                false
+            }
+            Some(of) => {
+                !self.components.contains(&of.hash)
+                    || self.faults.has("known-components-are-asked-for")
+            }
+            None => false,
+        };
         let wants_new_uid = report.flags & REQUEST_INSTANCE_UID != 0;
         let request = report.connection_settings_request.clone();
+        agent.outbox.hear(&report, &self.faults);
         agent.merge(report, &self.faults);
         if let Some(why) = agent.request.ask(&uid, request.as_ref(), &self.faults) {
             return Reply {
@@ -138,7 +160,8 @@ impl Desk {
         {
             reply.flags |= REPORT_FULL_STATE;
         }
-        if self.faults.has("components-are-asked-of-all") {
+        let has_components = agent.state.capabilities & mask::REPORTS_AVAILABLE_COMPONENTS != 0;
+        if asks_for_components && has_components || self.faults.has("components-are-asked-of-all") {
             reply.flags |= REPORT_AVAILABLE_COMPONENTS;
         }
         agent.fill(&mut reply, &self.faults);
@@ -150,22 +173,68 @@ impl Desk {
         {
             reply.instance_uid = first;
         }
+        let closes = leaves && self.faults.has("agent-disconnect-closes");
+        Reply { message: Some(reply), close: closes.then_some(1000) }
+    }
+
+    /// The earlier WebSocket of the agent that a message is from, unless the message goes on where
+    /// that one stopped.
+    pub(super) fn contested(&self, connection: u32, bytes: &Bytes) -> Option<u32> {
+        let report = AgentToServer::decode(bytes.clone()).ok()?;
+        let agent = self.agents.get(&report.instance_uid).filter(|agent| agent.connected)?;
+        let earlier = agent.connection.filter(|earlier| *earlier != connection)?;
+        let continues = report.sequence_num == agent.sequence_num.wrapping_add(1)
+            && !self.faults.has("continued-agents-are-renamed");
+        (!continues && !self.faults.has("duplicates-are-not-detected")).then_some(earlier)
+    }
+
+    /// The answer to a message of another agent with an id that is in use.
+    pub(super) fn duplicate(&mut self, connection: u32, bytes: &Bytes) -> Reply {
+        let Ok(report) = AgentToServer::decode(bytes.clone()) else { return Reply::default() };
+        let uid = report.instance_uid;
+        let keeps = self.faults.has("duplicates-keep-their-id");
+        let new = if keeps { uid.clone() } else { self.new_uid() };
+        let agent = Agent { connection: Some(connection), connected: true, ..Default::default() };
+        self.agents.insert(new.clone(), agent);
+        let mut reply = ServerToAgent {
+            instance_uid: uid,
+            capabilities: crate::mask::server::ALL,
+            ..Default::default()
+        };
+        self.name(new, &mut reply);
         Reply { message: Some(reply), close: None }
+    }
+
+    /// With a fault: whether a plain HTTP request came over another connection than the agent's
+    /// first.
+    pub(super) fn has_moved(&mut self, connection: u32, bytes: &Bytes) -> bool {
+        let Ok(report) = AgentToServer::decode(bytes.clone()) else { return false };
+        let agent = self.agents.get_mut(&report.instance_uid);
+        let first =
+            agent.map_or(connection, |agent| *agent.http_connection.get_or_insert(connection));
+        first != connection && self.faults.has("http-sessions-need-keep-alive")
+    }
+
+    fn new_uid(&self) -> Bytes {
+        if self.faults.has("new-uid-is-not-v7") {
+            return Bytes::copy_from_slice(uuid::Uuid::from_u128(rand::random()).as_bytes());
+        }
+        let length = if self.faults.has("new-uid-is-short") { 15 } else { 16 };
+        ids::fresh(&mut rand::rng(), ids::now_ms()).slice(..length)
     }
 
     /// Gives an agent a new id.
     fn rename(&mut self, uid: &Bytes, reply: &mut ServerToAgent) {
-        let mut new = ids::fresh(&mut rand::rng(), ids::now_ms());
-        if self.faults.has("new-uid-is-short") {
-            new.truncate(15);
-        }
-        if self.faults.has("new-uid-is-not-v7") {
-            new = Bytes::copy_from_slice(uuid::Uuid::from_u128(rand::random()).as_bytes());
-        }
+        let new = self.new_uid();
         if let Some(mut agent) = self.agents.remove(uid) {
             agent.request.renamed();
             self.agents.insert(new.clone(), agent);
         }
+        self.name(new, reply);
+    }
+
+    /// Tells an agent its new id.
+    fn name(&self, new: Bytes, reply: &mut ServerToAgent) {
         if self.faults.has("renaming-is-for-the-new-uid") {
             reply.instance_uid = new.clone();
         }
@@ -176,7 +245,7 @@ impl Desk {
     fn first_on(&self, connection: Option<u32>) -> Option<Bytes> {
         let on = |agent: &Agent| agent.connection.is_some() && agent.connection == connection;
         let on = self.agents.iter().filter(|(_, agent)| on(agent)).map(|(uid, _)| uid);
-        let uids: std::collections::BTreeSet<_> = on.collect();
+        let uids: BTreeSet<_> = on.collect();
         uids.first().filter(|_| uids.len() > 1).map(|uid| (*uid).clone())
     }
 
@@ -268,6 +337,20 @@ impl Desk {
                 }
                 Ok((json!({}), Some(uid)))
             }
+            Action::RestartAgent { instance_uid } => {
+                let uid = uid(instance_uid)?;
+                let agent = self.agents.entry(uid.clone()).or_default();
+                agent.outbox.restart(agent.state.capabilities, &self.faults)?;
+                Ok((json!({}), Some(uid)))
+            }
+            Action::SendCustomMessage { instance_uid: Some(id), capability, r#type, data } => {
+                let uid = uid(id)?;
+                let agent = self.agents.entry(uid.clone()).or_default();
+                let (capability, r#type) = (capability.clone(), r#type.clone());
+                let message = CustomMessage { capability, r#type, data: base64(data)? };
+                agent.outbox.send(message, &self.faults)?;
+                Ok((json!({}), Some(uid)))
+            }
             Action::ShowAgent { instance_uid } => {
                 let agent = self.agents.get(&uid(instance_uid)?).map(shown::shown);
                 Ok((json!({ "agent": agent }), None))
@@ -279,13 +362,18 @@ impl Desk {
 
 impl Agent {
     /// Takes over what a report tells; what it leaves out stays.
-    fn merge(&mut self, report: AgentToServer, faults: &Faults) {
+    fn merge(&mut self, mut report: AgentToServer, faults: &Faults) {
         let mut old = std::mem::take(&mut self.state);
         if faults.has("omitted-parts-are-deleted") {
             old = AgentToServer { capabilities: old.capabilities, ..Default::default() };
         }
         if faults.has("omitted-status-is-forgotten") {
             old.remote_config_status = None;
+        }
+        if let Some(health) =
+            report.health.as_mut().filter(|_| faults.has("nested-health-is-cut-off"))
+        {
+            objection::cut_off(health, 8);
         }
         self.state = AgentToServer {
             agent_description: report.agent_description.or(old.agent_description),
@@ -319,6 +407,7 @@ impl Agent {
         }
         self.settings.fill(message, &self.state, faults);
         self.packages.fill(message, &self.state, faults);
+        self.outbox.fill(message, self.connection.is_some(), faults);
     }
 
     /// Whether it takes configurations without ever having said what it runs.
@@ -331,18 +420,23 @@ impl Agent {
 impl Faults {
     /// Whether a message gets no reply over a WebSocket.
     fn is_silent(&self, report: &AgentToServer, is_repeated: bool) -> bool {
-        let bare = AgentToServer {
+        let status = report.remote_config_status.as_ref().map(RemoteConfigStatus::status);
+        is_repeated && self.has("repeated-messages-are-not-answered")
+            || is_bare(report) && self.has("heartbeats-are-not-answered")
+            || status == Some(RemoteConfigStatuses::Applying)
+                && self.has("progress-is-not-answered")
+    }
+}
+
+/// Whether a message has nothing but what every message has.
+pub(super) fn is_bare(report: &AgentToServer) -> bool {
+    *report
+        == AgentToServer {
             instance_uid: report.instance_uid.clone(),
             sequence_num: report.sequence_num,
             capabilities: report.capabilities,
             ..Default::default()
-        };
-        let status = report.remote_config_status.as_ref().map(RemoteConfigStatus::status);
-        is_repeated && self.has("repeated-messages-are-not-answered")
-            || *report == bare && self.has("heartbeats-are-not-answered")
-            || status == Some(RemoteConfigStatuses::Applying)
-                && self.has("progress-is-not-answered")
-    }
+        }
 }
 
 /// The id in a hook's text.

@@ -67,6 +67,9 @@ impl Shared {
         if faults.has("http-heartbeats-get-no-content") && is_heartbeat(&message) {
             return arrival.respond(204, &[], Bytes::new());
         }
+        if self.desk().has_moved(arrival.connection, &message) {
+            return arrival.respond(400, &[], Bytes::new());
+        }
         let Reply { message: Some(message), .. } = self.desk().handle(None, &message) else {
             return arrival.respond(400, &[], Bytes::new());
         };

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use opamp_proto::v1::ServerToAgent;
 use prost::Message as _;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Duration;
 
@@ -26,6 +26,7 @@ use crate::wire::endpoint::{Arrival, Endpoint};
 use crate::wire::http_client::field;
 
 mod desk;
+mod duplicates;
 mod faults;
 mod gate;
 mod http;
@@ -61,6 +62,8 @@ struct Shared {
 enum Push {
     Message(Box<ServerToAgent>),
     Close(u16),
+    /// Whatever comes next is the answer.
+    Ping(oneshot::Sender<()>),
 }
 
 impl ReferenceServer {

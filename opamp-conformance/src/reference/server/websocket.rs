@@ -2,24 +2,38 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
+use opamp_proto::v1::AgentToServer;
 use prost::Message as _;
-use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Duration, Instant, sleep_until};
 
-use super::desk::{Reply, is_odd, malformed, unavailable};
+use super::desk::{Reply, is_bare, is_odd, malformed, unavailable};
 use super::{MAX_MESSAGE, PUSHES, Push, Shared};
+use crate::mask::agent as mask;
+use crate::reference::Faults;
 use crate::wire::body;
 use crate::wire::endpoint::Arrival;
 use crate::wire::http_client::field;
 use crate::wire::ws::{self, Ended, Frame, Incoming, Opcode, WebSocket};
 
-/// What faults need to know of a conversation.
+/// After which time without heartbeats a fault takes an agent for gone.
+const GONE: Duration = Duration::from_secs(60);
+/// Longer than any case.
+const NEVER: Duration = Duration::from_secs(3_600);
+
+/// What has to be known of a conversation.
 #[derive(Default)]
 struct Talk {
     /// When the last message came.
     last: Option<Instant>,
     /// Whether nothing is answered any more.
     hangs: bool,
+    /// When the last heartbeat came.
+    beat: Option<Instant>,
+    /// Who waits for a sign of life.
+    pings: Vec<oneshot::Sender<()>>,
+    /// Whether a Close frame was sent.
+    is_closing: bool,
 }
 
 impl Shared {
@@ -56,12 +70,21 @@ impl Shared {
                 incoming = websocket.receive() => {
                     self.incoming(&mut websocket, incoming, &mut talk).await
                 }
+                () = sleep_until(talk.limit(&self.faults)) => close(&mut websocket, 1000).await,
                 Some(push) = pushes.recv() => match push {
                     Push::Message(message) => {
                         websocket.send(body::frame(&message.encode_to_vec())).await.is_ok()
                     }
+                    Push::Close(_) if self.faults.has("connections-end-without-close") => false,
                     Push::Close(code) => {
+                        talk.is_closing = true;
                         websocket.send_frame(Frame::close(code, "")).await.is_ok()
+                    }
+                    Push::Ping(answer) => {
+                        talk.pings.push(answer);
+                        let (fin, rsv1, opcode) = (true, false, Opcode::Ping);
+                        let ping = Frame { fin, rsv1, opcode, payload: Bytes::new() };
+                        websocket.send_frame(ping).await.is_ok()
                     }
                 },
             };
@@ -93,6 +116,12 @@ impl Shared {
         talk: &mut Talk,
     ) -> bool {
         let faults = &self.faults;
+        if !matches!(incoming, Incoming::Ended(_)) {
+            // Who waited may have given up.
+            for answer in talk.pings.drain(..) {
+                let _ = answer.send(());
+            }
+        }
         let payload = match incoming {
             Incoming::Ping | Incoming::Pong(_) => return true,
             Incoming::Message { is_text: true, .. } if !faults.has("text-is-processed") => {
@@ -102,6 +131,9 @@ impl Shared {
                 return true;
             }
             Incoming::Message { payload, .. } => payload,
+            Incoming::Close(..) if talk.is_closing => {
+                return faults.has("connections-stay-open-after-close");
+            }
             Incoming::Close(code, _) => return close(websocket, code.unwrap_or(1000)).await,
             Incoming::Ended(Ended::TooLarge(_)) => {
                 let is_wrong = faults.has("too-large-closes-with-1002");
@@ -123,7 +155,10 @@ impl Shared {
         }
         let Reply { message, close: code } = match self.message_in(&payload) {
             Some(message) if self.is_overloaded() => unavailable(&message, faults),
-            Some(message) => self.desk().handle(Some(websocket.connection()), &message),
+            Some(message) => {
+                talk.hear(&message);
+                self.answer(websocket.connection(), &message).await
+            }
             None => malformed(Bytes::new(), "the header of the message is not 0", faults),
         };
         if let Some(message) = message {
@@ -164,6 +199,28 @@ impl Shared {
             }
             _ => None,
         }
+    }
+}
+
+impl Talk {
+    /// Takes notice of a message that may be a heartbeat.
+    fn hear(&mut self, message: &Bytes) {
+        let Ok(report) = AgentToServer::decode(message.clone()) else { return };
+        let is_first = self.beat.is_none();
+        let beats = report.capabilities & mask::REPORTS_HEARTBEAT != 0;
+        if beats && (is_first || is_bare(&report)) {
+            self.beat = Some(Instant::now());
+        }
+    }
+
+    /// When a fault makes the server give up the connection.
+    fn limit(&self, faults: &Faults) -> Instant {
+        let since = match () {
+            () if faults.has("silent-agents-are-dropped") => self.last,
+            () if faults.has("only-empty-messages-are-heartbeats") => self.beat,
+            () => None,
+        };
+        since.map_or_else(|| Instant::now() + NEVER, |since| since + GONE)
     }
 }
 

@@ -93,6 +93,7 @@ pub(super) const CASES: &[Case] = &[
             "packages-are-offered-to-all",
             "traces-settings-are-offered-to-all",
             "components-are-asked-of-all",
+            "restart-is-sent-to-all",
         ],
         script: Script::Observer(offers),
     },

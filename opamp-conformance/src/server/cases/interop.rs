@@ -40,6 +40,7 @@ pub(super) const CASES: &[Case] = &[
             "capabilities-are-missing",
             "components-are-asked-of-all",
             "heartbeats-are-not-answered",
+            "restart-is-sent-to-all",
         ],
         script: Script::Server(|stage| Box::pin(minimal_agent(stage))),
     },

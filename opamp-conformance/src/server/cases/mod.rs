@@ -11,13 +11,20 @@ mod auth;
 mod capabilities;
 mod certificate_requests;
 mod certificates;
+mod closing;
+mod command;
+mod components;
 mod config;
 mod connection_settings;
+mod custom;
+mod duplicates;
 mod endpoint;
 mod errors;
 mod every_message;
 mod first_use;
 mod framing;
+mod health;
+mod heartbeat;
 mod hostile;
 mod http;
 mod instance_uid;
@@ -38,13 +45,20 @@ pub const ALL: &[&[Case]] = &[
     capabilities::CASES,
     certificate_requests::CASES,
     certificates::CASES,
+    closing::CASES,
+    command::CASES,
+    components::CASES,
     config::CASES,
     connection_settings::CASES,
+    custom::CASES,
+    duplicates::CASES,
     endpoint::CASES,
     errors::CASES,
     every_message::CASES,
     first_use::CASES,
     framing::CASES,
+    health::CASES,
+    heartbeat::CASES,
     hostile::CASES,
     http::CASES,
     instance_uid::CASES,

@@ -195,7 +195,7 @@ async fn told_all(stage: &mut ServerStage) -> Result<(Agent, Vec<(&'static str, 
 }
 
 /// The parts whose text is not shown, asked for until all are or the time of a reply is over.
-async fn not_shown(
+pub(super) async fn not_shown(
     stage: &mut ServerStage,
     uid: &[u8],
     marks: &[(&'static str, String)],

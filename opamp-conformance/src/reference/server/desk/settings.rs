@@ -50,7 +50,7 @@ struct Connection {
     destination_endpoint: String,
     headers: Option<GivenHeaders>,
     certificate: Option<GivenCertificate>,
-    heartbeat_interval_seconds: u64,
+    heartbeat_interval_seconds: Option<u64>,
     proxy: Option<GivenProxy>,
     other_settings: BTreeMap<String, String>,
 }
@@ -154,10 +154,9 @@ impl Settings {
             destination_endpoint: endpoint,
             headers,
             certificate: given.certificate()?.or(old.certificate),
-            heartbeat_interval_seconds: match given.heartbeat_interval_seconds {
-                0 => HEARTBEAT_SECONDS,
-                seconds => seconds,
-            },
+            heartbeat_interval_seconds: given
+                .heartbeat_interval_seconds
+                .unwrap_or(HEARTBEAT_SECONDS),
             tls: None,
             proxy: given.proxy()?.or(old.proxy),
         });
@@ -304,6 +303,9 @@ impl Connection {
 /// Makes an offer wrong in the way of a fault.
 fn spoil(offer: &mut ConnectionSettingsOffers, faults: &Faults) {
     if let Some(opamp) = &mut offer.opamp {
+        if faults.has("heartbeat-interval-is-ten") {
+            opamp.heartbeat_interval_seconds = 10;
+        }
         let endpoint = &mut opamp.destination_endpoint;
         if faults.has("settings-endpoint-is-left-out") && endpoint.contains("127.0.0.1") {
             endpoint.clear();
