@@ -159,6 +159,49 @@ impl Offer {
         }
     }
 
+    /// As [`arrive`](Self::arrive), and judges a row by it where the client has tried.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Unreached`] when it does not arrive.
+    pub async fn must_arrive(
+        &mut self,
+        stage: &mut ClientStage,
+        old: &mut Host,
+        new: &mut Host,
+        row: &str,
+    ) -> Result<AgentToServer, Stop> {
+        let outcome = self.follow(stage, old, new).await;
+        let told = format!("the client {}", self.told(&outcome));
+        let expected = "a connection with the offered settings";
+        match outcome {
+            Outcome::Arrived(message) => {
+                stage.judge.expect(row, true, expected, told);
+                Ok(*message)
+            }
+            _ => {
+                if !new.endpoint.attempts().is_empty() {
+                    stage.judge.expect(row, false, expected, told.as_str());
+                }
+                Err(Stop::Unreached(told))
+            }
+        }
+    }
+
+    /// Lets a client that has arrived say so; gives a message for the next offer to answer.
+    pub async fn settle(
+        &mut self,
+        stage: &ClientStage,
+        new: &mut Host,
+        arrival: AgentToServer,
+    ) -> AgentToServer {
+        new.answer().await;
+        self.verdict(stage, Place::New, new).await;
+        new.answer().await;
+        let status = self.statuses.last().map(|(_, status)| status.clone());
+        AgentToServer { connection_settings_status: status, ..arrival }
+    }
+
     /// Lets the client say what became of the offer, wherever it is now.
     pub async fn conclude(
         &mut self,

@@ -12,7 +12,10 @@ use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{
+    CipherSuite, ClientConfig, RootCertStore, ServerConfig, SignatureScheme,
+    SupportedProtocolVersion,
+};
 
 use crate::judge::Stop;
 
@@ -145,6 +148,34 @@ pub fn server_config(
     };
     let (chain, key) = identity.read()?;
     Ok(Arc::new(builder.with_single_cert(chain, key)?))
+}
+
+/// TLS settings of a server that speaks these versions alone and takes the cipher suite `last` only
+/// where the client offers no other. It asks for no client certificate.
+///
+/// # Errors
+///
+/// When something is not PEM or TLS refuses it.
+pub fn limited_server_config(
+    identity: &Identity,
+    versions: &[&'static SupportedProtocolVersion],
+    last: Option<CipherSuite>,
+) -> Result<Arc<ServerConfig>, CertificateError> {
+    let mut provider = rustls::crypto::ring::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| Some(suite.suite()) == last);
+    let (chain, key) = identity.read()?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(versions)?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.ignore_client_order = true;
+    Ok(Arc::new(config))
+}
+
+/// The first certificate in PEM, as DER; `None` where there is none.
+#[must_use]
+pub fn certificate(pem: &str) -> Option<CertificateDer<'static>> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).ok()
 }
 
 /// TLS settings of a client that trusts the authority `ca` alone.

@@ -4,10 +4,13 @@ use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::error::X509Error;
 use x509_parser::pem::Pem;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::SubjectPublicKeyInfo;
+
+use super::uid;
 
 /// How many certificates of a chain are looked at.
 const MAX_CHAIN: usize = 16;
@@ -137,6 +140,57 @@ fn signed(certificate: &X509Certificate<'_>, issuer: &X509Certificate<'_>) -> Re
             Err(Flaw::Unknown(format!("signature algorithm {algorithm}")))
         }
         Err(_) => Ok(false),
+    }
+}
+
+/// A certificate request that came over the wire.
+pub struct SigningRequest(Vec<u8>);
+
+impl SigningRequest {
+    /// Reads one from PEM.
+    ///
+    /// # Errors
+    ///
+    /// When it is none.
+    pub fn read(pem: &[u8]) -> Result<Self, Flaw> {
+        let wrong = |why: String| Flaw::Wrong(why);
+        let (_, pem) = x509_parser::pem::parse_x509_pem(pem)
+            .map_err(|error| wrong(format!("it is not PEM: {error}")))?;
+        if !matches!(pem.label.as_str(), "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST") {
+            return Err(wrong(format!("it is PEM of a {:?}", pem.label)));
+        }
+        X509CertificationRequest::from_der(&pem.contents)
+            .map_err(|error| wrong(format!("it is no certificate request: {error}")))?;
+        Ok(Self(pem.contents))
+    }
+
+    /// Whether it is signed with the key that it is for.
+    ///
+    /// # Errors
+    ///
+    /// When it is not.
+    pub fn is_signed(&self) -> Result<(), Flaw> {
+        let wrong = |error: X509Error| Flaw::Wrong(error.to_string());
+        let (_, request) =
+            X509CertificationRequest::from_der(&self.0).map_err(|error| wrong(error.into()))?;
+        request.verify_signature().map_err(|error| match error {
+            X509Error::SignatureUnsupportedAlgorithm => {
+                let algorithm = &request.signature_algorithm.algorithm;
+                Flaw::Unknown(format!("signature algorithm {algorithm}"))
+            }
+            other => wrong(other),
+        })
+    }
+
+    /// Whether this instance uid stands in it: as bytes, or as text of whatever form.
+    #[must_use]
+    pub fn names(&self, instance_uid: &[u8]) -> bool {
+        let text = uid::text(instance_uid);
+        let forms = [instance_uid.to_vec(), text.replace('-', "").into_bytes(), text.into_bytes()];
+        forms
+            .iter()
+            .filter(|form| !form.is_empty())
+            .any(|form| self.0.windows(form.len()).any(|window| window.eq_ignore_ascii_case(form)))
     }
 }
 

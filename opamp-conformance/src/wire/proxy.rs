@@ -5,6 +5,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -41,7 +42,7 @@ pub enum Kind {
 pub struct Passage {
     /// Where to: host and port.
     pub target: String,
-    /// The header fields of its CONNECT request.
+    /// The header fields of the request to the proxy.
     pub headers: HeaderMap,
     /// Whether it presented a certificate to the proxy itself.
     pub with_certificate: bool,
@@ -51,6 +52,7 @@ pub struct Passage {
 pub struct Proxy {
     url: String,
     passages: Arc<Mutex<Vec<Passage>>>,
+    attempts: Arc<AtomicUsize>,
     /// Held for its being dropped.
     _listening: JoinSet<()>,
 }
@@ -62,6 +64,7 @@ struct Door {
     tls: Option<TlsAcceptor>,
     log: Log,
     passages: Arc<Mutex<Vec<Passage>>>,
+    attempts: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -85,12 +88,14 @@ impl Proxy {
         let url = format!("{scheme}://127.0.0.1:{}", listener.port());
         log.remark(format!("the proxy {url} is open"));
         let passages = Arc::new(Mutex::new(Vec::new()));
+        let attempts = Arc::new(AtomicUsize::new(0));
         let door = Door {
             network: network.clone(),
             kind,
             tls: tls.map(TlsAcceptor::from),
             log: log.clone(),
             passages: Arc::clone(&passages),
+            attempts: Arc::clone(&attempts),
         };
         let mut listening = JoinSet::new();
         listening.spawn(async move {
@@ -107,13 +112,19 @@ impl Proxy {
                 }
             }
         });
-        Ok(Self { url, passages, _listening: listening })
+        Ok(Self { url, passages, attempts, _listening: listening })
     }
 
     /// Where clients find it.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// How many connections were opened to it.
+    #[must_use]
+    pub fn attempts(&self) -> usize {
+        self.attempts.load(Ordering::SeqCst)
     }
 
     /// What came so far.
@@ -136,6 +147,7 @@ impl Door {
     async fn enter(self, stream: BoxStream) {
         let connection = self.log.new_connection();
         self.log.push(connection, By::Subject, Event::Opened);
+        self.attempts.fetch_add(1, Ordering::SeqCst);
         let log = self.log.clone();
         let how = match self.serve(connection, stream).await {
             Ok(()) => "the connection to the proxy was closed".to_owned(),
@@ -180,23 +192,21 @@ impl Door {
                     },
                 );
                 let target = request.uri().authority().map(ToString::to_string);
-                let target = target.filter(|_| request.method() == Method::CONNECT);
-                let status = match target {
+                if let Some(target) = &target {
+                    let (target, headers) = (target.clone(), request.headers().clone());
+                    door.note(connection, Passage { target, headers, with_certificate });
+                }
+                let status = match target.filter(|_| request.method() == Method::CONNECT) {
                     None => StatusCode::METHOD_NOT_ALLOWED,
-                    Some(target) => {
-                        let headers = request.headers().clone();
-                        let passage = Passage { target: target.clone(), headers, with_certificate };
-                        door.note(connection, passage);
-                        match door.onward(&target).await {
-                            Err(_) => StatusCode::BAD_GATEWAY,
-                            Ok(onward) => {
-                                let upgrade = hyper::upgrade::on(&mut request);
-                                // The receiver lives as long as the connection.
-                                let _ = passed.try_send((upgrade, onward));
-                                StatusCode::OK
-                            }
+                    Some(target) => match door.onward(&target).await {
+                        Err(_) => StatusCode::BAD_GATEWAY,
+                        Ok(onward) => {
+                            let upgrade = hyper::upgrade::on(&mut request);
+                            // The receiver lives as long as the connection.
+                            let _ = passed.try_send((upgrade, onward));
+                            StatusCode::OK
                         }
-                    }
+                    },
                 };
                 let headers = HeaderMap::new();
                 let event =

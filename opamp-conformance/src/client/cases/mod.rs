@@ -3,6 +3,8 @@
 use crate::case::Case;
 
 mod capabilities;
+mod certificate_requests;
+mod certificates;
 mod common;
 mod compression;
 mod config;
@@ -12,20 +14,25 @@ mod downloads;
 mod endpoint;
 mod every_message;
 mod fallback;
+mod first_use;
 mod framing;
 mod instance_uid;
 mod moves;
 mod package_failures;
 mod package_statuses;
 mod packages;
+mod proxy;
 mod reporting;
 mod sequence;
 mod telemetry;
 mod telemetry_connection;
+mod tls;
 
 /// All of them.
 pub const ALL: &[&[Case]] = &[
     capabilities::CASES,
+    certificate_requests::CASES,
+    certificates::CASES,
     compression::CASES,
     config::CASES,
     connection_settings::CASES,
@@ -34,13 +41,16 @@ pub const ALL: &[&[Case]] = &[
     endpoint::CASES,
     every_message::CASES,
     fallback::CASES,
+    first_use::CASES,
     framing::CASES,
     instance_uid::CASES,
     package_failures::CASES,
     package_statuses::CASES,
     packages::CASES,
+    proxy::CASES,
     reporting::CASES,
     sequence::CASES,
     telemetry::CASES,
     telemetry_connection::CASES,
+    tls::CASES,
 ];

@@ -23,7 +23,23 @@ pub(super) fn client_config(
     faults: &Faults,
 ) -> Result<Arc<ClientConfig>, String> {
     let text = |error: rustls::Error| error.to_string();
-    let tls = settings.tls.clone().unwrap_or_default();
+    let mut tls = settings.tls.clone().unwrap_or_default();
+    let ignored = |fault| faults.has(fault);
+    if ignored("offered-authority-is-not-trusted") {
+        tls.ca_pem_contents.clear();
+    }
+    if ignored("no-verification-is-refused-silently") {
+        tls.insecure_skip_verify = false;
+    }
+    if ignored("lowest-tls-version-is-ignored") {
+        tls.min_version.clear();
+    }
+    if ignored("highest-tls-version-is-ignored") {
+        tls.max_version.clear();
+    }
+    if ignored("cipher-suites-are-ignored") {
+        tls.cipher_suites.clear();
+    }
     let mut provider = rustls::crypto::ring::default_provider();
     if !tls.cipher_suites.is_empty() {
         let wanted = |suite: &SupportedCipherSuite| tls.cipher_suites.contains(&iana(suite));
@@ -39,7 +55,11 @@ pub(super) fn client_config(
     } else {
         builder.with_root_certificates(roots(settings, &tls)?)
     };
-    let config = match &settings.identity {
+    let identity = settings
+        .identity
+        .as_ref()
+        .filter(|_| settings.proxy.is_none() || !faults.has("no-certificate-for-the-proxy"));
+    let config = match identity {
         Some(identity) => {
             let pem = |error: rustls::pki_types::pem::Error| error.to_string();
             let chain = CertificateDer::pem_slice_iter(identity.cert.as_bytes());

@@ -3,12 +3,13 @@
 use crate::reference::{Fault, concat, count};
 
 mod packages;
+mod settings;
 mod telemetry;
 
 /// Name and meaning of each.
 pub const FAULTS: &[Fault] = &concat::<{ count(TOPICS) }>(TOPICS);
 
-const TOPICS: &[&[Fault]] = &[OTHERS, packages::FAULTS, telemetry::FAULTS];
+const TOPICS: &[&[Fault]] = &[OTHERS, packages::FAULTS, settings::FAULTS, telemetry::FAULTS];
 
 const OTHERS: &[Fault] = &[
     ("first-report-is-late", "the first message comes 8 s after connecting"),
@@ -101,26 +102,4 @@ const OTHERS: &[Fault] = &[
     ("empty-message-is-refused", "a message without data closes the connection"),
     ("fragments-are-dropped", "a message in several frames is dropped"),
     ("second-of-two-messages-is-dropped", "a message right after another is dropped"),
-    //
-    ("settings-status-is-never-reported", "no status of offered connection settings is reported"),
-    (
-        "settings-status-has-an-old-hash",
-        "the status of offered settings has another hash than they",
-    ),
-    ("applying-is-not-reported", "leaving for offered settings is not announced"),
-    ("applied-is-not-reported", "settings in use are never reported as applied"),
-    ("applied-with-an-error-text", "with APPLIED comes an error text"),
-    ("failed-is-not-reported", "settings that failed are not reported as such"),
-    ("offered-endpoint-is-not-used", "the endpoint of an offer is ignored"),
-    ("the-old-connection-is-kept", "the old WebSocket stays open when offered settings are tried"),
-    ("offered-headers-are-not-sent", "the header fields of an offer are ignored"),
-    ("only-one-header-of-a-name", "of several header fields of one name only the last is sent"),
-    ("any-offer-reconnects", "an offer without a part for OpAMP makes the client reconnect"),
-    ("candidate-is-not-kept", "settings that are being tried are lost in a crash"),
-    (
-        "settings-are-accepted-untried",
-        "offered settings replace those in use before they are tried",
-    ),
-    ("no-fallback", "offered settings are tried for ever"),
-    ("servers-are-not-verified", "any certificate of a server is accepted"),
 ];

@@ -7,23 +7,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use opamp_proto::v1::{
     AgentDescription, AgentDisconnect, AgentToServer, AvailableComponents, ComponentDetails,
-    ComponentHealth, ConnectionSettingsOffers, KeyValue, RemoteConfigStatus, ServerErrorResponse,
-    ServerErrorResponseType, ServerToAgent, server_error_response,
+    ComponentHealth, KeyValue, RemoteConfigStatus, ServerErrorResponse, ServerErrorResponseType,
+    ServerToAgent, server_error_response,
 };
 use tokio::time::Instant;
 
 use super::custom::Custom;
 use super::packages::{Job, Packages, Progress};
-use super::settings::{self, Connection, Reaction, Settings};
+use super::settings::{self, Connection, Settings};
 use super::telemetry::{Exporter, Telemetry};
 use crate::mask::agent as mask;
 use crate::mask::{flag, server};
 use crate::net::Network;
 use crate::reference::Faults;
-use crate::wire::http_client::Dialer;
 use crate::wire::uid;
 
 mod config;
+mod connection;
 mod hooks;
 
 /// The least first wait after UNAVAILABLE, 503 or 429 that states no time (THR-12).
@@ -48,6 +48,8 @@ pub(super) enum Part {
     Components,
     /// The component map beside its hash; only on request.
     ComponentMap,
+    /// Only once.
+    CertificateRequest,
     /// Nothing but what every message has.
     Presence,
 }
@@ -152,6 +154,7 @@ impl Mind {
                 | mask::REPORTS_EFFECTIVE_CONFIG
                 | mask::REPORTS_REMOTE_CONFIG
                 | mask::REPORTS_HEALTH
+                | mask::REPORTS_OWN_METRICS
                 | mask::ACCEPTS_OPAMP_CONNECTION_SETTINGS
                 | mask::REPORTS_CONNECTION_SETTINGS_STATUS
                 | mask::ACCEPTS_RESTART_COMMAND
@@ -174,38 +177,6 @@ impl Mind {
 
     pub(super) fn kept(&self) -> Kept {
         Kept { connection: self.connection.kept(), ..self.kept.clone() }
-    }
-
-    /// How to connect now.
-    pub(super) fn dialer(&mut self, network: &Network) -> Result<Dialer, String> {
-        let dialer = self.connection.connecting().dialer(network, &self.faults);
-        if self.connection.is_trying() || self.faults.has("settings-are-accepted-untried") {
-            self.begin_session();
-        }
-        dialer
-    }
-
-    /// When settings that are being tried have failed if the server has not answered by then.
-    pub(super) fn trial_ends_at(&self) -> Instant {
-        let patience = if self.connection.is_trying() { TRIAL } else { NEVER };
-        self.last_sent + patience
-    }
-
-    /// The connection is over; whether that means to go back to the settings before it, at once.
-    pub(super) fn fall_back(&mut self) -> bool {
-        let failed = self.connection.fall_back();
-        if failed {
-            self.begin_session();
-        }
-        failed
-    }
-
-    /// The next report is a full one, to a server of which nothing is known.
-    fn begin_session(&mut self) {
-        self.server = None;
-        self.failures = 0;
-        self.in_flight.clear();
-        self.unreported.extend(FULL);
     }
 
     /// Whether there is something to say now.
@@ -347,6 +318,9 @@ impl Mind {
             Part::ConnectionSettingsStatus if has(mask::REPORTS_CONNECTION_SETTINGS_STATUS) => {
                 message.connection_settings_status = Some(self.connection.status());
             }
+            Part::CertificateRequest => {
+                message.connection_settings_request = Some(self.connection.request());
+            }
             Part::CustomCapabilities => {
                 message.custom_capabilities = Some(self.custom.own());
             }
@@ -478,20 +452,6 @@ impl Mind {
         }
     }
 
-    fn reconnect(&mut self, offer: &ConnectionSettingsOffers) -> Next {
-        let mut reaction = self.connection.offered(offer, None);
-        for settings in offer.own_metrics.iter() {
-            self.connection.confuse_with(settings);
-        }
-        if self.telemetry.offer(offer, &self.faults) && offer.opamp.is_none() {
-            reaction = reaction.max(self.connection.took(&offer.hash));
-        }
-        if reaction != Reaction::None {
-            self.unreported.insert(Part::ConnectionSettingsStatus);
-        }
-        if reaction == Reaction::Move { Next::Move } else { Next::GoOn }
-    }
-
     fn identify(&mut self, given: &Bytes) {
         let any_length = self.faults.has("new-uid-of-any-length-is-taken");
         if self.faults.has("new-uid-is-ignored") || given.len() != 16 && !any_length {
@@ -500,13 +460,22 @@ impl Mind {
         if self.faults.has("new-uid-is-lost-with-the-connection") {
             self.uid_before = Some(self.kept.uid.clone());
         }
+        let is_new = self.kept.uid != *given;
         self.kept.uid = given.clone();
         self.wants_uid = false;
+        if is_new {
+            self.renew_certificate();
+        }
     }
 
     fn refused(&mut self, error: &ServerErrorResponse) -> Next {
         if error.r#type != ServerErrorResponseType::Unavailable as i32 {
-            self.in_flight.clear();
+            let refused = std::mem::take(&mut self.in_flight);
+            if refused.contains(&Part::CertificateRequest)
+                && self.faults.has("refused-certificate-request-is-repeated")
+            {
+                self.unreported.insert(Part::CertificateRequest);
+            }
             // Settings with which the server does not accept a report are not good.
             return if self.connection.is_trying() {
                 Next::Wait(Duration::ZERO)

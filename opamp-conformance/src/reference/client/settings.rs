@@ -6,9 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opamp_proto::v1::{
-    ConnectionSettingsOffers, ConnectionSettingsStatus, ConnectionSettingsStatuses, Headers,
-    OpAmpConnectionSettings, ProxyConnectionSettings, TelemetryConnectionSettings, TlsCertificate,
-    TlsConnectionSettings,
+    CertificateRequest, ConnectionSettingsOffers, ConnectionSettingsRequest,
+    ConnectionSettingsStatus, ConnectionSettingsStatuses, Headers, OpAmpConnectionSettings,
+    OpAmpConnectionSettingsRequest, ProxyConnectionSettings, TelemetryConnectionSettings,
+    TlsCertificate, TlsConnectionSettings,
 };
 
 use super::certificates;
@@ -17,6 +18,7 @@ use crate::net::Network;
 use crate::reference::Faults;
 use crate::report::{Side, Transport};
 use crate::wire::authority::Identity;
+use crate::wire::certificate::Csr;
 use crate::wire::http_client::Dialer;
 use crate::wire::proxy::Via;
 use crate::wire::url::Url;
@@ -49,10 +51,18 @@ impl Settings {
             }
         }
         let via = match &self.proxy {
+            Some(_) if faults.has("proxy-is-ignored") => None,
             Some(proxy) => {
                 let mut via: Via = proxy.url.parse()?;
+                let has_headers = proxy.connect_headers.is_some();
+                let is_socks = proxy.url.starts_with("socks");
+                if is_socks && has_headers && faults.has("socks5-with-headers-is-refused") {
+                    return Err("header fields for a SOCKS5 proxy".to_owned());
+                }
                 for header in proxy.connect_headers.iter().flat_map(|headers| &headers.headers) {
-                    via.header(&header.key, &header.value);
+                    if !faults.has("connect-headers-are-not-sent") {
+                        via.header(&header.key, &header.value);
+                    }
                 }
                 Some(via)
             }
@@ -63,8 +73,8 @@ impl Settings {
         Ok(Dialer { network, url, via, tls, headers, log })
     }
 
-    /// These settings with what the offer changes (A17). `keys` are the client's own, for a
-    /// certificate that comes without one.
+    /// These settings with what the offer changes (A17). `own_key` is for a certificate that comes
+    /// without one.
     fn with(
         &self,
         offer: &OpAmpConnectionSettings,
@@ -82,13 +92,25 @@ impl Settings {
                 headers.iter().map(|header| (header.key.clone(), header.value.clone())).collect();
         }
         new.identity = match &offer.certificate {
-            Some(certificate) => Some(self.identity_of(certificate, own_key)?),
+            Some(certificate) => {
+                if faults.has("authority-of-the-certificate-is-trusted") {
+                    let more = String::from_utf8_lossy(&certificate.ca_cert).into_owned();
+                    new.ca = Some(new.ca.unwrap_or_default() + &more);
+                }
+                let ignored = match certificate.private_key.is_empty() {
+                    true => "issued-certificate-is-not-used",
+                    false => "offered-certificate-is-not-presented",
+                };
+                let identity = self.identity_of(certificate, own_key)?;
+                Some(identity).filter(|_| !faults.has(ignored))
+            }
+            None if faults.has("certificate-left-out-is-kept") => self.identity.clone(),
             None => None,
         };
-        if offer.tls.is_some() {
+        if offer.tls.is_some() || faults.has("tls-settings-left-out-are-forgotten") {
             new.tls.clone_from(&offer.tls);
         }
-        if offer.proxy.is_some() {
+        if offer.proxy.is_some() || faults.has("proxy-left-out-is-forgotten") {
             new.proxy.clone_from(&offer.proxy);
         }
         // Zero turns heartbeats off only where nothing else changes (A01), and never polls (A03).
@@ -121,6 +143,8 @@ pub(super) struct Kept {
     /// Those of an offer that is being tried.
     pub(super) candidate: Option<Settings>,
     pub(super) status: ConnectionSettingsStatus,
+    /// The key of the last certificate request, PEM.
+    own_key: Option<String>,
 }
 
 /// What becomes of an offer.
@@ -142,19 +166,29 @@ pub(super) struct Connection {
     persistent: bool,
     /// Whether the connection is one with the candidate.
     trying: bool,
+    /// The last certificate request, PEM.
+    csr: String,
 }
 
 impl Connection {
     /// Of a client that was started with `given`; `persistent` says whether what it keeps survives
     /// it.
     pub(super) fn new(faults: Faults, given: Settings, kept: Kept, persistent: bool) -> Self {
-        Self { faults, given, kept, persistent, trying: false }
+        Self { faults, given, kept, persistent, trying: false, csr: String::new() }
     }
 
     pub(super) fn kept(&self) -> Kept {
         let mut kept = self.kept.clone();
         if self.faults.has("candidate-is-not-kept") {
             kept.candidate = None;
+        }
+        if self.faults.has("accepted-settings-are-not-kept") {
+            kept.accepted = None;
+        }
+        if let Some(accepted) = &mut kept.accepted
+            && self.faults.has("certificates-are-lost-with-the-process")
+        {
+            accepted.identity = None;
         }
         kept
     }
@@ -193,11 +227,7 @@ impl Connection {
     }
 
     /// Takes in an offer.
-    pub(super) fn offered(
-        &mut self,
-        offer: &ConnectionSettingsOffers,
-        own_key: Option<&str>,
-    ) -> Reaction {
+    pub(super) fn offered(&mut self, offer: &ConnectionSettingsOffers) -> Reaction {
         let Some(opamp) = &offer.opamp else {
             if !self.faults.has("any-offer-reconnects") {
                 return Reaction::None;
@@ -213,7 +243,7 @@ impl Connection {
         if opamp.certificate.is_some() && !self.persistent {
             return self.failed("a certificate would be lost with this process");
         }
-        let candidate = match self.good().with(opamp, own_key, &self.faults) {
+        let candidate = match self.good().with(opamp, self.kept.own_key.as_deref(), &self.faults) {
             Ok(candidate) => candidate,
             Err(error) => return self.failed(&error),
         };
@@ -275,7 +305,6 @@ impl Connection {
         if !std::mem::take(&mut self.trying) || self.faults.has("no-fallback") {
             return false;
         }
-        self.kept.candidate = None;
         self.failed("no connection with the offered settings");
         true
     }
@@ -287,7 +316,43 @@ impl Connection {
         }
     }
 
+    /// Makes a certificate request for this id, with a new key.
+    pub(super) fn make_request(&mut self, uid: &str) -> Result<(), String> {
+        let csr = Csr::new(uid).map_err(|error| error.to_string())?;
+        self.csr = match self.faults.has("certificate-request-is-signed-wrongly") {
+            true => csr.with_broken_signature(),
+            false => csr.pem,
+        };
+        self.kept.own_key = Some(csr.key);
+        Ok(())
+    }
+
+    /// Whether it has asked for a certificate in its life, and so goes by one of its own.
+    pub(super) fn has_own_certificate(&self) -> bool {
+        self.kept.own_key.is_some() && self.good().identity.is_some()
+    }
+
+    /// The last certificate request.
+    pub(super) fn request(&self) -> ConnectionSettingsRequest {
+        let mut csr = Bytes::copy_from_slice(self.csr.as_bytes());
+        if self.faults.has("certificate-request-is-not-pem") {
+            csr = csr.slice(20..);
+        }
+        let opamp = OpAmpConnectionSettingsRequest {
+            certificate_request: Some(CertificateRequest { csr }),
+        };
+        let is_empty = self.faults.has("certificate-request-is-empty");
+        ConnectionSettingsRequest { opamp: Some(opamp).filter(|_| !is_empty) }
+    }
+
     fn failed(&mut self, why: &str) -> Reaction {
+        let candidate = self.kept.candidate.take();
+        let unverified = candidate.and_then(|candidate| candidate.tls);
+        if unverified.is_some_and(|tls| tls.insecure_skip_verify)
+            && self.faults.has("no-verification-is-refused-silently")
+        {
+            return Reaction::None;
+        }
         if !self.faults.has("failed-is-not-reported") {
             self.report(ConnectionSettingsStatuses::Failed, why);
         }

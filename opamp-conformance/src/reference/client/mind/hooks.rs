@@ -30,6 +30,7 @@ impl Mind {
                 }
                 Part::EffectiveConfig
             }
+            Action::RequestCertificate => return self.ask_for_certificate(),
             Action::SetCustomCapabilities { capabilities } => {
                 self.custom.announce(capabilities);
                 if self.faults.has("custom-capabilities-are-not-told") {
