@@ -38,7 +38,7 @@ pub(super) const CASES: &[Case] = &[
         does: "hears the first report, and asks for a full one",
         expects: "what the capabilities promise is in one of them",
         alone: false,
-        broken_by: &["health-is-only-promised"],
+        broken_by: &["components-are-only-promised", "health-is-only-promised"],
         script: Script::Client(|stage| Box::pin(kept(stage))),
     },
     Case {

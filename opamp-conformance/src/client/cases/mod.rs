@@ -5,7 +5,9 @@ use crate::case::Case;
 mod capabilities;
 mod certificate_requests;
 mod certificates;
+mod command;
 mod common;
+mod components;
 mod compression;
 mod config;
 mod connection_settings;
@@ -16,6 +18,8 @@ mod every_message;
 mod fallback;
 mod first_use;
 mod framing;
+mod health;
+mod heartbeat;
 mod instance_uid;
 mod moves;
 mod package_failures;
@@ -33,6 +37,8 @@ pub const ALL: &[&[Case]] = &[
     capabilities::CASES,
     certificate_requests::CASES,
     certificates::CASES,
+    command::CASES,
+    components::CASES,
     compression::CASES,
     config::CASES,
     connection_settings::CASES,
@@ -43,6 +49,8 @@ pub const ALL: &[&[Case]] = &[
     fallback::CASES,
     first_use::CASES,
     framing::CASES,
+    health::CASES,
+    heartbeat::CASES,
     instance_uid::CASES,
     package_failures::CASES,
     package_statuses::CASES,

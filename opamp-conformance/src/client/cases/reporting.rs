@@ -64,6 +64,7 @@ pub(super) const CASES: &[Case] = &[
         expects: "each has its effect, as far as the client has the capability",
         alone: false,
         broken_by: &[
+            "components-are-not-sent",
             "config-is-not-answered",
             "full-state-flag-is-ignored",
             "only-one-field-is-processed",

@@ -3,81 +3,17 @@
 use crate::reference::{Fault, concat, count};
 
 mod packages;
+mod reports;
 mod settings;
 mod telemetry;
 
 /// Name and meaning of each.
 pub const FAULTS: &[Fault] = &concat::<{ count(TOPICS) }>(TOPICS);
 
-const TOPICS: &[&[Fault]] = &[OTHERS, packages::FAULTS, settings::FAULTS, telemetry::FAULTS];
+const TOPICS: &[&[Fault]] =
+    &[OTHERS, packages::FAULTS, reports::FAULTS, settings::FAULTS, telemetry::FAULTS];
 
 const OTHERS: &[Fault] = &[
-    ("first-report-is-late", "the first message comes 8 s after connecting"),
-    ("first-report-is-empty", "the first message reports nothing, the second all"),
-    ("change-is-not-told", "what changes at run time is not reported"),
-    ("changed-attribute-is-sent-alone", "a changed description has what changed only"),
-    ("report-is-always-full", "every report has all there is to report"),
-    ("every-message-causes-a-report", "an empty message is answered with the health as it was"),
-    ("only-one-field-is-processed", "a message with a configuration is not read further"),
-    ("sent-counts-as-reported", "what was sent and not answered is not sent again"),
-    ("config-hash-is-not-echoed", "the status of a configuration has another hash"),
-    ("config-is-not-answered", "an offered configuration causes no status"),
-    ("config-stays-applying", "the status of a configuration is never final"),
-    ("config-success-has-an-error", "APPLIED comes with an error"),
-    ("config-error-outlives-it", "the error of one configuration is told with the next"),
-    ("same-config-is-reported-again", "an offer of the configuration in use is reported"),
-    ("second-config-is-dropped", "a configuration offered right after another is ignored"),
-    ("effective-config-change-is-not-told", "what an offer makes effective is not reported"),
-    ("effective-config-is-that-of-the-start", "the effective configuration never changes"),
-    ("nameless-config-is-refused", "a file without a name is refused"),
-    ("config-needs-a-content-type", "a file without a content type is refused"),
-    ("config-is-made-text", "bytes of a configuration that are not UTF-8 are replaced"),
-    ("config-is-taken-without-capability", "configurations are taken without the bit for it"),
-    ("capabilities-are-left-out-of-heartbeats", "heartbeats and polls have capabilities 0"),
-    ("capability-change-is-not-told", "the capabilities are those of the beginning for ever"),
-    ("components-come-without-capability", "components are reported without the bit for them"),
-    ("effective-config-comes-without-capability", "it is reported without the bit for it"),
-    ("health-is-only-promised", "the health is never reported in spite of the bit for it"),
-    ("server-mask-of-zero-counts", "a later mask of 0 is taken for a server without capabilities"),
-    ("status-is-not-announced", "ReportsStatus is not set"),
-    (
-        "unknown-server-capability-ends-the-session",
-        "unknown bits of the server make the client leave",
-    ),
-    ("custom-capability-has-a-plain-name", "the name of a custom capability has no domain"),
-    ("custom-capabilities-are-not-told", "a change of the custom capabilities is not reported"),
-    (
-        "custom-capabilities-add-up",
-        "the server's list of custom capabilities does not replace the last",
-    ),
-    ("custom-message-without-own-capability", "a custom message of a capability not announced"),
-    ("custom-message-without-the-servers-capability", "a custom message the server does not know"),
-    ("custom-messages-are-never-sent", "custom messages are dropped"),
-    ("custom-data-is-read-as-text", "the data of custom messages is made valid UTF-8"),
-    (
-        "unknown-custom-message-ends-the-session",
-        "the client leaves after an unknown custom message",
-    ),
-    ("heartbeats-lack-the-uid", "heartbeats and polls lose the instance uid after a while"),
-    ("uid-is-text", "the instance uid is 36 characters of text"),
-    ("uid-is-random", "the instance uid is a UUID of version 4"),
-    ("uid-is-the-same-everywhere", "every client has the same instance uid"),
-    ("uid-is-requested-at-first", "the first report asks for an instance uid"),
-    ("uid-changes-with-the-connection", "each connection gets an instance uid of its own"),
-    ("new-uid-is-ignored", "the instance uid the server gives is not taken"),
-    (
-        "new-uid-is-lost-with-the-connection",
-        "the instance uid given is used on one connection only",
-    ),
-    ("new-uid-of-any-length-is-taken", "an instance uid given is not checked"),
-    ("uid-is-requested-without-flag", "asking for an instance uid sets no flag"),
-    ("uid-is-requested-without-temporary-one", "asking for an instance uid leaves the field empty"),
-    ("heartbeats-take-no-number", "heartbeats and polls repeat the last sequence number"),
-    ("goodbye-repeats-the-number", "agent_disconnect repeats the last sequence number"),
-    ("numbers-start-over-with-the-connection", "each connection counts from 1"),
-    ("full-state-lacks-the-health", "a full report that was asked for leaves out the health"),
-    ("full-state-flag-is-ignored", "ReportFullState causes no report"),
-    ("full-state-is-repeated", "after the second message every one is a full report"),
     ("speaks-without-http", "the first bytes on a connection are an OpAMP message"),
     ("path-is-fixed", "the path of the URL is not used"),
     ("default-path-is-another", "without a path in the URL it is /opamp"),

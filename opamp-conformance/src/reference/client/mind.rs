@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use opamp_proto::v1::{
-    AgentDescription, AgentDisconnect, AgentToServer, AvailableComponents, ComponentDetails,
-    ComponentHealth, KeyValue, RemoteConfigStatus, ServerErrorResponse, ServerErrorResponseType,
-    ServerToAgent, server_error_response,
+    AgentDescription, AgentDisconnect, AgentToServer, ComponentHealth, KeyValue,
+    RemoteConfigStatus, ServerErrorResponse, ServerErrorResponseType, ServerToAgent,
+    server_error_response,
 };
 use tokio::time::Instant;
 
@@ -22,6 +22,7 @@ use crate::net::Network;
 use crate::reference::Faults;
 use crate::wire::uid;
 
+mod components;
 mod config;
 mod connection;
 mod hooks;
@@ -105,6 +106,10 @@ pub(super) struct Mind {
     connection: Connection,
     telemetry: Telemetry,
     last_sent: Instant,
+    /// What the interval of heartbeats counts from.
+    beat: Instant,
+    /// How many heartbeats have gone since there was anything to report.
+    idle: u32,
     sequence_num: u64,
     capabilities: u64,
     /// What the server announced; `None` until it did.
@@ -143,6 +148,8 @@ impl Mind {
             connection,
             telemetry: Telemetry::new(),
             last_sent: Instant::now(),
+            beat: Instant::now(),
+            idle: 0,
             sequence_num: 0,
             capabilities: mask::REPORTS_STATUS
                 | mask::ACCEPTS_REMOTE_CONFIG
@@ -196,9 +203,12 @@ impl Mind {
 
     /// When the next heartbeat or poll is due.
     pub(super) fn heartbeat_at(&self) -> Instant {
+        let stopped = self.idle >= 4 && self.faults.has("heartbeats-stop");
         match self.connection.good().heartbeat {
             Duration::ZERO => self.last_sent + NEVER,
-            heartbeat => self.last_sent + heartbeat,
+            _ if stopped => self.last_sent + NEVER,
+            heartbeat if self.faults.has("heartbeats-are-slow") => self.beat + 2 * heartbeat,
+            heartbeat => self.beat + heartbeat,
         }
     }
 
@@ -214,6 +224,12 @@ impl Mind {
         let mut message = self.bare();
         if parts.is_empty() {
             self.spoil_heartbeat(&mut message);
+            self.idle += 1;
+        } else {
+            self.idle = 0;
+        }
+        if parts.is_empty() || !self.faults.has("heartbeats-ignore-reports") {
+            self.beat = self.last_sent;
         }
         for part in &parts {
             self.put(*part, &mut message);
@@ -263,6 +279,7 @@ impl Mind {
             }
         }
         for (fault, bit) in [
+            ("heartbeats-are-not-announced", mask::REPORTS_HEARTBEAT),
             ("status-is-not-announced", mask::REPORTS_STATUS),
             ("components-come-without-capability", mask::REPORTS_AVAILABLE_COMPONENTS),
             ("effective-config-comes-without-capability", mask::REPORTS_EFFECTIVE_CONFIG),
@@ -324,8 +341,9 @@ impl Mind {
             Part::CustomCapabilities => {
                 message.custom_capabilities = Some(self.custom.own());
             }
+            Part::Components if self.faults.has("components-are-only-promised") => {}
             Part::Components | Part::ComponentMap if has(mask::REPORTS_AVAILABLE_COMPONENTS) => {
-                message.available_components = Some(components(part == Part::ComponentMap));
+                message.available_components = Some(self.components(part == Part::ComponentMap));
             }
             _ => {}
         }
@@ -371,7 +389,12 @@ impl Mind {
         if message.capabilities != 0 || self.faults.has("server-mask-of-zero-counts") {
             self.server = Some(message.capabilities);
         }
-        if message.command.is_some() && self.capabilities & mask::ACCEPTS_RESTART_COMMAND != 0 {
+        if message.command.is_some() && self.restarts() {
+            if let Some(offer) = &message.remote_config
+                && self.faults.has("command-is-not-alone")
+            {
+                self.configure(offer);
+            }
             return Next::Restart;
         }
         if message.custom_message.is_some()
@@ -405,7 +428,10 @@ impl Mind {
                 self.unreported.remove(&Part::Health);
             }
         }
-        if message.flags & flag::REPORT_AVAILABLE_COMPONENTS != 0 {
+        if message.flags & flag::REPORT_AVAILABLE_COMPONENTS != 0
+            && !self.faults.has("components-are-not-sent")
+            || self.sequence_num < 20 && self.faults.has("components-come-again")
+        {
             self.unreported.insert(Part::ComponentMap);
         }
         if let Some(identification) = &message.agent_identification {
@@ -466,6 +492,12 @@ impl Mind {
         if is_new {
             self.renew_certificate();
         }
+    }
+
+    fn restarts(&self) -> bool {
+        let able = self.capabilities & mask::ACCEPTS_RESTART_COMMAND != 0;
+        (able || self.faults.has("restart-without-capability"))
+            && !self.faults.has("restart-is-ignored")
     }
 
     fn refused(&mut self, error: &ServerErrorResponse) -> Next {
@@ -532,21 +564,15 @@ impl Mind {
 }
 
 /// The health of one that has just been started.
-fn healthy(_faults: &Faults) -> ComponentHealth {
+fn healthy(faults: &Faults) -> ComponentHealth {
     let now = uid::now_ms() * 1_000_000;
+    let in_seconds = faults.has("start-time-is-in-seconds");
+    let is_old = faults.has("status-time-is-too-old");
     ComponentHealth {
         healthy: true,
-        start_time_unix_nano: now,
+        start_time_unix_nano: if in_seconds { now / 1_000_000_000 } else { now },
         status: "running".to_owned(),
-        status_time_unix_nano: now,
+        status_time_unix_nano: if is_old { 1 } else { now },
         ..Default::default()
     }
-}
-
-fn components(with_map: bool) -> AvailableComponents {
-    let mut components = BTreeMap::new();
-    if with_map {
-        components.insert("receivers".to_owned(), ComponentDetails::default());
-    }
-    AvailableComponents { components, hash: Bytes::from_static(b"components-1") }
 }

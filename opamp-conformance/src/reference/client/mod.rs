@@ -108,6 +108,10 @@ impl ClientUnderTest for ReferenceClient {
         if self.faults.has("default-path-is-another") && !start.url.ends_with(&url.target) {
             "/opamp".clone_into(&mut url.target);
         }
+        let default = match self.faults.has("default-interval-is-a-minute") {
+            true => 2 * DEFAULT_HEARTBEAT,
+            false => DEFAULT_HEARTBEAT,
+        };
         let settings = Settings {
             url,
             headers: start.headers,
@@ -115,7 +119,7 @@ impl ClientUnderTest for ReferenceClient {
             identity: None,
             tls: None,
             proxy: None,
-            heartbeat: start.heartbeat.unwrap_or(DEFAULT_HEARTBEAT),
+            heartbeat: start.heartbeat.unwrap_or(default),
         };
         let kept = self
             .left_behind(start.state.as_ref())

@@ -243,15 +243,26 @@ impl Connection {
         if opamp.certificate.is_some() && !self.persistent {
             return self.failed("a certificate would be lost with this process");
         }
-        let candidate = match self.good().with(opamp, self.kept.own_key.as_deref(), &self.faults) {
-            Ok(candidate) => candidate,
-            Err(error) => return self.failed(&error),
-        };
+        let mut candidate =
+            match self.good().with(opamp, self.kept.own_key.as_deref(), &self.faults) {
+                Ok(candidate) => candidate,
+                Err(error) => return self.failed(&error),
+            };
         // Settings that cannot even be tried need no trial.
         if let Err(error) = candidate.dialer(&Network::default(), &self.faults) {
             return self.failed(&error);
         }
         let current = self.good();
+        let own = current.heartbeat;
+        let is_zero = candidate.heartbeat.is_zero();
+        if self.faults.has("offered-interval-is-ignored")
+            || is_zero && self.faults.has("heartbeats-cannot-be-turned-off")
+        {
+            candidate.heartbeat = own;
+        }
+        if opamp.heartbeat_interval_seconds == 0 && self.faults.has("polls-can-be-turned-off") {
+            candidate.heartbeat = Duration::ZERO;
+        }
         let only_interval = Settings { heartbeat: current.heartbeat, ..candidate.clone() };
         if only_interval == *current {
             self.kept.accepted = Some(candidate);

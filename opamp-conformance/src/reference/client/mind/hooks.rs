@@ -15,8 +15,11 @@ impl Mind {
     pub(in crate::reference::client) fn hook(&mut self, action: &Action) -> Result<(), HookError> {
         let changed = match action {
             Action::SetHealth { healthy, last_error } => {
-                self.health.healthy = *healthy;
+                self.health.healthy = *healthy || self.faults.has("agent-is-always-healthy");
                 self.health.last_error.clone_from(last_error);
+                if self.faults.has("last-error-is-left-out") {
+                    self.health.last_error.clear();
+                }
                 Part::Health
             }
             Action::SetDescription { attributes } => {
