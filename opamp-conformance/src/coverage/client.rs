@@ -1,20 +1,101 @@
 //! Rows about clients.
 
-use super::{Reason, Uncovered};
+use super::Reason::{
+    JudgedWith, NeedsConfiguration, NeedsThirdParty, NoRoomForChoice, NotOnThisSide,
+};
+use super::Uncovered;
 
 /// The topics whose rows are all judged or listed here.
 #[cfg(test)]
-pub(super) const FINISHED: &[&str] = &["CERT", "CSR", "OTHER", "PROXY", "TLS", "TOFU"];
+pub(super) const FINISHED: &[&str] = &[
+    "CAP", "CERT", "CFG", "CMD", "COMP", "CSR", "CUST", "DELTA", "HB", "HEALTH", "ID", "OTHER",
+    "PROXY", "SEC", "SEQ", "STATUS", "TLS", "TOFU",
+];
 
 pub(super) const UNCOVERED: &[Uncovered] = &[
     Uncovered {
+        row: "COMP-05",
+        reason: NotOnThisSide,
+        why: "the server is the one that has to take any hash",
+    },
+    Uncovered {
+        row: "COMP-12",
+        reason: NoRoomForChoice,
+        why: "the trees of components and of health may relate in any way",
+    },
+    Uncovered {
+        row: "COMP-14",
+        reason: NotOnThisSide,
+        why: "the server is the one that has to take any depth",
+    },
+    Uncovered {
         row: "CSR-03",
-        reason: Reason::NeedsConfiguration,
+        reason: NeedsConfiguration,
         why: "the client would have to be started with a bootstrap certificate",
     },
     Uncovered {
+        row: "CUST-08",
+        reason: NeedsConfiguration,
+        why: "what the types of a capability do is known to those who defined it",
+    },
+    Uncovered {
+        row: "CUST-10",
+        reason: JudgedWith("CUST-09"),
+        why: "both compare the names of messages with those announced",
+    },
+    Uncovered {
+        row: "CUST-11",
+        reason: NoRoomForChoice,
+        why: "a type means nothing without the capability that comes with it",
+    },
+    Uncovered {
+        row: "DESC-05",
+        reason: NeedsConfiguration,
+        why: "whether the environment uses namespaces is not seen",
+    },
+    Uncovered {
+        row: "HEALTH-03",
+        reason: NeedsConfiguration,
+        why: "the agent would have to be down while its client is up",
+    },
+    Uncovered {
+        row: "HEALTH-05",
+        reason: NotOnThisSide,
+        why: "the server is the one that has to take any text",
+    },
+    Uncovered {
+        row: "HEALTH-07",
+        reason: NotOnThisSide,
+        why: "the server is the one that has to take any depth",
+    },
+    Uncovered {
+        row: "HEALTH-08",
+        reason: NotOnThisSide,
+        why: "the server is the one that has to take any attribute",
+    },
+    Uncovered {
+        row: "ID-11",
+        reason: NeedsConfiguration,
+        why: "the client would have to speak for several agents",
+    },
+    Uncovered {
+        row: "OTEL-02",
+        reason: NeedsConfiguration,
+        why: "whether the environment uses namespaces is not seen",
+    },
+    Uncovered {
+        row: "SEC-07",
+        reason: NeedsConfiguration,
+        why: "what violates a restriction is known to those who set it",
+    },
+    Uncovered {
+        row: "SEC-11",
+        reason: NeedsConfiguration,
+        why: "the client is tested with the settings its user gave it",
+    },
+    Uncovered {
         row: "TLS-04",
-        reason: Reason::NeedsThirdParty,
+        reason: NeedsThirdParty,
         why: "it takes a server whose certificate the authorities of the client's system vouch for",
     },
 ];

@@ -12,6 +12,7 @@ mod compression;
 mod config;
 mod connection_settings;
 mod custom;
+mod description;
 mod downloads;
 mod endpoint;
 mod every_message;
@@ -44,6 +45,7 @@ pub const ALL: &[&[Case]] = &[
     connection_settings::CASES,
     custom::CASES,
     downloads::CASES,
+    description::CASES,
     endpoint::CASES,
     every_message::CASES,
     fallback::CASES,

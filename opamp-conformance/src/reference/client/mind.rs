@@ -354,9 +354,9 @@ impl Mind {
         if self.is_changed && self.faults.has("changed-attribute-is-sent-alone") {
             return AgentDescription::default();
         }
-        AgentDescription {
+        let mut description = AgentDescription {
             identifying_attributes: vec![
-                KeyValue::new("service.name", "com.example.reference"),
+                KeyValue::new("service.name", "io.opentelemetry.collector"),
                 KeyValue::new("service.version", "1.0.0"),
                 KeyValue::new("service.instance.id", id.as_str()),
             ],
@@ -365,7 +365,15 @@ impl Mind {
                 .iter()
                 .map(|(key, value)| KeyValue::new(key.as_str(), value.as_str()))
                 .collect(),
+        };
+        if self.faults.has("attribute-is-of-another-type") {
+            description.identifying_attributes[1] = KeyValue::new("service.version", 1);
         }
+        if self.faults.has("description-is-thin") {
+            description.identifying_attributes.truncate(1);
+            description.non_identifying_attributes.clear();
+        }
+        description
     }
 
     /// Takes in a message of the server.

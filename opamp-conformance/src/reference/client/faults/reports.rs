@@ -4,6 +4,8 @@ use crate::reference::Fault;
 
 /// Name and meaning of each.
 pub(super) const FAULTS: &[Fault] = &[
+    ("attribute-is-of-another-type", "service.version is a number"),
+    ("description-is-thin", "the description has nothing but service.name"),
     ("last-error-is-left-out", "an unhealthy agent has no error"),
     ("start-time-is-in-seconds", "the start time is in seconds"),
     ("status-time-is-too-old", "the time of the status is before the start"),
