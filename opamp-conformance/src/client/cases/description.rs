@@ -26,7 +26,7 @@ pub(super) const CASES: &[Case] = &[
         does: "looks at the description in the first report of a Collector",
         expects: "service name, version and instance id, and where it runs",
         alone: false,
-        broken_by: &["description-is-thin"],
+        broken_by: &["attribute-is-of-another-type", "description-is-thin"],
         script: Script::Client(|stage| Box::pin(collector(stage))),
     },
     Case {

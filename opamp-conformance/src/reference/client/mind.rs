@@ -371,7 +371,8 @@ impl Mind {
         }
         if self.faults.has("description-is-thin") {
             description.identifying_attributes.truncate(1);
-            description.non_identifying_attributes.clear();
+            let made = |attribute: &KeyValue| !attribute.key.starts_with("conformance.");
+            description.non_identifying_attributes.retain(|attribute| !made(attribute));
         }
         description
     }
