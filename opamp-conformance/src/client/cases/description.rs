@@ -63,8 +63,11 @@ const TEXT: [&str; 16] = [
 
 async fn described(stage: &ClientStage) -> Result<AgentDescription, Stop> {
     let (_host, _client, first) = stage.meet().await?;
-    let none = || Stop::Unreached("no description in the first report".to_owned());
-    first.agent_description.ok_or_else(none)
+    first.agent_description.ok_or_else(undescribed)
+}
+
+fn undescribed() -> Stop {
+    Stop::Unreached("no description in the first report".to_owned())
 }
 
 /// The value of an attribute where it is text.
@@ -153,7 +156,7 @@ async fn two_agents(stage: &mut ClientStage) -> Result<(), Stop> {
     let mut identities = Vec::new();
     for host in &mut hosts {
         let first = host.first(stage.pace.start()).await?;
-        let description = first.agent_description.unwrap_or_default();
+        let description = first.agent_description.ok_or_else(undescribed)?;
         identities.push(description.identifying_attributes);
     }
     let differ = identities[0] != identities[1];
