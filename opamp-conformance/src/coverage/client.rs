@@ -8,8 +8,8 @@ use super::Uncovered;
 /// The topics whose rows are all judged or listed here.
 #[cfg(test)]
 pub(super) const FINISHED: &[&str] = &[
-    "CAP", "CERT", "CFG", "CMD", "COMP", "CSR", "CUST", "DELTA", "HB", "HEALTH", "ID", "OTHER",
-    "PROXY", "SEC", "SEQ", "STATUS", "TLS", "TOFU",
+    "CAP", "CERT", "CFG", "CMD", "COMP", "CONN", "CSR", "CUST", "DELTA", "HB", "HEALTH", "ID",
+    "OTHER", "PROXY", "SEC", "SEQ", "STATUS", "TLS", "TOFU",
 ];
 
 pub(super) const UNCOVERED: &[Uncovered] = &[

@@ -342,6 +342,10 @@ async fn new_instance_uid(stage: &mut ClientStage) -> Result<(), Stop> {
     let within = stage.pace.work() + 2 * stage.heartbeat();
     let asks = |message: &AgentToServer| message.connection_settings_request.is_some();
     let request = new.hear(within, asks).await;
+    if request.is_none() && *new.uid() != given {
+        let why = "the client does not take the instance uid it is given".to_owned();
+        return Err(Stop::Unreached(why));
+    }
     let holds = request.as_ref().is_some_and(|message| {
         SigningRequest::read(csr(message)).is_ok_and(|request| request.names(&given))
     });

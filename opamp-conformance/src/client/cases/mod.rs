@@ -31,6 +31,7 @@ mod reporting;
 mod sequence;
 mod telemetry;
 mod telemetry_connection;
+mod telemetry_left_out;
 mod tls;
 
 /// All of them.
@@ -62,5 +63,6 @@ pub const ALL: &[&[Case]] = &[
     sequence::CASES,
     telemetry::CASES,
     telemetry_connection::CASES,
+    telemetry_left_out::CASES,
     tls::CASES,
 ];

@@ -93,7 +93,11 @@ pub(super) const CASES: &[Case] = &[
         does: "offers a destination for telemetry",
         expects: "connection_settings_status with the hash of the offer",
         alone: false,
-        broken_by: &["settings-status-is-never-reported", "settings-status-has-an-old-hash"],
+        broken_by: &[
+            "settings-status-is-never-reported",
+            "settings-status-has-an-old-hash",
+            "applied-is-not-reported",
+        ],
         script: Script::Client(|stage| Box::pin(status(stage))),
     },
 ];
@@ -118,7 +122,7 @@ pub(super) struct Sending {
     /// Whether anything came in time.
     pub(super) arrives: bool,
     /// It runs for as long as this is there.
-    _client: Box<dyn Running>,
+    pub(super) _client: Box<dyn Running>,
 }
 
 /// The settings for this destination.

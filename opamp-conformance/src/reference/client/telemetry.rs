@@ -46,7 +46,12 @@ impl Telemetry {
             (Signal::Traces, &offer.own_traces, "traces-are-not-sent"),
             (Signal::Logs, &offer.own_logs, "logs-are-not-sent"),
         ] {
-            let Some(settings) = settings else { continue };
+            let Some(settings) = settings else {
+                if faults.has("telemetry-left-out-ends") {
+                    self.has_changed |= self.destinations.remove(&signal).is_some();
+                }
+                continue;
+            };
             any = true;
             if faults.has(fault) {
                 continue;

@@ -5,6 +5,7 @@ pub(super) const FAULTS: &[(&str, &str)] = &[
     ("metrics-are-sent-once", "telemetry is exported once and never again"),
     ("metrics-are-sent-every-minute", "metrics are exported every 60 s"),
     ("telemetry-ends-with-the-next-message", "a message without settings ends the telemetry"),
+    ("telemetry-left-out-ends", "an offer without settings for a signal ends the signal"),
     ("traces-are-not-sent", "the destination offered for traces is not used"),
     ("logs-are-not-sent", "the destination offered for logs is not used"),
     ("process-metrics-are-missing", "the metrics have nothing of the process"),
