@@ -123,7 +123,7 @@ async fn attributes(stage: &mut ClientStage) -> Result<(), Stop> {
 }
 
 /// Whether the agent is a Collector, by the names that Collectors have.
-fn is_collector(identity: &[KeyValue]) -> bool {
+pub(super) fn is_collector(identity: &[KeyValue]) -> bool {
     let name = text(identity, "service.name").unwrap_or_default();
     name.contains("otelcol") || name.contains("opentelemetry.collector")
 }

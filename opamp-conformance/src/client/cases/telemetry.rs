@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use opamp_proto::v1::{
-    AgentToServer, ConnectionSettingsOffers, Header, Headers, KeyValue, ServerToAgent,
-    TelemetryConnectionSettings, TlsConnectionSettings,
+    AgentDescription, AgentToServer, ConnectionSettingsOffers, Header, Headers, KeyValue,
+    ServerToAgent, TelemetryConnectionSettings, TlsConnectionSettings,
 };
 use tokio::time::Instant;
 
+use super::description::is_collector;
 use crate::case::{Case, Script};
 use crate::client::depot::random;
 use crate::client::otlp_sink::{Export, OtlpSink};
@@ -68,12 +69,17 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "client/telemetry/resource",
-        judges: &["DESC-02", "TEL-14", "TEL-15"],
+        judges: &["DESC-02", "OTEL-06", "OTEL-08", "OTEL-09", "OTEL-10", "TEL-14", "TEL-15"],
         transports: Transport::BOTH,
         does: "offers a destination for telemetry",
-        expects: "its resource has all identifying attributes, and no other value of any attribute",
+        expects: "its resource has all identifying attributes, and no other value of any attribute; \
+                  that of a language agent has nothing that the description has not",
         alone: false,
-        broken_by: &["resource-lacks-the-instance-id", "resource-has-another-host"],
+        broken_by: &[
+            "resource-lacks-the-instance-id",
+            "resource-has-another-host",
+            "resource-alone-has-a-namespace",
+        ],
         script: Script::Client(|stage| Box::pin(resource(stage))),
     },
     Case {
@@ -389,10 +395,17 @@ async fn resource(stage: &mut ClientStage) -> Result<(), Stop> {
         let identifying = &description.identifying_attributes;
         let missing: Vec<_> = identifying.iter().filter(|it| !same(it)).map(named).collect();
         let actual = format!("missing or other in the resource: {missing:?}");
-        for row in ["DESC-02", "TEL-14"] {
+        let mut rows = vec!["DESC-02", "TEL-14"];
+        if is_collector(identifying) {
+            rows.push("OTEL-06");
+        } else {
+            stage.judge.not_applicable("OTEL-06", "by its service.name it is no Collector");
+        }
+        for row in rows {
             let all = missing.is_empty();
             stage.judge.expect(row, all, "every identifying attribute, as described", &actual);
         }
+        judge_language_agent(stage, &description, resource);
         let shared = description.non_identifying_attributes.iter();
         let shared = shared.filter(|attribute| value(&attribute.key).is_some());
         let other: Vec<_> = shared.filter(|it| !same(it)).map(named).collect();
@@ -400,6 +413,44 @@ async fn resource(stage: &mut ClientStage) -> Result<(), Stop> {
         stage.judge.expect("TEL-15", other.is_empty(), "the same values in both", actual);
     }
     Ok(())
+}
+
+/// Judges what concerns agents inside a program, which are told by the SDK they describe.
+fn judge_language_agent(
+    stage: &mut ClientStage,
+    description: &AgentDescription,
+    resource: &[KeyValue],
+) {
+    let identifying = &description.identifying_attributes;
+    let others = &description.non_identifying_attributes;
+    if !others.iter().chain(identifying).any(|it| it.key == "telemetry.sdk.language") {
+        for row in ["OTEL-08", "OTEL-09", "OTEL-10"] {
+            stage.judge.not_applicable(row, "by its description it is no language agent");
+        }
+        return;
+    }
+    let named = |attribute: &&KeyValue| attribute.key.clone();
+    let is_identity = |attribute: &&KeyValue| {
+        ["service.name", "service.instance.id", "service.namespace"]
+            .contains(&attribute.key.as_str())
+    };
+    let identity = resource.iter().filter(is_identity);
+    let left_out = identity.filter(|it| !identifying.contains(it));
+    let left_out: Vec<_> = left_out.map(|it| named(&it)).collect();
+    let actual = format!("not taken over: {left_out:?}");
+    let expected =
+        "name, namespace and instance id of the service in the resource identify the agent";
+    stage.judge.expect("OTEL-08", left_out.is_empty(), expected, actual);
+    let differing = identifying.iter().filter(|it| !resource.contains(it));
+    let differing: Vec<_> = differing.map(|it| named(&it)).collect();
+    let actual = format!("missing or other in the resource: {differing:?}");
+    let expected = "identifying attributes as in the resource";
+    stage.judge.expect("OTEL-09", differing.is_empty(), expected, actual);
+    let known = |it: &&KeyValue| identifying.contains(it) || others.contains(it);
+    let unknown: Vec<_> = resource.iter().filter(|it| !known(it)).map(|it| named(&it)).collect();
+    let actual = format!("only in the resource: {unknown:?}");
+    let expected = "everything in the resource is in the description";
+    stage.judge.expect("OTEL-10", unknown.is_empty(), expected, actual);
 }
 
 async fn headers(stage: &mut ClientStage) -> Result<(), Stop> {

@@ -171,6 +171,7 @@ impl Mind {
             attributes: BTreeMap::from([
                 ("os.type".to_owned(), "linux".to_owned()),
                 ("host.name".to_owned(), "reference".to_owned()),
+                ("telemetry.sdk.language".to_owned(), "rust".to_owned()),
             ]),
             unreported: FULL.into(),
             in_flight: BTreeSet::new(),

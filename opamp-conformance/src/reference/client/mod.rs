@@ -154,7 +154,7 @@ struct Life {
 /// What a running client is told by its hooks and its own work.
 enum Order {
     Do(Action, oneshot::Sender<Result<Value, HookError>>),
-    Progress(packages::Progress),
+    Progress(Box<packages::Progress>),
     Stop,
 }
 
@@ -268,7 +268,7 @@ impl Body {
                 // A caller that has gone away does not want to know.
                 let _ = answer.send(done);
             }
-            Order::Progress(progress) => self.mind.progress(progress),
+            Order::Progress(progress) => self.mind.progress(*progress),
             Order::Stop => {}
         }
         self.keep();

@@ -390,7 +390,8 @@ pub(super) async fn work(job: Job, tools: Tools) {
 impl Tools {
     async fn tell(&self, job: &Job, step: Step) {
         // A client that has ended does not want to know.
-        let _ = self.orders.send(Order::Progress(Progress { job: job.clone(), step })).await;
+        let progress = Box::new(Progress { job: job.clone(), step });
+        let _ = self.orders.send(Order::Progress(progress)).await;
     }
 }
 

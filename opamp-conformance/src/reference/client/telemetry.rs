@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 use opamp_proto::v1::{
-    AgentDescription, AnyValue, ConnectionSettingsOffers, KeyValue, TelemetryConnectionSettings,
+    AgentDescription, ConnectionSettingsOffers, KeyValue, TelemetryConnectionSettings,
 };
 use prost::Message as _;
 use tokio::time::{Instant, sleep, timeout};
@@ -166,7 +166,9 @@ impl Exporter {
                 *attribute = KeyValue::new("host.name", "another");
             }
         }
-        attributes.push(KeyValue { key: "process.pid".into(), value: Some(AnyValue::from(1_i64)) });
+        if self.faults.has("resource-alone-has-a-namespace") {
+            attributes.push(KeyValue::new("service.namespace", "conformance"));
+        }
         let records = match self.signal {
             Signal::Metrics => self.metrics(),
             // The tester only counts them: field 2 of a span is its id, that of a log its severity.

@@ -12,6 +12,7 @@ pub(super) const FAULTS: &[(&str, &str)] = &[
     ("process-metric-has-another-unit", "process.cpu.time is in milliseconds"),
     ("resource-lacks-the-instance-id", "the resource has no service.instance.id"),
     ("resource-has-another-host", "host.name differs between resource and description"),
+    ("resource-alone-has-a-namespace", "the resource has a namespace the description has not"),
     ("telemetry-headers-are-not-sent", "the header fields offered for telemetry are not sent"),
     ("telemetry-certificate-is-not-used", "the certificate offered for telemetry is not used"),
     ("telemetry-keeps-its-old-certificate", "settings without a certificate leave the last in use"),
