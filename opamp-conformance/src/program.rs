@@ -109,6 +109,8 @@ impl CommandLine {
 pub struct Program {
     child: Child,
     pid: Option<u32>,
+    /// Its process group, as long as that is known to be its own.
+    group: Option<u32>,
     printed: Arc<Mutex<VecDeque<u8>>>,
 }
 
@@ -117,7 +119,7 @@ impl Program {
         let mut child =
             command.spawn().map_err(|error| format!("{name:?} does not start: {error}"))?;
         let (pid, stderr) = (child.id(), child.stderr.take());
-        let program = Self { child, pid, printed: Arc::default() };
+        let program = Self { child, pid, group: pid, printed: Arc::default() };
         if let Some(stderr) = stderr {
             program.drain(stderr);
         }
@@ -156,18 +158,21 @@ impl Program {
         let _ = self.child.kill().await;
     }
 
-    /// Waits until it ends.
+    /// Waits until it ends; what it started may go on.
     ///
     /// # Errors
     ///
     /// Those of the operating system.
     pub async fn wait(&mut self) -> std::io::Result<ExitStatus> {
-        self.child.wait().await
+        let status = self.child.wait().await?;
+        self.group = None;
+        Ok(status)
     }
 
-    /// How it ended, if it did, with the last it printed.
+    /// How it ended, if it did, with the last it printed. What it started ends, too.
     pub fn ended(&mut self) -> Option<String> {
         let status = self.child.try_wait().ok().flatten()?;
+        self.kill_group();
         Some(format!("ended with {status}{}", self.last_words()))
     }
 
@@ -184,17 +189,19 @@ impl Program {
         format!("; the last it printed:\n{}", lines.join("\n"))
     }
 
-    fn kill_group(&self) {
+    /// Kills the group, once: later its number may be another's.
+    fn kill_group(&mut self) {
         #[cfg(unix)]
         self.signal(rustix::process::Signal::KILL);
+        self.group = None;
     }
 
     #[cfg(unix)]
     fn signal(&self, signal: rustix::process::Signal) {
-        let pid = self.pid.and_then(|pid| i32::try_from(pid).ok());
-        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
+        let group = self.group.and_then(|group| i32::try_from(group).ok());
+        if let Some(group) = group.and_then(rustix::process::Pid::from_raw) {
             // A group without members is what is wanted.
-            let _ = rustix::process::kill_process_group(pid, signal);
+            let _ = rustix::process::kill_process_group(group, signal);
         }
     }
 }

@@ -23,6 +23,7 @@ const MAX_OBSERVED: usize = 512 << 20;
 
 /// What is tested.
 #[derive(Clone)]
+#[allow(clippy::large_enum_variant, reason = "there is one for a whole run")]
 pub enum Subject {
     /// A server.
     Server(ServerUnderTest),

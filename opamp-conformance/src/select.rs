@@ -64,6 +64,9 @@ pub enum SelectError {
     /// Each part names something, but nothing is in all of them.
     #[error("no case of this side is left of the selection")]
     Empty,
+    /// Everything selected is newer than the release of this name.
+    #[error("everything selected is newer than {0}; select another --spec")]
+    Newer(&'static str),
 }
 
 /// What a selection comes to for one side.

@@ -12,6 +12,8 @@ use crate::program::CommandLine;
 
 /// The exit status that says that an action is not supported, as in other test harnesses.
 const UNSUPPORTED: i32 = 77;
+/// How long to read on after a command has ended.
+const REST: Duration = Duration::from_millis(100);
 
 /// A command that does what actions say.
 #[derive(Debug, Clone)]
@@ -45,22 +47,39 @@ impl CommandHook {
     }
 
     async fn run(&self, action: &Action) -> Result<Value, HookError> {
-        let (mut program, mut stdin, stdout) =
+        let (mut program, mut stdin, mut stdout) =
             self.command.start_piped().map_err(HookError::Failed)?;
         let request = request(action, &self.about);
-        let write = async move {
-            // A hook may answer without reading everything.
-            let _ = stdin.write_all(&request).await;
-        };
         let mut output = Vec::new();
-        let mut stdout = stdout.take(MAX_ANSWER as u64 + 1);
-        let (_, read) = tokio::join!(write, stdout.read_to_end(&mut output));
-        let failed = |error: std::io::Error| HookError::Failed(error.to_string());
-        read.map_err(failed)?;
-        if output.len() > MAX_ANSWER {
-            return Err(HookError::Failed("the answer is too long".to_owned()));
-        }
-        let status = program.wait().await.map_err(failed)?;
+        let status = {
+            let write = async move {
+                // A hook may answer without reading everything.
+                let _ = stdin.write_all(&request).await;
+            };
+            let read = async {
+                while output.len() <= MAX_ANSWER && stdout.read_buf(&mut output).await? > 0 {}
+                Ok(output.len() > MAX_ANSWER)
+            };
+            let mut talk = std::pin::pin!(async { tokio::join!(write, read).1 });
+            let status = tokio::select! {
+                talked = &mut talk => match talked {
+                    Ok(true) => return Err(HookError::Failed("the answer is too long".to_owned())),
+                    Ok(false) => Ok(None),
+                    Err(error) => Err(error),
+                },
+                status = program.wait() => status.map(Some),
+            };
+            match status {
+                Ok(None) => program.wait().await,
+                Ok(Some(status)) => {
+                    // What it left running, such as a restarted server, may hold its output open.
+                    let _ = timeout(REST, talk).await;
+                    Ok(status)
+                }
+                Err(error) => Err(error),
+            }
+        };
+        let status = status.map_err(|error| HookError::Failed(error.to_string()))?;
         match status.code() {
             Some(0) => answer(&output),
             Some(UNSUPPORTED) => Err(HookError::Unsupported),
@@ -101,6 +120,8 @@ mod tests {
         assert_eq!(answer["got"]["instance_uid"], "x");
         assert_eq!(answer["got"]["pid"], 7);
         assert_eq!(call("exit 0").await.unwrap(), serde_json::json!({}));
+        let leaves_something = call("sleep 3 & echo '{\"a\": 1}'").await;
+        assert_eq!(leaves_something.unwrap(), serde_json::json!({"a": 1}));
     }
 
     #[tokio::test]
@@ -110,7 +131,7 @@ mod tests {
             panic!("it failed");
         };
         assert!(why.contains('1'), "{why}");
-        for wrong in ["echo no json", "echo [1]", "head -c 9999999 /dev/zero"] {
+        for wrong in ["echo no json", "echo [1]", "cat /dev/zero"] {
             assert!(matches!(call(wrong).await, Err(HookError::Failed(_))), "{wrong}");
         }
         let stuck = CommandHook { limit: Duration::from_millis(50), ..hook("sleep 60") };

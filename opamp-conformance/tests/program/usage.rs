@@ -19,6 +19,7 @@ fn what_cannot_be_used_is_told_before_anything_runs() {
     let server = |more: &[&str]| run(&[&["server", "--url", URL], more].concat());
     server(&["--id", "NOPE-1"]).is_unable(&["no requirement is called \"NOPE-1\""]);
     server(&["--id", "CFG", "--case", "server/sequence"]).is_unable(&["no case"]);
+    server(&["--id", "SIZE"]).is_unable(&["newer than v0.18.0"]);
     server(&["--hook", "/nowhere/hook"]).is_unable(&["hook cannot be used", "/nowhere/hook"]);
     server(&["--hook-url", "http://127.0.0.1:9"]).is_unable(&["hook cannot be used", "refused"]);
     server(&["--baseline", "/nowhere/b.yaml"]).is_unable(&["/nowhere/b.yaml"]);

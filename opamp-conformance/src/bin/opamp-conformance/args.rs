@@ -203,9 +203,10 @@ pub(crate) struct RunArgs {
     /// Where ids and other arbitrary content come from; each run has its own otherwise
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// How many cases run at a time
-    #[arg(long, value_name = "N", default_value_t = 16)]
-    pub(crate) jobs: usize,
+    /// How many cases run at a time: 16 by default, and for clients, each of which is a program of
+    /// its own, no more than four for each processor
+    #[arg(long, value_name = "N")]
+    pub(crate) jobs: Option<usize>,
     /// What the subject is called in reports
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,

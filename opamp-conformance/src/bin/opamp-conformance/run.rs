@@ -18,6 +18,9 @@ use opamp_conformance::suite::Suite;
 use crate::args::{HookArgs, ReportArgs, RunArgs};
 use crate::write;
 
+/// How many cases run at a time where nothing speaks against it.
+const JOBS: usize = 16;
+
 /// A hook that was asked for and looks as if it could be called.
 pub(crate) enum Hook {
     None,
@@ -71,11 +74,20 @@ pub(crate) fn suite(args: &RunArgs, side: Side) -> Result<Suite, String> {
             pace: Pace::new(args.timeout_scale),
             // A number that every reader of JSON keeps.
             seed: args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>())),
-            jobs: args.jobs,
+            jobs: args.jobs.unwrap_or_else(|| jobs(side)),
         },
     };
     suite.plan(side).map_err(|error| error.to_string())?;
     Ok(suite)
+}
+
+/// How many cases run at a time.
+fn jobs(side: Side) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    match side {
+        Side::Server => JOBS,
+        Side::Client => JOBS.min(4 * processors),
+    }
 }
 
 /// Looks at the subject where it can be, tests it and reports. It is called `name` where the
