@@ -186,6 +186,15 @@ impl Host {
         }
     }
 
+    /// As [`next`](Self::next), beginning with a request that the script has taken from the
+    /// endpoint itself.
+    pub async fn receive(&mut self, arrival: Arrival, within: Duration) -> Heard {
+        match self.welcome(arrival).await {
+            Some(heard) => heard,
+            None => self.next(within).await,
+        }
+    }
+
     /// The first message, or the next after a reconnect.
     ///
     /// # Errors

@@ -28,6 +28,7 @@ pub(super) const CASES: &[Case] = &[
             "effective-config-comes-without-capability",
             "status-is-not-announced",
             "reserved-bit-is-set",
+            "capabilities-come-late",
         ],
         script: Script::Observer(every_message),
     },
@@ -38,7 +39,11 @@ pub(super) const CASES: &[Case] = &[
         does: "hears the first report, and asks for a full one",
         expects: "what the capabilities promise is in one of them",
         alone: false,
-        broken_by: &["components-are-only-promised", "health-is-only-promised"],
+        broken_by: &[
+            "components-are-only-promised",
+            "health-is-only-promised",
+            "reports-less-over-http",
+        ],
         script: Script::Client(|stage| Box::pin(kept(stage))),
     },
     Case {

@@ -10,6 +10,7 @@ use crate::client::{ClientStage, Heard, Host, Running};
 use crate::judge::Stop;
 use crate::mask::flag::REPORT_FULL_STATE;
 use crate::report::Transport;
+use crate::wire::endpoint::Endpoint;
 
 /// A request for a full report.
 pub(super) fn request(host: &Host) -> ServerToAgent {
@@ -86,9 +87,15 @@ pub(super) async fn calm(
     stage: &ClientStage,
 ) -> Result<(Host, Box<dyn Running>, AgentToServer), Stop> {
     let (mut host, client, full) = responsive(stage).await?;
+    quiet(stage, &mut host).await?;
+    Ok((host, client, full))
+}
+
+/// Goes on only if the client gives no full report unasked.
+pub(super) async fn quiet(stage: &ClientStage, host: &mut Host) -> Result<(), Stop> {
     let within = undue(stage).max(stage.heartbeat() + stage.pace.poll());
-    match reaction(&mut host, within).await {
-        Reaction::None(_) => Ok((host, client, full)),
+    match reaction(host, within).await {
+        Reaction::None(_) => Ok(()),
         Reaction::Full(_) => {
             Err(Stop::Unreached("the client gives full reports unasked".to_owned()))
         }
@@ -173,6 +180,12 @@ pub(super) fn is_report(message: &AgentToServer) -> bool {
         || connection_settings_status.is_some()
 }
 
+/// Goes on only if there is something in the client's first message that could be repeated.
+pub(super) fn reports_something(first: &AgentToServer) -> Result<(), Stop> {
+    let nothing = || Stop::Unreached("the client's first message reports nothing".to_owned());
+    is_report(first).then_some(()).ok_or_else(nothing)
+}
+
 /// The pauses between attempts, in seconds.
 #[derive(Debug, Default)]
 pub(super) struct Pauses(pub(super) Vec<f64>);
@@ -228,11 +241,16 @@ impl std::fmt::Display for Pauses {
     }
 }
 
-/// Waits until there were this many attempts at each of these servers, or the time is over.
-pub(super) async fn attempts(stage: &ClientStage, hosts: &[&Host], count: usize, within: Duration) {
+/// Waits until there were this many attempts at each of these addresses, or the time is over.
+pub(super) async fn attempts(
+    stage: &ClientStage,
+    endpoints: &[&Endpoint],
+    count: usize,
+    within: Duration,
+) {
     let until = Instant::now() + within;
-    let enough = |host: &&Host| Pauses::between(&host.endpoint.attempts()).0.len() >= count;
-    while Instant::now() < until && !hosts.iter().all(enough) {
+    let enough = |endpoint: &&Endpoint| Pauses::between(&endpoint.attempts()).0.len() >= count;
+    while Instant::now() < until && !endpoints.iter().all(enough) {
         sleep(stage.pace.poll()).await;
     }
 }

@@ -97,7 +97,7 @@ pub(super) const CASES: &[Case] = &[
         does: "sends messages of a capability and of a type the client cannot know",
         expects: "the session goes on",
         alone: false,
-        broken_by: &["unknown-custom-message-ends-the-session"],
+        broken_by: &["unknown-custom-message-ends-the-session", "never-polls"],
         script: Script::Client(|stage| Box::pin(unknown(stage))),
     },
 ];

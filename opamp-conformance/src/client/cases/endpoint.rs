@@ -52,11 +52,18 @@ async fn begins_with_http(stage: &mut ClientStage) -> Result<(), Stop> {
     if !opened {
         return Err(Stop::Unreached("the client does not connect".to_owned()));
     }
-    let actual = arrival.as_ref().map_or_else(
-        || "a connection without an HTTP request".to_owned(),
-        |arrival| format!("{} {}", arrival.method, arrival.target),
-    );
-    stage.judge.expect("NET-07", arrival.is_some(), "an HTTP request", actual);
+    // A connection on which nothing comes is only that; other bytes are what must not be.
+    let others = stage.log.entries().into_iter().find_map(|entry| match entry.event {
+        Event::Ended(how) if how.starts_with("the HTTP connection broke: invalid") => Some(how),
+        _ => None,
+    });
+    let actual = match (&arrival, others.as_ref()) {
+        (_, Some(how)) => format!("something else: {how}"),
+        (Some(arrival), None) => format!("{} {}", arrival.method, arrival.target),
+        (None, None) => "a connection without an HTTP request".to_owned(),
+    };
+    let holds = arrival.is_some() && others.is_none();
+    stage.judge.expect("NET-07", holds, "an HTTP request", actual);
     if arrival.is_some() {
         let used = format!("it uses {} as it is told", stage.transport.name());
         stage.judge.note("NET-02", used);

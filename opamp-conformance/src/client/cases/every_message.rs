@@ -38,7 +38,7 @@ pub(super) const CASES: &[Case] = &[
         "client/every-message/handshake",
         &["NET-08"],
         ("looks at every WebSocket handshake of the run", "a GET as RFC 6455 describes it"),
-        &["handshake-version-is-8"],
+        &["handshake-version-is-8", "redirect-takes-credentials-along"],
         handshake,
     ),
     observer(
@@ -69,7 +69,7 @@ pub(super) const CASES: &[Case] = &[
         "client/every-message/method",
         &["HTTP-01"],
         ("looks at every plain HTTP request of the run", "all use POST"),
-        &["probes-with-head"],
+        &["probes-with-head", "redirect-takes-credentials-along"],
         method,
     ),
     observer(
@@ -191,7 +191,10 @@ fn requests(
     observed: &Observed,
 ) -> impl Iterator<Item = (&Entry, &http::Method, &HeaderMap, &bytes::Bytes)> {
     of(observed, Transport::Http).filter_map(|entry| match &entry.event {
-        Event::Request { method, target, headers, body } if target == PATH => {
+        // Cases that compare the transports have handshakes as well.
+        Event::Request { method, target, headers, body }
+            if target == PATH && !headers.contains_key(header::UPGRADE) =>
+        {
             Some((entry, method, headers, body))
         }
         _ => None,

@@ -6,12 +6,19 @@ mod packages;
 mod reports;
 mod settings;
 mod telemetry;
+mod transport;
 
 /// Name and meaning of each.
 pub const FAULTS: &[Fault] = &concat::<{ count(TOPICS) }>(TOPICS);
 
-const TOPICS: &[&[Fault]] =
-    &[OTHERS, packages::FAULTS, reports::FAULTS, settings::FAULTS, telemetry::FAULTS];
+const TOPICS: &[&[Fault]] = &[
+    OTHERS,
+    packages::FAULTS,
+    reports::FAULTS,
+    settings::FAULTS,
+    telemetry::FAULTS,
+    transport::FAULTS,
+];
 
 const OTHERS: &[Fault] = &[
     ("speaks-without-http", "the first bytes on a connection are an OpAMP message"),

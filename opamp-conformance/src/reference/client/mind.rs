@@ -1,19 +1,19 @@
 //! What the reference client knows and decides, without any I/O: what to report, and what a message
 //! of the server changes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 use opamp_proto::v1::{
     AgentDescription, AgentDisconnect, AgentToServer, ComponentHealth, KeyValue,
-    RemoteConfigStatus, ServerErrorResponse, ServerErrorResponseType, ServerToAgent,
-    server_error_response,
+    RemoteConfigStatus, ServerToAgent,
 };
 use tokio::time::Instant;
 
 use super::custom::Custom;
 use super::packages::{Job, Packages, Progress};
+use super::patience::Patience;
 use super::settings::{self, Connection, Settings};
 use super::telemetry::{Exporter, Telemetry};
 use crate::mask::agent as mask;
@@ -25,15 +25,15 @@ use crate::wire::uid;
 mod components;
 mod config;
 mod connection;
+mod failures;
 mod hooks;
-
-/// The least first wait after UNAVAILABLE, 503 or 429 that states no time (THR-12).
-const UNSTATED_WAIT: Duration = Duration::from_secs(30);
 
 /// How long the server may take to answer on a connection that has to prove offered settings.
 const TRIAL: Duration = Duration::from_secs(10);
-/// Longer than any test.
-const NEVER: Duration = Duration::from_secs(1_000_000);
+/// How long the answer to a report may take.
+const ANSWER: Duration = Duration::from_secs(20);
+/// Longer than any case.
+pub(super) const NEVER: Duration = Duration::from_secs(1_000_000);
 
 /// A part of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,7 +125,13 @@ pub(super) struct Mind {
     uid_before: Option<Bytes>,
     unreported: BTreeSet<Part>,
     in_flight: BTreeSet<Part>,
-    failures: u32,
+    patience: Patience,
+    /// What was too large to be sent, until there is something new.
+    held: BTreeSet<Part>,
+    /// When what is in flight was sent.
+    reported: Instant,
+    /// Changes of health that wait to be reported one by one; only to break.
+    queued: VecDeque<ComponentHealth>,
 }
 
 impl Mind {
@@ -136,6 +142,7 @@ impl Mind {
             Connection::new(faults.clone(), given, kept.connection.clone(), persistent);
         let custom = Custom::new(&faults);
         kept.packages.wake();
+        let patience = Patience::new(faults.clone());
         Self {
             health: healthy(&faults),
             custom,
@@ -175,7 +182,10 @@ impl Mind {
             ]),
             unreported: FULL.into(),
             in_flight: BTreeSet::new(),
-            failures: 0,
+            patience,
+            held: BTreeSet::new(),
+            reported: Instant::now(),
+            queued: VecDeque::new(),
         }
     }
 
@@ -189,7 +199,8 @@ impl Mind {
 
     /// Whether there is something to say now.
     pub(super) fn is_due(&self) -> bool {
-        self.in_flight.is_empty() && !self.unreported.is_empty() || self.custom.has_waiting()
+        self.in_flight.is_empty() && !(self.unreported.is_empty() && self.queued.is_empty())
+            || self.custom.has_waiting()
     }
 
     /// Whether it sends heartbeats at all; over HTTP it polls in any case.
@@ -215,6 +226,10 @@ impl Mind {
 
     /// The next message: what is unreported, or a heartbeat where that is nothing.
     pub(super) fn compose(&mut self) -> AgentToServer {
+        if let Some(health) = self.queued.pop_front() {
+            self.health = health;
+            self.unreported.insert(Part::Health);
+        }
         let mut parts = std::mem::take(&mut self.unreported);
         if !parts.is_empty() && self.faults.has("report-is-always-full") {
             parts.extend(FULL);
@@ -222,7 +237,14 @@ impl Mind {
         if self.sequence_num == 0 && self.faults.has("first-report-is-empty") {
             self.unreported = std::mem::take(&mut parts);
         }
+        if !parts.is_empty() {
+            parts.append(&mut self.held);
+            self.reported = Instant::now();
+        }
         let mut message = self.bare();
+        if self.sequence_num == 1 && self.faults.has("capabilities-come-late") {
+            message.capabilities = 0;
+        }
         if parts.is_empty() {
             self.spoil_heartbeat(&mut message);
             self.idle += 1;
@@ -309,7 +331,8 @@ impl Mind {
     fn put(&self, part: Part, message: &mut AgentToServer) {
         let has = |bit| self.capabilities & bit != 0;
         // An unknown mask restricts nothing (A25).
-        let takes = |bit| self.server.is_none_or(|mask| mask & bit != 0);
+        let any = self.faults.has("server-capabilities-are-ignored");
+        let takes = |bit| any || self.server.is_none_or(|mask| mask & bit != 0);
         match part {
             Part::Description => message.agent_description = Some(self.description()),
             Part::Health if self.faults.has("health-is-only-promised") => {}
@@ -384,9 +407,12 @@ impl Mind {
             return Next::GoOn;
         }
         if let Some(error) = &message.error_response {
+            if self.faults.has("acts-on-what-is-beside-an-error") && message.flags != 0 {
+                self.unreported.extend(FULL);
+            }
             return self.refused(error);
         }
-        self.failures = 0;
+        self.patience.succeeded();
         self.in_flight.clear();
         if self.connection.proven() {
             self.unreported.insert(Part::ConnectionSettingsStatus);
@@ -394,12 +420,23 @@ impl Mind {
         if message.capabilities & !server::ALL != 0
             && self.faults.has("unknown-server-capability-ends-the-session")
         {
-            return Next::Wait(UNSTATED_WAIT);
+            return Next::Wait(NEVER);
         }
         if message.capabilities != 0 || self.faults.has("server-mask-of-zero-counts") {
             self.server = Some(message.capabilities);
+            if self.faults.has("needs-a-capable-server")
+                && message.capabilities & server::OFFERS_REMOTE_CONFIG == 0
+            {
+                return Next::Wait(NEVER);
+            }
         }
-        if message.command.is_some() && self.restarts() {
+        if message.command.as_ref().is_some_and(|command| command.r#type != 0)
+            && self.faults.has("unknown-command-crashes")
+        {
+            return Next::Wait(NEVER);
+        }
+        // Restart is the only command there is.
+        if message.command.as_ref().is_some_and(|command| command.r#type == 0) && self.restarts() {
             if let Some(offer) = &message.remote_config
                 && self.faults.has("command-is-not-alone")
             {
@@ -410,7 +447,7 @@ impl Mind {
         if message.custom_message.is_some()
             && self.faults.has("unknown-custom-message-ends-the-session")
         {
-            return Next::Wait(UNSTATED_WAIT);
+            return Next::Wait(NEVER);
         }
         if let Some(announced) = message.custom_capabilities {
             self.custom.heard(announced, &self.faults);
@@ -510,66 +547,12 @@ impl Mind {
             && !self.faults.has("restart-is-ignored")
     }
 
-    fn refused(&mut self, error: &ServerErrorResponse) -> Next {
-        if error.r#type != ServerErrorResponseType::Unavailable as i32 {
-            let refused = std::mem::take(&mut self.in_flight);
-            if refused.contains(&Part::CertificateRequest)
-                && self.faults.has("refused-certificate-request-is-repeated")
-            {
-                self.unreported.insert(Part::CertificateRequest);
-            }
-            // Settings with which the server does not accept a report are not good.
-            return if self.connection.is_trying() {
-                Next::Wait(Duration::ZERO)
-            } else {
-                Next::GoOn
-            };
-        }
-        self.lost();
-        let stated = match &error.details {
-            Some(server_error_response::Details::RetryInfo(info)) => {
-                Duration::from_nanos(info.retry_after_nanoseconds)
-            }
-            None => Duration::ZERO,
-        };
-        Next::Wait(if stated.is_zero() { self.unstated_wait() } else { stated })
-    }
-
-    /// The connection is gone without an answer to what is in flight.
-    pub(super) fn lost(&mut self) {
-        if self.faults.has("sent-counts-as-reported") {
-            self.in_flight.clear();
-        }
-        self.unreported.append(&mut self.in_flight);
-        if self.faults.has("numbers-start-over-with-the-connection") {
-            self.sequence_num = 0;
-        }
-        if self.faults.has("uid-changes-with-the-connection") {
-            self.kept.uid = uid::fresh(&mut rand::rng(), uid::now_ms());
-        }
-        if let Some(uid) = self.uid_before.take() {
-            self.kept.uid = uid;
-        }
-    }
-
     /// Starts as a new process would.
     pub(super) fn restart(&mut self) {
         self.health = healthy(&self.faults);
         self.in_flight.clear();
         self.unreported = FULL.into();
         self.server = None;
-    }
-
-    /// How long to wait after one more failure that states no time.
-    pub(super) fn backoff(&mut self) -> Duration {
-        self.failures = (self.failures + 1).min(6);
-        let jitter = 0.5 + 0.5 * rand::random::<f64>();
-        Duration::from_secs_f64(0.5 * f64::from(1_u32 << self.failures) * jitter)
-    }
-
-    /// How long to wait after a refusal for overload that states no time.
-    pub(super) fn unstated_wait(&mut self) -> Duration {
-        UNSTATED_WAIT + self.backoff()
     }
 }
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use opamp_proto::v1::AgentToServer;
+use prost::Message as _;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
@@ -30,6 +32,7 @@ mod faults;
 mod http;
 mod mind;
 mod packages;
+mod patience;
 mod settings;
 mod strays;
 mod telemetry;
@@ -37,7 +40,7 @@ mod websocket;
 
 pub use faults::FAULTS;
 
-use mind::Mind;
+use mind::{Mind, NEVER};
 use settings::Settings;
 
 /// The largest message the reference client takes: small, so that a case of its limit is quick.
@@ -119,7 +122,11 @@ impl ClientUnderTest for ReferenceClient {
             identity: None,
             tls: None,
             proxy: None,
-            heartbeat: start.heartbeat.unwrap_or(default),
+            heartbeat: match start.heartbeat {
+                Some(heartbeat) if self.faults.has("interval-cannot-be-set") => 3 * heartbeat,
+                Some(heartbeat) => heartbeat,
+                None => default,
+            },
         };
         let kept = self
             .left_behind(start.state.as_ref())
@@ -127,6 +134,7 @@ impl ClientUnderTest for ReferenceClient {
         let mind = Mind::new(self.faults.clone(), kept, settings, start.state.is_some());
         let (orders, received) = mpsc::channel(ORDERS);
         let limit = start.max_message_size.and_then(|limit| limit.try_into().ok());
+        let limit: usize = limit.unwrap_or(MAX_MESSAGE);
         let body = Body {
             network: self.network.clone(),
             mind,
@@ -137,7 +145,8 @@ impl ClientUnderTest for ReferenceClient {
             kept: Arc::clone(&self.kept),
             state: start.state,
             faults: self.faults.clone(),
-            limit: limit.unwrap_or(MAX_MESSAGE),
+            limit,
+            stopping: false,
             heard_at: None,
             lingering: JoinSet::new(),
         };
@@ -201,6 +210,8 @@ struct Body {
     faults: Faults,
     /// The largest message it sends and takes, in bytes.
     limit: usize,
+    /// Whether it was asked to stop while a request waits for its answer.
+    stopping: bool,
     /// When the last message came.
     heard_at: Option<Instant>,
     /// A connection that a fault keeps open.
@@ -219,18 +230,25 @@ impl Body {
     async fn live(mut self) {
         if self.faults.has("speaks-without-http") {
             let message = self.mind.compose();
-            return self.speak_without_http(&message).await;
+            self.speak_without_http(&message).await;
+            self.mind.lost();
         }
         loop {
             let over = match self.mind.dialer(&self.network) {
-                Ok(dialer) => match dialer.url.transport {
-                    Transport::WebSocket => self.by_websocket(&dialer).await,
-                    Transport::Http => self.by_http(&dialer).await,
-                },
+                Ok(mut dialer) => {
+                    if self.faults.has("credentials-are-not-sent") {
+                        dialer.headers.clear();
+                    }
+                    match dialer.url.transport {
+                        Transport::WebSocket => self.by_websocket(&dialer).await,
+                        Transport::Http => self.by_http(&dialer).await,
+                    }
+                }
                 Err(_) => Over::Again(self.mind.backoff()),
             };
             self.keep();
             match over {
+                _ if self.stopping => return,
                 Over::Stop => return,
                 Over::Again(_) if self.mind.fall_back() => {
                     self.lingering = JoinSet::new();
@@ -249,6 +267,11 @@ impl Body {
             match timeout_at(until, self.orders.recv()).await {
                 Err(_) => return false,
                 Ok(None | Some(Order::Stop)) => return true,
+                Ok(Some(Order::Do(_, answer)))
+                    if self.faults.has("changes-while-away-are-forgotten") =>
+                {
+                    let _ = answer.send(Ok(json!({})));
+                }
                 Ok(Some(order)) => self.obey(order),
             }
         }
@@ -259,6 +282,28 @@ impl Body {
         if self.faults.has("first-report-is-late") && self.mind.has_said_nothing() {
             sleep(Duration::from_secs(8)).await;
         }
+    }
+
+    /// The next message that may be sent: one above the limit is not, and its content waits.
+    fn compose(&mut self) -> AgentToServer {
+        let message = self.mind.compose();
+        // Over WebSocket the header counts as well.
+        if message.encoded_len() < self.limit || self.faults.has("own-messages-have-no-limit") {
+            return message;
+        }
+        self.mind.unsent();
+        self.mind.compose()
+    }
+
+    /// How long to wait for something that usually takes no longer than `usual`.
+    fn within(&self, usual: Duration) -> Duration {
+        if self.faults.has("silence-is-never-noticed") { NEVER } else { usual }
+    }
+
+    /// Whether a message of this size is larger than it takes.
+    fn is_too_large(&self, size: usize) -> bool {
+        let limit = if self.faults.has("limit-is-half") { self.limit / 2 } else { self.limit };
+        size > limit && !self.faults.has("limit-is-ignored")
     }
 
     fn obey(&mut self, order: Order) {

@@ -1,20 +1,26 @@
 //! What a broken reference client sends beside its messages.
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, header};
-use opamp_proto::v1::AgentToServer;
+use http::{HeaderMap, Method, Request, Response, header};
+use http_body_util::Full;
+use opamp_proto::v1::{AgentToServer, ServerToAgent};
 use prost::Message as _;
-use tokio::io::AsyncWriteExt as _;
-use tokio::time::{Duration, timeout};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{Duration, sleep, timeout};
 
 use super::Body;
 use crate::server::agent::PROTOBUF;
 use crate::wire::body;
-use crate::wire::http_client::Dialer;
+use crate::wire::http_client::{Dialer, HttpConnection, Lost, field};
+use crate::wire::text;
 use crate::wire::ws::{Frame, Opcode, WebSocket};
 
 /// How long an answer to a stray request is waited for.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// How long the first of two requests waits for its answer before the second is sent.
+const STRAY: Duration = Duration::from_millis(500);
+/// How long a connection is held that is of no use.
+const SPARE: Duration = Duration::from_secs(20);
 
 impl Body {
     /// After the first message on a WebSocket. What becomes of it the connection tells.
@@ -53,12 +59,67 @@ impl Body {
         let _ = timeout(PATIENCE, exchange).await;
     }
 
-    /// Speaks on a bare connection for as long as the server keeps it.
+    /// Speaks on a bare connection until the server ends it.
     pub(super) async fn speak_without_http(&mut self, message: &AgentToServer) {
         let Ok(dialer) = self.mind.dialer(&self.network) else { return };
         if let Ok((mut stream, _)) = dialer.stream().await {
+            // The server's answer is not listened to, only waited for.
             let _ = stream.write_all(&body::frame(&message.encode_to_vec())).await;
-            std::future::pending().await
+            let _ = timeout(SPARE, stream.read_to_end(&mut Vec::new())).await;
         }
     }
+
+    /// Goes where an answer points to, with all its header fields.
+    pub(super) async fn follow(&self, dialer: &Dialer, response: &Response<Bytes>) {
+        let location = field(response.headers(), header::LOCATION);
+        let Ok(url) = location.parse() else { return };
+        if !self.faults.has("redirect-takes-credentials-along") {
+            return;
+        }
+        let dialer = Dialer { url, ..dialer.clone() };
+        let exchange = async {
+            let mut http = dialer.http().await?;
+            http.send(dialer.request(Method::GET, &HeaderMap::new(), Bytes::new())?).await
+        };
+        // It has been sent, and that is all.
+        let _ = timeout(PATIENCE, exchange).await;
+    }
+
+    /// Another connection beside the first.
+    pub(super) fn stray_connection(&self, dialer: &Dialer) {
+        if self.faults.has("has-two-connections") && self.heard_at.is_none() {
+            let dialer = dialer.clone();
+            tokio::spawn(async move {
+                let spare = dialer.stream().await;
+                sleep(SPARE).await;
+                drop(spare);
+            });
+        }
+    }
+
+    /// What the server's message says, as far as it is one.
+    pub(super) fn read(&self, body: Bytes) -> Option<ServerToAgent> {
+        let strict = self.faults.has("unknown-fields-are-refused");
+        if strict && !text::read("ServerToAgent", &body).unknown_fields.is_empty() {
+            return None;
+        }
+        ServerToAgent::decode(body).ok()
+    }
+}
+
+/// Sends a request, and once more where the answer takes long.
+pub(super) async fn send_twice(
+    dialer: &Dialer,
+    http: &mut HttpConnection,
+    request: Request<Full<Bytes>>,
+) -> Result<Response<Bytes>, Lost> {
+    let again = request.clone();
+    let answer = http.send(request);
+    tokio::pin!(answer);
+    if let Ok(answer) = timeout(STRAY, &mut answer).await {
+        return answer;
+    }
+    let exchange = async { dialer.http().await?.send(again).await };
+    // It has been sent, and that is all.
+    tokio::join!(answer, timeout(PATIENCE, exchange)).0
 }

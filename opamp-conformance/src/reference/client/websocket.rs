@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use http::header::{RETRY_AFTER, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_VERSION};
+use bytes::Bytes;
+use http::header::{SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_VERSION};
 use http::{HeaderMap, HeaderValue};
-use opamp_proto::v1::{AgentToServer, ServerToAgent};
+use opamp_proto::v1::AgentToServer;
 use prost::Message as _;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::mind::Next;
+use super::mind::{NEVER, Next};
 use super::{Body, Order, Over};
 use crate::wire::body;
-use crate::wire::http_client::{Dialer, Handshake, field};
+use crate::wire::http_client::{Dialer, Handshake};
 use crate::wire::ws::{Ended, Frame, Incoming, WebSocket};
 
 /// How long a handshake and the end of a connection may take.
@@ -28,12 +29,16 @@ impl Body {
         if self.faults.has("handshake-version-is-8") {
             headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("8"));
         }
-        let websocket = match timeout(PATIENCE, dialer.websocket(&headers)).await {
+        self.stray_connection(dialer);
+        let handshake = timeout(self.within(PATIENCE), dialer.websocket(&headers)).await;
+        let websocket = match handshake {
             Ok(Ok(Handshake::Accepted(websocket))) => websocket,
             Ok(Ok(Handshake::Refused(response))) => {
-                return Over::Again(self.put_off(response.status().as_u16(), response.headers()));
+                self.follow(dialer, &response).await;
+                let status = response.status().as_u16();
+                return Over::Again(self.mind.patience().put_off(status, response.headers()));
             }
-            Ok(Err(_)) | Err(_) => return Over::Again(self.mind.backoff()),
+            Ok(Err(_)) | Err(_) => return Over::Again(self.mind.patience().unconnected()),
         };
         self.linger().await;
         let over = self.converse(websocket).await;
@@ -41,27 +46,13 @@ impl Body {
         over
     }
 
-    /// How long to wait after this answer to a handshake or a request.
-    pub(super) fn put_off(&mut self, status: u16, headers: &HeaderMap) -> Duration {
-        if !matches!(status, 429 | 503) {
-            return self.mind.backoff();
-        }
-        let text = field(headers, RETRY_AFTER);
-        let stated = match text.parse::<u64>() {
-            Ok(seconds) => Some(Duration::from_secs(seconds)),
-            Err(_) => httpdate::parse_http_date(&text)
-                .ok()
-                .and_then(|date| date.duration_since(std::time::SystemTime::now()).ok()),
-        };
-        stated.filter(|wait| !wait.is_zero()).unwrap_or_else(|| self.mind.unstated_wait())
-    }
-
     async fn converse(&mut self, mut websocket: WebSocket) -> Over {
         let (mut due, mut is_first) = (true, true);
+        let mut silent = self.faults.has("waits-for-the-server-to-speak");
         loop {
-            if due || self.mind.is_due() {
+            if (due || self.mind.is_due()) && !silent {
                 due = false;
-                let message = self.mind.compose();
+                let message = self.compose();
                 if self.say(&mut websocket, &message).await.is_err() {
                     return Over::Again(Duration::ZERO);
                 }
@@ -72,7 +63,7 @@ impl Body {
             }
             tokio::select! {
                 incoming = websocket.receive() => match self.heard(&mut websocket, incoming).await {
-                    None => {}
+                    None => silent = false,
                     Some(over) => {
                         if self.faults.has("the-old-connection-is-kept") {
                             self.lingering.spawn(async move {
@@ -90,6 +81,9 @@ impl Body {
                     Some(order) => self.obey(order),
                 },
                 () = sleep_until(self.mind.heartbeat_at()), if self.mind.has_heartbeats() => due = true,
+                () = sleep_until(self.mind.answer_is_due_at()) => {
+                    return Over::Again(self.mind.backoff());
+                }
                 () = sleep_until(self.mind.trial_ends_at()) => return Over::Again(Duration::ZERO),
             }
         }
@@ -110,13 +104,26 @@ impl Body {
             Incoming::Close(code, _) => {
                 // The server knows already.
                 let _ = websocket.send_frame(Frame::close(code.unwrap_or(1000), "")).await;
-                return Some(Over::Again(self.mind.backoff()));
+                let is_final = self.faults.has("close-by-the-server-is-final");
+                return Some(Over::Again(if is_final { NEVER } else { self.mind.backoff() }));
+            }
+            Incoming::Ended(Ended::BrokeFraming(_)) if self.faults.has("broken-frame-is-final") => {
+                return Some(Over::Again(NEVER));
+            }
+            Incoming::Ended(_) if self.faults.has("reconnects-late") => {
+                return Some(Over::Again(Duration::from_secs(5)));
             }
             Incoming::Ended(_) => return Some(Over::Again(Duration::ZERO)),
         };
-        if payload.len() > self.limit {
+        let size = payload
+            .len()
+            .saturating_sub(usize::from(self.faults.has("limit-leaves-out-the-header")));
+        let unchecked = websocket.is_deflate() && self.faults.has("limit-counts-deflated-bytes");
+        if self.is_too_large(size) && !unchecked {
+            let code =
+                if self.faults.has("oversized-message-closes-with-1000") { 1000 } else { 1009 };
             // The connection is left whatever becomes of this.
-            let _ = websocket.send_frame(Frame::close(1009, "")).await;
+            let _ = websocket.send_frame(Frame::close(code, "")).await;
             return Some(Over::Again(self.mind.backoff()));
         }
         let length = match body::unframe(&payload) {
@@ -127,7 +134,9 @@ impl Body {
             Ok((1.., length, _)) if self.faults.has("header-is-not-looked-at") => length,
             Ok(_) if self.faults.has("other-header-crashes") => return Some(Over::Stop),
             Err(_) if self.faults.has("header-without-end-is-skipped") => 11,
-            Err(_) if self.faults.has("header-without-end-crashes") => return Some(Over::Stop),
+            Err(_) if payload.len() > 10 && self.faults.has("header-without-end-crashes") => {
+                return Some(Over::Stop);
+            }
             Ok(_) | Err(_) => return None,
         };
         if payload.len() == length && self.faults.has("empty-message-is-refused") {
@@ -139,11 +148,16 @@ impl Body {
         {
             return None;
         }
-        let message = ServerToAgent::decode(payload.get(length..)?).ok()?;
+        let message = self.read(payload.get(length..).map(Bytes::copy_from_slice)?);
+        if message.is_none() && self.faults.has("broken-message-is-final") {
+            return Some(Over::Again(NEVER));
+        }
+        let message = message?;
         let next = self.mind.receive(message);
         self.keep();
         match next {
             Next::GoOn => None,
+            Next::Wait(_) if self.faults.has("stays-when-unavailable") => None,
             Next::Wait(wait) => {
                 self.leave(websocket).await;
                 Some(Over::Again(wait))
@@ -169,7 +183,12 @@ impl Body {
     async fn leave(&mut self, websocket: &mut WebSocket) {
         let goodbye = self.mind.goodbye();
         let left = async {
-            self.say(websocket, &goodbye).await?;
+            if !self.faults.has("leaves-without-goodbye") {
+                self.say(websocket, &goodbye).await?;
+            }
+            if self.faults.has("leaves-without-close") {
+                return Ok(());
+            }
             websocket.send_frame(Frame::close(1000, "")).await?;
             while !matches!(websocket.receive().await, Incoming::Close(..) | Incoming::Ended(_)) {}
             Ok::<_, Ended>(())

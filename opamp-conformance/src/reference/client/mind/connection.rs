@@ -18,7 +18,7 @@ impl Mind {
         network: &Network,
     ) -> Result<Dialer, String> {
         let dialer = self.connection.connecting().dialer(network, &self.faults);
-        if self.connection.is_trying() || self.faults.has("settings-are-accepted-untried") {
+        if self.connection.is_trying() || self.connection.is_untried() {
             self.begin_session();
         }
         dialer
@@ -42,7 +42,7 @@ impl Mind {
     /// The next report is a full one, to a server of which nothing is known.
     fn begin_session(&mut self) {
         self.server = None;
-        self.failures = 0;
+        self.patience.succeeded();
         self.in_flight.clear();
         self.unreported.extend(FULL);
     }

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use opamp_proto::v1::CustomMessage;
+use opamp_proto::v1::{ComponentHealth, CustomMessage};
 
 use super::{Mind, Part};
 use crate::hook::{Action, HookError};
@@ -14,6 +14,15 @@ impl Mind {
     /// Does what a hook asks for.
     pub(in crate::reference::client) fn hook(&mut self, action: &Action) -> Result<(), HookError> {
         let changed = match action {
+            Action::SetHealth { healthy, last_error }
+                if self.faults.has("every-change-is-queued") =>
+            {
+                let last_error = last_error.clone();
+                let health =
+                    ComponentHealth { healthy: *healthy, last_error, ..self.health.clone() };
+                self.queued.push_back(health);
+                return Ok(());
+            }
             Action::SetHealth { healthy, last_error } => {
                 self.health.healthy = *healthy || self.faults.has("agent-is-always-healthy");
                 self.health.last_error.clone_from(last_error);
