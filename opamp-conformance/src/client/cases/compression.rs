@@ -34,7 +34,12 @@ pub(super) const CASES: &[Case] = &[
         does: "causes reports of a configuration and of components, and hears heartbeats",
         expects: "nothing in them that is as it was reported before",
         alone: false,
-        broken_by: &["components-come-again", "full-state-is-repeated", "report-is-always-full"],
+        broken_by: &[
+            "components-come-again",
+            "full-state-is-repeated",
+            "polls-have-health",
+            "report-is-always-full",
+        ],
         script: Script::Client(|stage| Box::pin(omitted(stage))),
     },
     Case {
@@ -54,7 +59,7 @@ pub(super) const CASES: &[Case] = &[
         does: "answers the first report with UNAVAILABLE and a retry after one second",
         expects: "its content again after that",
         alone: false,
-        broken_by: &["sent-counts-as-reported"],
+        broken_by: &["sent-counts-as-reported", "unavailable-loses-the-report"],
         script: Script::Client(|stage| Box::pin(refused(stage))),
     },
 ];

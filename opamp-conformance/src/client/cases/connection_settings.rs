@@ -54,7 +54,11 @@ pub(super) const CASES: &[Case] = &[
         does: "offers header fields, two of them of one name",
         expects: "all of them come with the next handshake or request",
         alone: false,
-        broken_by: &["offered-headers-are-not-sent", "only-one-header-of-a-name"],
+        broken_by: &[
+            "offered-headers-are-not-sent",
+            "only-one-header-of-a-name",
+            "credentials-are-not-sent",
+        ],
         script: Script::Client(|stage| Box::pin(headers(stage))),
     },
     Case {

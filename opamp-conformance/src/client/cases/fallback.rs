@@ -61,7 +61,14 @@ pub(super) const CASES: &[Case] = &[
         does: "offers a server that takes the connection and never answers",
         expects: EXPECTS,
         alone: false,
-        broken_by: BROKEN_BY,
+        broken_by: &[
+            "no-fallback",
+            "failed-is-not-reported",
+            "settings-are-accepted-untried",
+            "settings-status-is-never-reported",
+            "offered-endpoint-is-not-used",
+            "silence-is-never-noticed",
+        ],
         script: Script::Client(|stage| Box::pin(useless(stage, Use::Silent))),
     },
     Case {

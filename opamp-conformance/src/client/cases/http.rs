@@ -68,6 +68,7 @@ pub(super) const CASES: &[Case] = &[
             "changes-wait-for-the-next-poll",
             "does-not-wait-for-the-answer",
             "health-is-only-promised",
+            "change-is-not-told",
         ],
         script: Script::Client(|stage| Box::pin(follow_up(stage))),
     },

@@ -198,6 +198,12 @@ async fn ask_with(stage: &ClientStage, host: &mut Host, size: usize) -> Result<R
     Ok(reaction(host, undue(stage) + stage.pace.quiet()).await)
 }
 
+/// Whether a limit of this many bytes says something of this row: one that is not the default of
+/// the specification was set by somebody.
+fn shows(row: &str, limit: usize) -> bool {
+    !matches!(row, "SIZE-02" | "SIZE-19") || limit == 64 << 20
+}
+
 /// Judges a limit of this many bytes to the byte: what has just this size is processed, and what
 /// has one byte more is not.
 async fn to_the_byte(
@@ -210,7 +216,7 @@ async fn to_the_byte(
     host.answer().await;
     let seen = ask_with(stage, host, limit).await?;
     let actual = format!("{seen} for {limit} bytes");
-    for row in rows {
+    for row in rows.iter().filter(|row| shows(row, limit)) {
         stage.judge.expect(row, seen.is_full(), "what is within the limit", actual.clone());
     }
     if !seen.is_full() {
@@ -219,7 +225,7 @@ async fn to_the_byte(
     quiet(stage, host).await?;
     let seen = ask_with(stage, host, limit + 1).await?;
     let actual = format!("{seen} for {} bytes", limit + 1);
-    for row in rows.iter().copied().chain(cap) {
+    for row in rows.iter().copied().chain(cap).filter(|row| shows(row, limit)) {
         let expected = "nothing is done about what is above the limit";
         stage.judge.expect(row, !seen.is_full(), expected, actual.clone());
     }
@@ -279,13 +285,14 @@ async fn deflate_bomb(stage: &mut ClientStage) -> Result<(), Stop> {
     host.deflate = true;
     let _client = stage.start(stage.start_for(&host)).await?;
     host.first(stage.pace.start()).await?;
+    ask(stage, &mut host).await?;
     if !host.websocket()?.is_deflate() {
         let why = "the client does not offer permessage-deflate".to_owned();
         return Err(Stop::NotApplicable(why));
     }
     // First one that is within the limit, to see that the client reads compressed messages.
     for (size, is_bomb) in [(1 << 10, false), (2 * limit, true)] {
-        host.answer().await;
+        quiet(stage, &mut host).await?;
         let (bytes, zeros) = filled(&request(&host), size);
         let payload = body::deflate_bomb_after(&body::frame(&bytes), zeros);
         let small = payload.len();

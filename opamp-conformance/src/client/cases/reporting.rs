@@ -68,6 +68,7 @@ pub(super) const CASES: &[Case] = &[
             "config-is-not-answered",
             "full-state-flag-is-ignored",
             "only-one-field-is-processed",
+            "reports-less-over-http",
         ],
         script: Script::Client(|stage| Box::pin(several_fields(stage))),
     },

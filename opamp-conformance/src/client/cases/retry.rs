@@ -47,6 +47,7 @@ pub(super) const CASES: &[Case] = &[
             "every-change-is-queued",
             "changes-while-away-are-forgotten",
             "health-is-only-promised",
+            "change-is-not-told",
         ],
         script: Script::Client(|stage| Box::pin(changes_while_away(stage))),
     },

@@ -21,7 +21,6 @@ pub(super) const CASES: &[Case] = &[
         alone: false,
         broken_by: &[
             "goodbye-repeats-the-number",
-            "heartbeats-lack-the-uid",
             "heartbeats-take-no-number",
             "numbers-start-over-with-the-connection",
         ],

@@ -206,6 +206,11 @@ impl Connection {
         self.kept.accepted.as_ref().unwrap_or(&self.given)
     }
 
+    /// Whether it uses settings that were never tried; only to break.
+    pub(super) fn is_untried(&self) -> bool {
+        self.faults.has("settings-are-accepted-untried") && self.kept.accepted.is_some()
+    }
+
     /// The settings to connect with now.
     pub(super) fn connecting(&mut self) -> &Settings {
         if self.faults.has("settings-are-accepted-untried")
