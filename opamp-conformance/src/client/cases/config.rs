@@ -147,6 +147,7 @@ pub(super) const CASES: &[Case] = &[
             "config-is-taken-without-capability",
             "full-state-flag-is-ignored",
             "only-one-field-is-processed",
+            "capabilities-come-late",
         ],
         |stage| Box::pin(not_accepted(stage)),
     ),
