@@ -49,7 +49,12 @@ pub(super) const CASES: &[Case] = &[
                half a body, bytes that are no HTTP, a header without end, half a WebSocket frame",
         expects: "meanwhile other agents are served",
         alone: false,
-        broken_by: &["websocket-is-not-served", "http-is-not-served"],
+        broken_by: &[
+            "accept-key-is-wrong",
+            "uncompressed-bodies-are-refused",
+            "websocket-is-not-served",
+            "http-is-not-served",
+        ],
         script: Script::Server(|stage| Box::pin(unfinished(stage))),
     },
     Case {

@@ -171,9 +171,9 @@ impl Found {
 
     /// What came of the first size above the limit that was not taken; of the last, where all were.
     fn refused(&self) -> &Heard {
-        let above = self.tried.iter().filter(|(size, _)| *size > self.limit);
+        let mut above = self.tried.iter().filter(|(size, _)| *size > self.limit);
         let refused = above.clone().find(|(_, heard)| heard.good().is_none());
-        refused.or(above.last()).map_or(&Heard::Silence, |(_, heard)| heard)
+        refused.or(above.next_back()).map_or(&Heard::Silence, |(_, heard)| heard)
     }
 
     fn judge(&self, stage: &mut ServerStage, rows: &Rows) {
