@@ -133,7 +133,7 @@ impl Suite {
     pub fn plan(&self, side: Side) -> Result<Plan<'_>, SelectError> {
         let mut selected = self.selection.of(side)?;
         let holds = |row: &&str| selected.rows.contains(*row) && self.spec_has(row);
-        selected.cases.retain(|case| case.judges.iter().any(|row| holds(row)));
+        selected.cases.retain(|case| case.judges.iter().any(&holds));
         if selected.cases.is_empty() {
             return Err(SelectError::Newer(self.spec.name()));
         }

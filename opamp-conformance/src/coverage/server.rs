@@ -3,14 +3,6 @@
 use super::Reason::{NeedsConfiguration, NoRoomForChoice};
 use super::Uncovered;
 
-/// The topics whose rows are all judged or listed here.
-#[cfg(test)]
-pub(super) const FINISHED: &[&str] = &[
-    "AUTH", "CAP", "CERT", "CFG", "CLOSE", "CMD", "COMP", "CONN", "CSR", "CUST", "DELTA", "DESC",
-    "DUP", "ERR", "EST", "HB", "HEALTH", "HTTP", "ID", "INTEROP", "NET", "OTEL", "OTHER", "PKG",
-    "PROXY", "RETRY", "SEC", "SEQ", "SIZE", "STATUS", "TEL", "THR", "TLS", "TOFU", "WS",
-];
-
 pub(super) const UNCOVERED: &[Uncovered] = &[
     Uncovered {
         row: "NET-05",

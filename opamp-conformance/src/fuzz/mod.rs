@@ -189,7 +189,7 @@ pub async fn replay(
 
 /// Plays conversations with one side or the other.
 enum Player {
-    Server(server::Player),
+    Server(Box<server::Player>),
     Client(client::Player),
 }
 
@@ -197,7 +197,7 @@ impl Player {
     async fn new(subject: &Subject, options: &Options) -> Result<Self, Stop> {
         Ok(match subject {
             Subject::Server(target) => {
-                Self::Server(server::Player::new(target.clone(), options).await?)
+                Self::Server(Box::new(server::Player::new(target.clone(), options).await?))
             }
             Subject::Client(client) => {
                 Self::Client(client::Player::new(client.as_ref(), options).await?)

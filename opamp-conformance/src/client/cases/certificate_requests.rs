@@ -124,6 +124,8 @@ async fn again(
     client: &mut dyn Running,
     host: &mut Host,
 ) -> Result<AgentToServer, Stop> {
+    // Over HTTP a client may be deaf to its hooks until its request is answered.
+    host.answer().await;
     stage.hook(client, Action::RequestCertificate).await?;
     let within = stage.pace.work() + stage.heartbeat();
     let asks = |message: &AgentToServer| message.connection_settings_request.is_some();

@@ -33,6 +33,16 @@ pub(super) const CASES: &[Case] = &[
         script: Script::Client(|stage| Box::pin(moves(stage))),
     },
     Case {
+        name: "client/connection-settings/goodbye",
+        judges: &["CLOSE-06"],
+        transports: &[Transport::Http],
+        does: "offers settings that name a second server",
+        expects: "the last request to the first one has agent_disconnect",
+        alone: false,
+        broken_by: &["moves-without-goodbye"],
+        script: Script::Client(|stage| Box::pin(goodbye(stage))),
+    },
+    Case {
         name: "client/connection-settings/applied",
         judges: &["CONN-17", "CONN-34", "CONN-35"],
         transports: Transport::BOTH,
@@ -102,6 +112,20 @@ async fn moves(stage: &mut ClientStage) -> Result<(), Stop> {
     if arrived {
         judge_leaving(stage, &offer, &mut old, &mut new).await;
     }
+    Ok(())
+}
+
+async fn goodbye(stage: &mut ClientStage) -> Result<(), Stop> {
+    let (mut old, _client, first) = stage.meet().await?;
+    let mut new = stage.host().await?;
+    let settings = stage.settings_for(&new);
+    let mut offer = stage.offer(&mut old, &first, settings).await?;
+    let outcome = offer.follow(stage, &mut old, &mut new).await;
+    let told = format!("the client {}", offer.told(&outcome));
+    if !matches!(outcome, Outcome::Arrived(_)) {
+        return Err(Stop::Unreached(told));
+    }
+    stage.judge.expect("CLOSE-06", offer.goodbye, "agent_disconnect at the first server", told);
     Ok(())
 }
 

@@ -227,7 +227,8 @@ async fn answers(stage: &mut ClientStage) -> Result<(), Stop> {
     let text = [("content-type", "text/html")];
     let gzip = [("content-type", "application/x-protobuf"), ("content-encoding", "gzip")];
     let garbage = Bytes::from_static(b"\xff\xff\xff\xff\xff\xff");
-    let all: [(&str, u16, &[(&str, &str)], Bytes, Delivery); 8] = [
+    type Fields<'a> = &'a [(&'a str, &'a str)];
+    let all: [(&str, u16, Fields<'_>, Bytes, Delivery); 8] = [
         ("garbage", 200, &protobuf, garbage.clone(), Delivery::Whole),
         ("a body cut short", 200, &protobuf, garbage.clone(), Delivery::CutShort),
         ("a page of text", 200, &text, Bytes::from_static(b"<p>Hello</p>"), Delivery::Whole),

@@ -41,8 +41,10 @@ impl Body {
                     let applying = self.mind.compose();
                     // What becomes of these two does not keep the client here.
                     let _ = self.exchange(dialer, &mut http, applying).await;
-                    let goodbye = self.mind.goodbye();
-                    let _ = self.exchange(dialer, &mut http, goodbye).await;
+                    if !self.faults.has("moves-without-goodbye") {
+                        let goodbye = self.mind.goodbye();
+                        let _ = self.exchange(dialer, &mut http, goodbye).await;
+                    }
                     return Over::Again(Duration::ZERO);
                 }
                 Ok(Next::Restart) => {

@@ -44,6 +44,7 @@ pub(super) const FAULTS: &[Fault] = &[
     ("chunks-are-refused", "answers in chunks are dropped"),
     ("needs-keep-alive", "it ends when the server closes the connection after an answer"),
     ("leaves-without-goodbye", "it leaves without agent_disconnect"),
+    ("moves-without-goodbye", "over HTTP it turns to offered settings without agent_disconnect"),
     ("leaves-without-close", "it leaves without a Close frame"),
     ("has-two-connections", "it opens a second connection beside its WebSocket"),
     ("credentials-are-not-sent", "header fields it is given are not sent"),

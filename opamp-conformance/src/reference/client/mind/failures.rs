@@ -12,12 +12,10 @@ use crate::wire::uid;
 impl Mind {
     /// The server has answered with an error.
     pub(super) fn refused(&mut self, error: &ServerErrorResponse) -> Next {
-        let stated = match &error.details {
-            Some(server_error_response::Details::RetryInfo(info)) => {
-                Some(Duration::from_nanos(info.retry_after_nanoseconds))
-            }
-            None => None,
-        };
+        let stated = error.details.as_ref().map(|details| {
+            let server_error_response::Details::RetryInfo(info) = details;
+            Duration::from_nanos(info.retry_after_nanoseconds)
+        });
         let retries = |fault, kind| self.faults.has(fault) && error.r#type == kind as i32;
         if error.r#type != ServerErrorResponseType::Unavailable as i32 {
             if self.in_flight.contains(&Part::CertificateRequest)
