@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use opamp_conformance::selftest::{Depth, Proof, peers, prove};
+use opamp_conformance::selftest::{Proof, peers, prove};
 
 use crate::args::SelftestArgs;
 use crate::write;
@@ -39,7 +39,7 @@ pub(crate) async fn run(args: SelftestArgs) -> Result<u8, String> {
         }
     };
     // The peers run in virtual time, each with a runtime of its own.
-    let proofs = tokio::task::spawn_blocking(move || prove(&peers, Depth::All, threads, told))
+    let proofs = tokio::task::spawn_blocking(move || prove(&peers, threads, told))
         .await
         .map_err(|error| error.to_string())?;
     let wrong = proofs.iter().filter(|proof| !proof.wrong.is_empty()).count();

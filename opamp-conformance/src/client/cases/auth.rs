@@ -30,7 +30,7 @@ pub(super) const CASES: &[Case] = &[
         does: "answers every attempt with 401",
         expects: "pauses that grow, or no further attempt",
         alone: false,
-        broken_by: &["pauses-do-not-grow"],
+        broken_by: &["polls-go-on-while-refused", "pauses-do-not-grow"],
         script: Script::Client(|stage| Box::pin(refused(stage))),
     },
     Case {

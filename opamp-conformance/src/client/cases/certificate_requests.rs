@@ -74,7 +74,7 @@ pub(super) const CASES: &[Case] = &[
         does: "answers a certificate request with BAD_REQUEST",
         expects: "the client does not send the same request again",
         alone: false,
-        broken_by: &["refused-certificate-request-is-repeated"],
+        broken_by: &["bad-request-is-retried", "refused-certificate-request-is-repeated"],
         script: Script::Client(|stage| Box::pin(refused(stage))),
     },
     Case {

@@ -31,7 +31,7 @@ pub(super) const CASES: &[Case] = &[
         does: "sends the Restart command to a client without AcceptsRestartCommand",
         expects: "the session goes on",
         alone: false,
-        broken_by: &["restart-without-capability"],
+        broken_by: &["capabilities-come-late", "polls-have-health", "restart-without-capability"],
         script: Script::Client(|stage| Box::pin(not_accepted(stage))),
     },
 ];

@@ -21,6 +21,7 @@ pub(super) const CASES: &[Case] = &[
         expects: "the hash of the components, and not the components themselves",
         alone: false,
         broken_by: &[
+            "reports-less-over-http",
             "components-are-only-promised",
             "components-come-at-once",
             "components-have-no-hash",
@@ -36,6 +37,7 @@ pub(super) const CASES: &[Case] = &[
         expects: "the hash and the components, once",
         alone: false,
         broken_by: &[
+            "reports-less-over-http",
             "component-metadata-has-no-key",
             "components-are-not-sent",
             "components-come-again",

@@ -22,6 +22,7 @@ pub(super) const CASES: &[Case] = &[
         expects: "plausible times in nanoseconds, and an error where it is not healthy",
         alone: false,
         broken_by: &[
+            "polls-have-health",
             "last-error-is-left-out",
             "start-time-is-in-seconds",
             "status-time-is-too-old",

@@ -24,7 +24,7 @@ pub(super) const CASES: &[Case] = &[
         does: "meets the first connection with bytes that are no HTTP, then behaves",
         expects: "the client comes back",
         alone: false,
-        broken_by: &["gives-up-connecting"],
+        broken_by: &["waits-for-the-server-to-speak", "gives-up-connecting"],
         script: Script::Client(|stage| Box::pin(garbage(stage))),
     },
     Case {
@@ -34,7 +34,7 @@ pub(super) const CASES: &[Case] = &[
         does: "meets the first connection with a response whose header never ends, then behaves",
         expects: "the client comes back",
         alone: false,
-        broken_by: &["gives-up-connecting"],
+        broken_by: &["waits-for-the-server-to-speak", "gives-up-connecting"],
         script: Script::Client(|stage| Box::pin(endless_response(stage))),
     },
     Case {
@@ -44,7 +44,11 @@ pub(super) const CASES: &[Case] = &[
         does: "says nothing at all on the first connection, then behaves",
         expects: "the client comes back within 100 s",
         alone: false,
-        broken_by: &["gives-up-connecting", "silence-is-never-noticed"],
+        broken_by: &[
+            "waits-for-the-server-to-speak",
+            "gives-up-connecting",
+            "silence-is-never-noticed",
+        ],
         script: Script::Client(|stage| Box::pin(silence(stage))),
     },
     Case {
@@ -54,7 +58,7 @@ pub(super) const CASES: &[Case] = &[
         does: "redirects the client to where it is, for two seconds, then behaves",
         expects: "the client comes back",
         alone: false,
-        broken_by: &["gives-up-connecting"],
+        broken_by: &["waits-for-the-server-to-speak", "gives-up-connecting"],
         script: Script::Client(|stage| Box::pin(redirect_to_itself(stage))),
     },
     Case {

@@ -29,6 +29,7 @@ pub(super) const CASES: &[Case] = &[
         expects: "a poll at each interval, with no status in it",
         alone: false,
         broken_by: &[
+            "heartbeats-are-slow",
             "never-polls",
             "polls-have-health",
             "interval-cannot-be-set",
@@ -43,7 +44,7 @@ pub(super) const CASES: &[Case] = &[
         does: "tells the client no interval and waits for two polls",
         expects: "about 30 s between them",
         alone: false,
-        broken_by: &["never-polls", "default-interval-is-a-minute"],
+        broken_by: &["heartbeats-are-slow", "never-polls", "default-interval-is-a-minute"],
         script: Script::Client(|stage| Box::pin(default_interval(stage))),
     },
     Case {
@@ -65,6 +66,7 @@ pub(super) const CASES: &[Case] = &[
         expects: "no other request meanwhile, and the new health right after the answer",
         alone: false,
         broken_by: &[
+            "last-error-is-left-out",
             "changes-wait-for-the-next-poll",
             "does-not-wait-for-the-answer",
             "health-is-only-promised",

@@ -156,7 +156,7 @@ pub(super) const CASES: &[Case] = &[
         does: "has the effective configuration grow beyond a limit of 128 KiB",
         expects: "no request larger than that, and polls that go on",
         alone: false,
-        broken_by: &["own-messages-have-no-limit"],
+        broken_by: &["heartbeats-stop", "own-messages-have-no-limit"],
         script: Script::Client(|stage| Box::pin(http_report(stage))),
     },
 ];

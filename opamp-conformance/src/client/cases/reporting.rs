@@ -26,7 +26,11 @@ pub(super) const CASES: &[Case] = &[
         does: "lets the client connect, and says nothing",
         expects: "a report of the agent's status as the first message, at once",
         alone: false,
-        broken_by: &["first-report-is-late", "first-report-is-empty"],
+        broken_by: &[
+            "waits-for-the-server-to-speak",
+            "first-report-is-late",
+            "first-report-is-empty",
+        ],
         script: Script::Client(|stage| Box::pin(first(stage))),
     },
     Case {

@@ -44,6 +44,7 @@ pub(super) const CASES: &[Case] = &[
         expects: "the last health, and none of those before it",
         alone: false,
         broken_by: &[
+            "last-error-is-left-out",
             "every-change-is-queued",
             "changes-while-away-are-forgotten",
             "health-is-only-promised",

@@ -35,7 +35,7 @@ pub(super) const CASES: &[Case] = &[
                server, and closes the OpAMP connection once metrics arrive",
         expects: "the client connects to the OpAMP server again",
         alone: false,
-        broken_by: &["telemetry-tls-is-used-for-opamp"],
+        broken_by: &["needs-keep-alive", "never-polls", "telemetry-tls-is-used-for-opamp"],
         script: Script::Client(|stage| Box::pin(own_tls(stage))),
     },
     Case {
@@ -45,7 +45,7 @@ pub(super) const CASES: &[Case] = &[
         does: "offers a proxy for metrics, and closes the OpAMP connection once the proxy was asked",
         expects: "the client connects to the OpAMP server again without the proxy",
         alone: false,
-        broken_by: &["telemetry-proxy-is-used-for-opamp"],
+        broken_by: &["needs-keep-alive", "never-polls", "telemetry-proxy-is-used-for-opamp"],
         script: Script::Client(|stage| Box::pin(own_proxy(stage))),
     },
 ];

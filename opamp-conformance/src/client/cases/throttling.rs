@@ -31,7 +31,7 @@ pub(super) const CASES: &[Case] = &[
         does: "answers the first attempt with 503, the second with 429, both with Retry-After: 4",
         expects: "no attempt earlier than that",
         alone: false,
-        broken_by: &["retry-after-is-ignored"],
+        broken_by: &["polls-go-on-while-refused", "retry-after-is-ignored"],
         script: Script::Client(|stage| Box::pin(retry_after_in_seconds(stage))),
     },
     Case {
@@ -42,7 +42,11 @@ pub(super) const CASES: &[Case] = &[
                seconds ahead in Retry-After",
         expects: "no attempt earlier than that",
         alone: false,
-        broken_by: &["retry-after-is-ignored", "retry-after-date-is-not-read"],
+        broken_by: &[
+            "polls-go-on-while-refused",
+            "retry-after-is-ignored",
+            "retry-after-date-is-not-read",
+        ],
         script: Script::Client(|stage| Box::pin(retry_after_as_date(stage))),
     },
     Case {
@@ -52,7 +56,7 @@ pub(super) const CASES: &[Case] = &[
         does: "answers the first attempt with 503 without Retry-After",
         expects: "no attempt within 30 s",
         alone: false,
-        broken_by: &["unstated-wait-is-short"],
+        broken_by: &["polls-go-on-while-refused", "unstated-wait-is-short"],
         script: Script::Client(|stage| Box::pin(no_time_stated(stage))),
     },
     Case {

@@ -80,7 +80,9 @@ impl Body {
                     }
                     Some(order) => self.obey(order),
                 },
-                () = sleep_until(self.mind.heartbeat_at()), if self.mind.has_heartbeats() => due = true,
+                () = sleep_until(self.mind.heartbeat_at()), if self.mind.has_heartbeats() && !silent => {
+                    due = true;
+                }
                 () = sleep_until(self.mind.answer_is_due_at()) => {
                     return Over::Again(self.mind.backoff());
                 }

@@ -85,7 +85,13 @@ pub(super) const CASES: &[Case] = &[
         does: "reports health and components nested 16 levels deep, then thousands of levels",
         expects: "the first is answered without an error, and the server survives the second",
         alone: false,
-        broken_by: &["nesting-is-refused", "odd-messages-hang"],
+        broken_by: &[
+            "nested-components-are-refused",
+            "nested-health-is-refused",
+            "unhealthy-agents-are-refused",
+            "nesting-is-refused",
+            "odd-messages-hang",
+        ],
         script: Script::Server(|stage| Box::pin(deep_nesting(stage))),
     },
     Case {
