@@ -27,7 +27,7 @@
 //! [with a command](client::exec::ExecClient).
 //!
 //! The scripted peers can be used by themselves: an [`Agent`](server::Agent) that talks to a server
-//! and a [`Host`](client::Host) that a client talks to, both on the tester's own [wire](wire).
+//! and a [`Host`](client::Host) that a client talks to, both on the tester's own [`wire`].
 
 pub mod baseline;
 pub mod case;
