@@ -32,20 +32,21 @@ pub(super) const CASES: &[Case] = &[
         judges: &["TLS-09"],
         transports: Transport::BOTH,
         does: "offers TLS settings for metrics that trust another authority than that of the OpAMP \
-               server, and closes the OpAMP connection once metrics arrive",
+               server, and closes the OpAMP connection before that and once metrics arrive",
         expects: "the client connects to the OpAMP server again",
         alone: false,
-        broken_by: &["needs-keep-alive", "never-polls", "telemetry-tls-is-used-for-opamp"],
+        broken_by: &["telemetry-tls-is-used-for-opamp"],
         script: Script::Client(|stage| Box::pin(own_tls(stage))),
     },
     Case {
         name: "client/telemetry-connection/own-proxy",
         judges: &["PROXY-07"],
         transports: Transport::BOTH,
-        does: "offers a proxy for metrics, and closes the OpAMP connection once the proxy was asked",
+        does: "offers a proxy for metrics, and closes the OpAMP connection before that and once the \
+               proxy was asked",
         expects: "the client connects to the OpAMP server again without the proxy",
         alone: false,
-        broken_by: &["needs-keep-alive", "never-polls", "telemetry-proxy-is-used-for-opamp"],
+        broken_by: &["telemetry-proxy-is-used-for-opamp"],
         script: Script::Client(|stage| Box::pin(own_proxy(stage))),
     },
 ];
@@ -70,6 +71,12 @@ async fn start(
     let first = host.first(stage.pace.start()).await?;
     stage.requires(&first, REPORTS_OWN_METRICS)?;
     Ok(client)
+}
+
+/// Goes on only if the client comes back after its connections end, as it has to do later on.
+async fn must_come_back(stage: &ClientStage, host: &mut Host) -> Result<(), Stop> {
+    let lost = || Stop::Unreached("the client does not come back to the OpAMP server".to_owned());
+    come_back(stage, host).await.then_some(()).ok_or_else(lost)
 }
 
 /// Ends every connection of the client to the server, and waits for its next message.
@@ -139,6 +146,7 @@ async fn own_tls(stage: &mut ClientStage) -> Result<(), Stop> {
     let of_opamp = server_config(&of_opamp, None, false).map_err(harness)?;
     let mut host = stage.host_with_tls(Some(of_opamp)).await?;
     let _client = start(stage, &mut host, &authority).await?;
+    must_come_back(stage, &mut host).await?;
     let of_sink = server_config(&other.server().map_err(harness)?, None, false).map_err(harness)?;
     let sink = OtlpSink::open(&stage.subject.network(), Some(of_sink), &stage.log).await?;
     let trust =
@@ -160,6 +168,7 @@ async fn own_proxy(stage: &mut ClientStage) -> Result<(), Stop> {
     let authority = Authority::new("unused").map_err(harness)?;
     let mut host = stage.host().await?;
     let _client = start(stage, &mut host, &authority).await?;
+    must_come_back(stage, &mut host).await?;
     let network = stage.subject.network();
     let sink = OtlpSink::open(&network, None, &stage.log).await?;
     // What a proxy is asked for is all there is to see, so any HTTP server can play one.
