@@ -11,8 +11,8 @@ use opamp_proto::v1::{
     TelemetryConnectionSettings, server_error_response,
 };
 use prost::Message as _;
+use rand::RngExt as _;
 use rand::rngs::StdRng;
-use rand::{Rng as _, RngExt as _};
 
 use super::{Options, Send, Step, Trouble};
 use crate::client::{ClientUnderTest, Heard, Host, Running, Start};
@@ -40,23 +40,9 @@ pub(super) fn conversation(transport: Transport, rng: &mut StdRng, url: &str) ->
                 let (bytes, what) = mutate("ServerToAgent", &message, rng);
                 (what, Send::Message(bytes.to_vec()))
             }
-            12 => {
-                let mut header = vec![0; rng.random_range(0..12)];
-                rng.fill_bytes(&mut header);
-                let payload = body::frame_with_header(&header, &message);
-                ("a random header".to_owned(), Send::Payload(payload.to_vec()))
-            }
-            13 => {
-                let mut raw = vec![0; rng.random_range(1..64)];
-                rng.fill_bytes(&mut raw);
-                ("random bytes".to_owned(), Send::Raw(raw))
-            }
-            14 if transport == Transport::Http => {
-                let mut gzip = body::gzip(&message).to_vec();
-                let at = rng.random_range(0..gzip.len());
-                gzip[at] ^= 1 << rng.random_range(0..8);
-                ("gzip with a bit changed".to_owned(), Send::Raw(gzip))
-            }
+            12 => Send::random_header(&message, rng),
+            13 => Send::random_bytes(rng),
+            14 if transport == Transport::Http => Send::damaged_gzip(&message, rng),
             _ => (String::new(), Send::Reconnect),
         };
         let endless = matches!(&send, Send::Message(bytes) if asks_for_too_much(bytes));

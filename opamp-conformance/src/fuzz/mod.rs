@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use rand::SeedableRng as _;
 use rand::rngs::StdRng;
+use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -13,6 +13,7 @@ use crate::judge::Stop;
 use crate::pace::Pace;
 use crate::report::{Side, Transport};
 use crate::run::Subject;
+use crate::wire::body;
 
 mod client;
 mod memory;
@@ -62,6 +63,31 @@ pub enum Send {
     Raw(#[serde(with = "base64_text")] Vec<u8>),
     /// The connection is dropped and opened again.
     Reconnect,
+}
+
+impl Send {
+    /// The message behind a header of random bytes, and what was done in words.
+    fn random_header(message: &[u8], rng: &mut StdRng) -> (String, Self) {
+        let mut header = vec![0; rng.random_range(0..12)];
+        rng.fill_bytes(&mut header);
+        let payload = body::frame_with_header(&header, message);
+        ("a random header".to_owned(), Self::Payload(payload.to_vec()))
+    }
+
+    /// Random bytes below WebSocket, and what was done in words.
+    fn random_bytes(rng: &mut StdRng) -> (String, Self) {
+        let mut raw = vec![0; rng.random_range(1..64)];
+        rng.fill_bytes(&mut raw);
+        ("random bytes".to_owned(), Self::Raw(raw))
+    }
+
+    /// The message compressed and damaged, and what was done in words.
+    fn damaged_gzip(message: &[u8], rng: &mut StdRng) -> (String, Self) {
+        let mut gzip = body::gzip(message).to_vec();
+        let at = rng.random_range(0..gzip.len());
+        gzip[at] ^= 1 << rng.random_range(0..8);
+        ("gzip with a bit changed".to_owned(), Self::Raw(gzip))
+    }
 }
 
 /// A conversation that can be played again.

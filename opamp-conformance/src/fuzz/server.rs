@@ -11,7 +11,7 @@ use opamp_proto::v1::{
 };
 use prost::Message as _;
 use rand::rngs::StdRng;
-use rand::{Rng as _, RngExt as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 
 use super::{Options, Send, Step, Trouble};
 use crate::judge::Stop;
@@ -39,27 +39,13 @@ pub(super) fn conversation(transport: Transport, rng: &mut StdRng) -> Vec<Step> 
                 let (bytes, what) = mutate("AgentToServer", &message, rng);
                 (what, Send::Message(bytes.to_vec()))
             }
-            15 => {
-                let mut header = vec![0; rng.random_range(0..12)];
-                rng.fill_bytes(&mut header);
-                let payload = body::frame_with_header(&header, &message);
-                ("a random header".to_owned(), Send::Payload(payload.to_vec()))
-            }
+            15 => Send::random_header(&message, rng),
             16 => {
                 let payload = [body::padded_zero(rng.random_range(1..12)), message].concat();
                 ("a padded header".to_owned(), Send::Payload(payload))
             }
-            17 => {
-                let mut raw = vec![0; rng.random_range(1..64)];
-                rng.fill_bytes(&mut raw);
-                ("random bytes".to_owned(), Send::Raw(raw))
-            }
-            18 if transport == Transport::Http => {
-                let mut gzip = body::gzip(&message).to_vec();
-                let at = rng.random_range(0..gzip.len());
-                gzip[at] ^= 1 << rng.random_range(0..8);
-                ("gzip with a bit changed".to_owned(), Send::Raw(gzip))
-            }
+            17 => Send::random_bytes(rng),
+            18 if transport == Transport::Http => Send::damaged_gzip(&message, rng),
             _ => (String::new(), Send::Reconnect),
         };
         steps.push(Step { changed, send });
