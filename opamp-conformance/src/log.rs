@@ -12,7 +12,7 @@ use prost::Message as _;
 use tokio::time::Instant;
 
 use crate::report::{By, Line, Side};
-use crate::wire::{body, text};
+use crate::wire::{self, body, text};
 
 /// How many events a case keeps.
 const MAX_ENTRIES: usize = 4_096;
@@ -340,12 +340,10 @@ fn cut(mut text: String, limit: usize) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    let mut hex = String::with_capacity(2 * bytes.len().min(HEX_SHOWN) + 32);
-    for byte in bytes.iter().take(HEX_SHOWN) {
-        let _ = write!(hex, "{byte:02x}");
-    }
-    if bytes.len() > HEX_SHOWN {
-        let _ = write!(hex, "… {} more", bytes.len() - HEX_SHOWN);
+    let shown = &bytes[..bytes.len().min(HEX_SHOWN)];
+    let mut hex = wire::hex(shown);
+    if shown.len() < bytes.len() {
+        let _ = write!(hex, "… {} more", bytes.len() - shown.len());
     }
     hex
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, header};
 use opamp_proto::v1::{
     AgentConfigFile, AgentConfigMap, AgentDescription, AgentToServer, AvailableComponents,
-    ComponentHealth, ConnectionSettingsStatus, EffectiveConfig, KeyValue, PackageStatuses,
+    ComponentHealth, ConnectionSettingsStatus, EffectiveConfig, PackageStatuses,
     RemoteConfigStatus, RemoteConfigStatuses, ServerErrorResponse, ServerToAgent,
 };
 use prost::Message as _;
@@ -19,6 +19,7 @@ use crate::judge::Stop;
 use crate::mask::agent as mask;
 use crate::pace::Pace;
 use crate::report::Transport;
+use crate::wire::attribute;
 use crate::wire::body;
 use crate::wire::http_client::{Dialer, Handshake, HttpConnection};
 use crate::wire::uid;
@@ -164,10 +165,10 @@ impl Agent {
         AgentToServer {
             agent_description: Some(AgentDescription {
                 identifying_attributes: vec![
-                    KeyValue::new("service.name", "conformance"),
-                    KeyValue::new("service.instance.id", name.as_str()),
+                    attribute("service.name", "conformance"),
+                    attribute("service.instance.id", &name),
                 ],
-                non_identifying_attributes: vec![KeyValue::new("os.type", "linux")],
+                non_identifying_attributes: vec![attribute("os.type", "linux")],
             }),
             health,
             effective_config,

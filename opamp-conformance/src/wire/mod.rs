@@ -17,6 +17,15 @@ pub mod uid;
 pub mod url;
 pub mod ws;
 
+use opamp_proto::v1::any_value::Value;
+use opamp_proto::v1::{AnyValue, KeyValue};
+
+/// An attribute with a text.
+pub(crate) fn attribute(key: &str, value: &str) -> KeyValue {
+    let value = Some(Value::StringValue(value.to_owned()));
+    KeyValue { key: key.to_owned(), value: Some(AnyValue { value }) }
+}
+
 /// These bytes in hexadecimal, lower case.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     let digit = |four: u8| char::from(if four < 10 { b'0' + four } else { b'a' + four - 10 });

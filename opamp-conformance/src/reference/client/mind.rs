@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
+use opamp_proto::v1::any_value::Value;
 use opamp_proto::v1::{
-    AgentDescription, AgentDisconnect, AgentToServer, ComponentHealth, KeyValue,
+    AgentDescription, AgentDisconnect, AgentToServer, AnyValue, ComponentHealth, KeyValue,
     RemoteConfigStatus, ServerToAgent,
 };
 use tokio::time::Instant;
@@ -20,7 +21,7 @@ use crate::mask::agent as mask;
 use crate::mask::{flag, server};
 use crate::net::Network;
 use crate::reference::Faults;
-use crate::wire::uid;
+use crate::wire::{attribute, uid};
 
 mod components;
 mod config;
@@ -380,18 +381,21 @@ impl Mind {
         }
         let mut description = AgentDescription {
             identifying_attributes: vec![
-                KeyValue::new("service.name", "io.opentelemetry.collector"),
-                KeyValue::new("service.version", "1.0.0"),
-                KeyValue::new("service.instance.id", id.as_str()),
+                attribute("service.name", "io.opentelemetry.collector"),
+                attribute("service.version", "1.0.0"),
+                attribute("service.instance.id", &id),
             ],
             non_identifying_attributes: self
                 .attributes
                 .iter()
-                .map(|(key, value)| KeyValue::new(key.as_str(), value.as_str()))
+                .map(|(key, value)| attribute(key, value))
                 .collect(),
         };
         if self.faults.has("attribute-is-of-another-type") {
-            description.identifying_attributes[1] = KeyValue::new("service.version", 1);
+            description.identifying_attributes[1] = KeyValue {
+                key: "service.version".to_owned(),
+                value: Some(AnyValue { value: Some(Value::IntValue(1)) }),
+            };
         }
         if self.faults.has("description-is-thin") {
             description.identifying_attributes.truncate(1);

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
-use opamp_proto::v1::{
-    AgentDescription, ConnectionSettingsOffers, KeyValue, TelemetryConnectionSettings,
-};
+use opamp_proto::v1::{AgentDescription, ConnectionSettingsOffers, TelemetryConnectionSettings};
 use prost::Message as _;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -16,6 +14,7 @@ use super::settings::Settings;
 use crate::net::Network;
 use crate::reference::Faults;
 use crate::server::agent::PROTOBUF;
+use crate::wire::attribute;
 use crate::wire::authority::Identity;
 use crate::wire::otlp::{ExportRequest, Metric, OfResource, OfScope, Points, Resource, Signal};
 
@@ -162,12 +161,12 @@ impl Exporter {
         }
         attributes.extend(description.non_identifying_attributes);
         if self.faults.has("resource-has-another-host") {
-            for attribute in attributes.iter_mut().filter(|found| found.key == "host.name") {
-                *attribute = KeyValue::new("host.name", "another");
+            for host in attributes.iter_mut().filter(|found| found.key == "host.name") {
+                *host = attribute("host.name", "another");
             }
         }
         if self.faults.has("resource-alone-has-a-namespace") {
-            attributes.push(KeyValue::new("service.namespace", "conformance"));
+            attributes.push(attribute("service.namespace", "conformance"));
         }
         let records = match self.signal {
             Signal::Metrics => self.metrics(),

@@ -1,9 +1,7 @@
 //! Available components: their hash, the map of them, and when a server asks for it.
 
 use bytes::Bytes;
-use opamp_proto::v1::{
-    AgentToServer, AvailableComponents, ComponentDetails, KeyValue, ServerToAgent,
-};
+use opamp_proto::v1::{AgentToServer, AvailableComponents, ComponentDetails, ServerToAgent};
 
 use super::health::LEVELS;
 use crate::case::{Case, Script};
@@ -12,6 +10,7 @@ use crate::mask::agent as mask;
 use crate::mask::flag::REPORT_AVAILABLE_COMPONENTS;
 use crate::report::Transport;
 use crate::server::{Agent, ServerStage};
+use crate::wire::attribute;
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -78,7 +77,7 @@ async fn known_hash(stage: &mut ServerStage) -> Result<(), Stop> {
     let actual = if asked { "asked for the map" } else { "did not ask for the map" };
     stage.judge.note("COMP-08", format!("the server {actual} of an unknown hash"));
     let details = ComponentDetails {
-        metadata: vec![KeyValue::new("code.namespace", "conformance")],
+        metadata: vec![attribute("code.namespace", "conformance")],
         ..Default::default()
     };
     // The hash is the one of full reports.

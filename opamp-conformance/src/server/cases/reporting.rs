@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use opamp_proto::v1::{
-    AgentDescription, AgentToServer, ComponentHealth, KeyValue, PackageStatuses,
-    RemoteConfigStatus, RemoteConfigStatuses,
+    AgentDescription, AgentToServer, ComponentHealth, PackageStatuses, RemoteConfigStatus,
+    RemoteConfigStatuses,
 };
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -15,6 +15,7 @@ use crate::report::Transport;
 use crate::server::agent::effective;
 use crate::server::offer::CONFIGURABLE;
 use crate::server::{Agent, Heard, ServerStage};
+use crate::wire::attribute;
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -159,10 +160,10 @@ async fn told_all(stage: &mut ServerStage) -> Result<(Agent, Vec<(&'static str, 
     let report = AgentToServer {
         agent_description: Some(AgentDescription {
             identifying_attributes: vec![
-                KeyValue::new("service.name", "conformance"),
-                KeyValue::new("service.instance.id", name.as_str()),
+                attribute("service.name", "conformance"),
+                attribute("service.instance.id", &name),
             ],
-            non_identifying_attributes: vec![KeyValue::new("note", mark("agent_description"))],
+            non_identifying_attributes: vec![attribute("note", &mark("agent_description"))],
         }),
         ..agent.message()
     };

@@ -1,16 +1,17 @@
 //! The components the agent has.
 
 use bytes::Bytes;
-use opamp_proto::v1::{AvailableComponents, ComponentDetails, KeyValue};
+use opamp_proto::v1::{AvailableComponents, ComponentDetails};
 
 use super::Mind;
+use crate::wire::attribute;
 
 impl Mind {
     pub(super) fn components(&self, with_map: bool) -> AvailableComponents {
         let key =
             if self.faults.has("component-metadata-has-no-key") { "" } else { "code.language" };
         let details =
-            ComponentDetails { metadata: vec![KeyValue::new(key, "rust")], ..Default::default() };
+            ComponentDetails { metadata: vec![attribute(key, "rust")], ..Default::default() };
         let mut components =
             AvailableComponents { hash: Bytes::from_static(b"components-1"), ..Default::default() };
         if with_map || self.faults.has("components-come-at-once") {
