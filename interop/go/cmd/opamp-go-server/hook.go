@@ -2,9 +2,11 @@ package main
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	pb "github.com/open-telemetry/opamp-go/protobufs"
 	"google.golang.org/protobuf/proto"
@@ -112,6 +114,13 @@ func (f *fleet) show(uid string) any {
 			files[name] = peer.Fields{"body": string(file.GetBody()), "content_type": file.GetContentType()}
 		}
 		shown["effective_config"] = files
+	}
+	if status := a.state.GetRemoteConfigStatus(); status != nil {
+		shown["remote_config_status"] = peer.Fields{
+			"last_remote_config_hash": hex.EncodeToString(status.GetLastRemoteConfigHash()),
+			"status":                  strings.TrimPrefix(status.GetStatus().String(), "RemoteConfigStatuses_"),
+			"error_message":           status.GetErrorMessage(),
+		}
 	}
 	return shown
 }
