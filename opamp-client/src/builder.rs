@@ -7,7 +7,7 @@ use http::header::{HeaderName, HeaderValue};
 use opamp_proto::{InstanceUid, v1};
 use tokio::sync::{mpsc, watch};
 
-use crate::core::{ClientConfig, ClientCore, ClientState, Transport};
+use crate::core::{ClientConfig, ClientCore, ClientState, ConnectionKinds, Transport};
 use crate::driver::{Driver, Endpoint};
 use crate::error::{Error, ErrorKind};
 use crate::handle::{Client, Events, Mailbox, Status};
@@ -103,6 +103,35 @@ impl Builder {
     /// [`Event::Restart`](crate::core::Event::Restart).
     pub fn accept_restart(mut self) -> Self {
         self.config.accepts_restart = true;
+        self
+    }
+
+    /// The agent sends its own metrics where the server wants them: it has to answer
+    /// [`Event::ConnectionSettings`](crate::core::Event::ConnectionSettings) (TEL-08).
+    pub fn accept_own_metrics(self) -> Self {
+        self.accept_settings(ConnectionKinds::OWN_METRICS)
+    }
+
+    /// The agent sends its own traces where the server wants them: it has to answer
+    /// [`Event::ConnectionSettings`](crate::core::Event::ConnectionSettings) (TEL-12).
+    pub fn accept_own_traces(self) -> Self {
+        self.accept_settings(ConnectionKinds::OWN_TRACES)
+    }
+
+    /// The agent sends its own logs where the server wants them: it has to answer
+    /// [`Event::ConnectionSettings`](crate::core::Event::ConnectionSettings) (TEL-13).
+    pub fn accept_own_logs(self) -> Self {
+        self.accept_settings(ConnectionKinds::OWN_LOGS)
+    }
+
+    /// The agent takes settings of connections that it knows by name: it has to answer
+    /// [`Event::ConnectionSettings`](crate::core::Event::ConnectionSettings) (OTHER-06).
+    pub fn accept_other_connections(self) -> Self {
+        self.accept_settings(ConnectionKinds::OTHERS)
+    }
+
+    fn accept_settings(mut self, kinds: ConnectionKinds) -> Self {
+        self.config.accepted_settings |= kinds;
         self
     }
 

@@ -10,7 +10,10 @@ use opamp_proto::{InstanceUid, ServerCapabilities, v1};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::builder::Builder;
-use crate::core::{ClientCore, ClientState, Event, Resolution};
+use crate::core::{
+    ClientCore, ClientState, ConnectionKinds, ConnectionSettingsResolution, Connections, Event,
+    Resolution,
+};
 
 /// The handle of a running client: takes what is to be reported. Cheap to clone.
 ///
@@ -117,6 +120,30 @@ impl Client {
                 changes.resolution = Some(resolution);
             }
         });
+    }
+
+    /// Changes the kinds of connections the agent takes settings for, while the client runs
+    /// (CAP-03). See [`ClientCore::set_accepted_settings`].
+    pub fn set_accepted_settings(&self, kinds: ConnectionKinds) {
+        self.mailbox.put(|changes| changes.accepted_settings = Some(kinds));
+    }
+
+    /// Tells the server what became of an offer of connection settings. Without effect when a newer
+    /// offer took its place or its deadline passed.
+    pub fn resolve_connection_settings(&self, resolution: ConnectionSettingsResolution) {
+        self.mailbox.put(|changes| {
+            let newer = |kept: &ConnectionSettingsResolution| kept.id() > resolution.id();
+            if !changes.connection_settings.as_ref().is_some_and(newer) {
+                changes.connection_settings = Some(resolution);
+            }
+        });
+    }
+
+    /// The settings in force of the agent's own telemetry and other connections, as of now: what to
+    /// use at the start, until an offer changes them (TEL-06).
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        self.status.borrow().state.connections.clone()
     }
 
     /// The agent's present instance uid; the server may change it (ID-12).
@@ -231,6 +258,8 @@ struct Changes {
     accepts_remote_config: Option<bool>,
     accepts_restart: Option<bool>,
     resolution: Option<Resolution>,
+    accepted_settings: Option<ConnectionKinds>,
+    connection_settings: Option<ConnectionSettingsResolution>,
     stop: bool,
 }
 
@@ -277,6 +306,12 @@ impl Mailbox {
         if let Some(resolution) = changes.resolution {
             // An offer that is no longer pending needs no answer.
             let _ = core.resolve(resolution);
+        }
+        if let Some(kinds) = changes.accepted_settings {
+            core.set_accepted_settings(kinds);
+        }
+        if let Some(resolution) = changes.connection_settings {
+            let _ = core.resolve_connection_settings(resolution);
         }
         if changes.stop {
             core.stop(now);

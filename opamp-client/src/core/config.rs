@@ -5,7 +5,7 @@ use std::time::Duration;
 use opamp_proto::frame::HeaderPolicy;
 use opamp_proto::{AgentCapabilities, MessageLimits, v1};
 
-use super::{BackoffConfig, ClientState};
+use super::{BackoffConfig, ClientState, ConnectionKinds};
 
 /// Which of OpAMP's two transports a client uses (NET-02).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,6 +41,8 @@ pub struct ClientConfig {
     pub accepts_remote_config: bool,
     /// Whether the agent restarts when it is told to (CMD-03, CMD-04). Default: no.
     pub accepts_restart: bool,
+    /// Connections the agent takes settings for (CONN-02 to CONN-07). Default: none.
+    pub accepted_settings: ConnectionKinds,
     /// Time between heartbeats over WebSocket, counted from the last message; `None` announces and
     /// sends none (HB-01, HB-03, HB-14). Default: 30 s.
     pub heartbeat_interval: Option<Duration>,
@@ -87,6 +89,7 @@ impl ClientConfig {
             effective_config: None,
             accepts_remote_config: false,
             accepts_restart: false,
+            accepted_settings: ConnectionKinds::empty(),
             heartbeat_interval: Some(Duration::from_secs(30)),
             polling_interval: Duration::from_secs(30),
             backoff: BackoffConfig::default(),
@@ -142,7 +145,7 @@ impl ClientConfig {
         capabilities.set(AgentCapabilities::REPORTS_HEALTH, snapshot.health.is_some());
         capabilities.set(AgentCapabilities::ACCEPTS_RESTART_COMMAND, self.accepts_restart);
         capabilities.set(AgentCapabilities::REPORTS_HEARTBEAT, self.heartbeat_interval.is_some());
-        capabilities
+        capabilities | self.accepted_settings.capabilities()
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use opamp_proto::{InstanceUid, ServerCapabilities};
 
-use super::{Parts, RemoteConfigOffer};
+use super::{ConnectionSettingsOffer, Parts, RemoteConfigOffer};
 
 /// Something the application may want to know or has to act on.
 ///
@@ -34,6 +34,9 @@ pub enum Event {
     ServerCapabilities(ServerCapabilities),
     /// The server offers a configuration: to be answered (CFG-01).
     RemoteConfig(RemoteConfigOffer),
+    /// The server offers settings for the agent's own telemetry or other connections of its: to be
+    /// answered (TEL-01, OTHER-06).
+    ConnectionSettings(ConnectionSettingsOffer),
     /// The server gave the agent another instance uid, which is used from now on (ID-12).
     InstanceUidChanged {
         /// The uid until now.

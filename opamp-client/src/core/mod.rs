@@ -49,6 +49,8 @@
 
 mod backoff;
 mod config;
+mod connection_settings;
+mod connections;
 mod event;
 mod link;
 mod offer;
@@ -70,6 +72,10 @@ use opamp_proto::{AgentCapabilities, InstanceUid, ServerCapabilities, v1};
 
 pub use self::backoff::BackoffConfig;
 pub use self::config::{ClientConfig, ConfigError, Transport};
+pub use self::connection_settings::{
+    ConnectionSettingsOffer, ConnectionSettingsResolution, PendingConnectionSettings,
+};
+pub use self::connections::{Connection, ConnectionKinds, Connections};
 pub use self::event::{Event, Failure, FailureKind, PeerMisbehaved};
 pub use self::link::{ConnectionAction, Epoch, Loss, Ticket};
 pub use self::offer::{NotPending, OfferId, RemoteConfigOffer, Resolution};
@@ -79,6 +85,7 @@ pub use self::state::{ClientState, StateError};
 pub use self::transmit::Transmit;
 
 use self::backoff::Backoff;
+use self::connection_settings::ConnectionSettings;
 use self::event::Events;
 use self::link::{After, Closing, Link};
 use self::offer::Outcome;
@@ -104,6 +111,7 @@ pub struct ClientCore {
     server_capabilities: Option<ServerCapabilities>,
     report: Report,
     remote_config: RemoteConfig,
+    connection_settings: ConnectionSettings,
     last_offer: u64,
     full_state_asked: bool,
     full_state_ration: Ration,
@@ -172,6 +180,7 @@ impl ClientCore {
             server_capabilities: None,
             report: Report::new(snapshot),
             remote_config: RemoteConfig::default(),
+            connection_settings: ConnectionSettings::default(),
             last_offer: 0,
             full_state_asked: false,
             full_state_ration: Ration::new(pacing::FULL_REPORTS, full_state_interval, now),
@@ -196,6 +205,7 @@ impl ClientCore {
         if !core.config.accepts_remote_config {
             core.withdraw_remote_config();
         }
+        core.restore_connection_settings(now);
         Ok(core)
     }
 
@@ -453,11 +463,14 @@ impl ClientCore {
         if let Some(event) = self.events.pop() {
             return Some(event);
         }
-        if !self.has_offer_to_announce() {
+        if self.is_stopped() {
             return None;
         }
-        self.remote_config.announced = true;
-        self.remote_config.pending.clone().map(Event::RemoteConfig)
+        if self.remote_config.pending.is_some() && !self.remote_config.announced {
+            self.remote_config.announced = true;
+            return self.remote_config.pending.clone().map(Event::RemoteConfig);
+        }
+        self.connection_settings.announce().map(Event::ConnectionSettings)
     }
 
     /// Whether [`poll_event`](Self::poll_event) has something to tell.
@@ -467,7 +480,9 @@ impl ClientCore {
     }
 
     fn has_offer_to_announce(&self) -> bool {
-        let offer = &self.remote_config;
-        offer.pending.is_some() && !offer.announced && !self.is_stopped()
+        let config = &self.remote_config;
+        let offered = config.pending.is_some() && !config.announced
+            || self.connection_settings.unannounced().is_some();
+        offered && !self.is_stopped()
     }
 }

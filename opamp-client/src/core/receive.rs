@@ -252,8 +252,10 @@ impl ClientCore {
         if let Some(offer) = message.remote_config {
             self.process_remote_config(offer, now);
         }
+        if let Some(offer) = message.connection_settings {
+            self.process_connection_settings(offer, now);
+        }
         for (present, part) in [
-            (message.connection_settings.is_some(), "connection_settings"),
             (message.packages_available.is_some(), "packages_available"),
             (message.custom_message.is_some(), "custom_message"),
         ] {

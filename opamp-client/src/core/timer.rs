@@ -20,6 +20,8 @@ pub(super) enum Timer {
     FullState,
     /// When a pending offer fails for want of an outcome.
     Offer,
+    /// When pending connection settings fail for want of an outcome.
+    ConnectionSettings,
     /// When a silent connection is pinged.
     Ping,
     /// When a connection that did not answer a ping is given up.
@@ -29,7 +31,7 @@ pub(super) enum Timer {
 }
 
 impl Timer {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Retry,
         Self::Connect,
         Self::Heartbeat,
@@ -37,6 +39,7 @@ impl Timer {
         Self::Report,
         Self::FullState,
         Self::Offer,
+        Self::ConnectionSettings,
         Self::Ping,
         Self::Pong,
         Self::Close,
