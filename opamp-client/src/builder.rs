@@ -7,10 +7,11 @@ use http::header::{HeaderName, HeaderValue};
 use opamp_proto::{InstanceUid, v1};
 use tokio::sync::{mpsc, watch};
 
-use crate::core::{ClientConfig, ClientCore, ClientState, ConnectionKinds, Transport};
+use crate::core::{ClientConfig, ClientCore, ClientState, ConnectionKinds, Storage, Transport};
 use crate::driver::{Driver, Endpoint};
 use crate::error::{Error, ErrorKind};
 use crate::handle::{Client, Events, Mailbox, Status};
+use crate::store::SettingsStore;
 
 type Configure = Box<dyn FnOnce(&mut ClientConfig) + Send>;
 
@@ -21,6 +22,7 @@ pub struct Builder {
     transport: Option<Transport>,
     headers: Vec<(String, String)>,
     state: Option<ClientState>,
+    store: Option<Arc<dyn SettingsStore>>,
     config: ClientConfig,
     configure: Vec<Configure>,
     #[cfg(feature = "tls")]
@@ -42,6 +44,7 @@ impl Builder {
             transport: None,
             headers: Vec::new(),
             state: None,
+            store: None,
             config: ClientConfig::new(unset, v1::AgentDescription::default()),
             configure: Vec::new(),
             #[cfg(feature = "tls")]
@@ -57,10 +60,35 @@ impl Builder {
     }
 
     /// What an earlier process of this agent saved: see [`Status::state`]. Without it the agent
-    /// starts as a new one, with a new UUID v7 (ID-02, ID-06).
+    /// starts as a new one, with a new UUID v7 (ID-02, ID-06). A [`store`](Self::store) is more
+    /// comfortable; what was in it when it was given takes precedence.
     pub fn state(mut self, state: ClientState) -> Self {
-        self.state = Some(state);
+        self.state.get_or_insert(state);
         self
+    }
+
+    /// Loads from `store` what an earlier process of this agent saved, and saves there whatever
+    /// changes: the identity (ID-04, ID-13), what became of offers (CFG-20), and the connection
+    /// settings that were accepted or are being tried (CONN-11, CONN-16). Offers of certificates are
+    /// accepted only with durable storage (CONN-20).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`] when the store cannot be read. An agent that then starts without would
+    /// be another agent to its server.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling does no harm; the builder is gone.
+    pub async fn store(mut self, store: impl SettingsStore + 'static) -> Result<Self, Error> {
+        if let Some(state) = store.load().await.map_err(|error| {
+            Error::with_source(ErrorKind::Store, "the saved state cannot be loaded", error)
+        })? {
+            self.state = Some(state);
+        }
+        self.config.storage = Storage::Store;
+        self.store = Some(Arc::new(store));
+        Ok(self)
     }
 
     /// Adds an attribute that identifies the agent, by the OpenTelemetry resource conventions:
@@ -189,7 +217,7 @@ impl Builder {
         // One place: an offer that waits there longer than that is superseded in the core.
         let (event_sender, events) = mpsc::channel(1);
         let client = Client::new(Arc::clone(&mailbox), status);
-        let driver = Driver::new(core, connector, mailbox, status_sender, event_sender);
+        let driver = Driver::new(core, connector, self.store, mailbox, status_sender, event_sender);
         Ok((client, Events::new(events), driver))
     }
 }

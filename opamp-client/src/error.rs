@@ -24,6 +24,8 @@ pub enum ErrorKind {
     Tls,
     /// An option of the client cannot work.
     Config,
+    /// What an earlier process saved cannot be loaded.
+    Store,
     /// The URL needs a feature that this build leaves out.
     Feature,
 }
@@ -47,10 +49,11 @@ impl Error {
         self.kind
     }
 
-    /// Whether the same call may work later. No error of building a client goes away by itself.
+    /// Whether the same call may work later: only a store can be out of order for a while, no other
+    /// error of building a client goes away by itself.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        false
+        self.kind == ErrorKind::Store
     }
 }
 

@@ -171,8 +171,8 @@ impl Client {
 
     /// Stops the client in an orderly way and waits for it: what is untold is told, the goodbye is
     /// said, the connection closed (CLOSE-01 to CLOSE-03), all within
-    /// [`close_timeout`](crate::core::ClientConfig::close_timeout). May be called anywhere, any
-    /// number of times.
+    /// [`close_timeout`](crate::core::ClientConfig::close_timeout); then what changed last is saved,
+    /// where there is a store, within 5 seconds. May be called anywhere, any number of times.
     ///
     /// The driver has to run: a driver that is kept but never run never stops.
     ///

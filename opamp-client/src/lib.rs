@@ -46,6 +46,7 @@
 //! | `ws` | yes | the WebSocket transport |
 //! | `http` | yes | the plain HTTP transport |
 //! | `tls` | yes | `wss` and `https`, with rustls |
+//! | `file-store` | no | `FileStore`, which keeps the client's state in a file |
 
 pub mod core;
 
@@ -55,8 +56,12 @@ mod builder;
 mod driver;
 #[cfg(any(feature = "ws", feature = "http"))]
 mod error;
+#[cfg(all(feature = "file-store", any(feature = "ws", feature = "http")))]
+mod file_store;
 #[cfg(any(feature = "ws", feature = "http"))]
 mod handle;
+#[cfg(any(feature = "ws", feature = "http"))]
+mod store;
 #[cfg(all(feature = "tls", any(feature = "ws", feature = "http")))]
 pub mod tls;
 
@@ -66,8 +71,12 @@ pub use self::builder::Builder;
 pub use self::driver::Driver;
 #[cfg(any(feature = "ws", feature = "http"))]
 pub use self::error::{Error, ErrorKind};
+#[cfg(all(feature = "file-store", any(feature = "ws", feature = "http")))]
+pub use self::file_store::FileStore;
 #[cfg(any(feature = "ws", feature = "http"))]
 pub use self::handle::{Client, EventHandler, Events, Status};
+#[cfg(any(feature = "ws", feature = "http"))]
+pub use self::store::SettingsStore;
 
 #[cfg(all(doctest, feature = "ws"))]
 #[doc = include_str!("../README.md")]

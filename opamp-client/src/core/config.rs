@@ -16,6 +16,21 @@ pub enum Transport {
     Http,
 }
 
+/// Where the [`ClientState`] goes when it changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Storage {
+    /// Nowhere, or nobody promises anything: offers of certificates are refused, as the agent would
+    /// be locked out after a restart (CONN-20).
+    #[default]
+    Ephemeral,
+    /// The application saves it durably whenever
+    /// [`Event::StateChanged`](super::Event::StateChanged) comes. Nothing waits for that.
+    Application,
+    /// The driver saves it as [`poll_save`](super::ClientCore::poll_save) says. What must not be lost
+    /// is saved before it is acted on.
+    Store,
+}
+
 /// The configuration of a [`ClientCore`](super::ClientCore).
 ///
 /// The capabilities an agent announces follow from it: an agent that was given a health reports
@@ -27,6 +42,8 @@ pub struct ClientConfig {
     pub transport: Transport,
     /// What was saved by an earlier process, or a new identity.
     pub state: ClientState,
+    /// Where the state goes when it changes. Default: nowhere.
+    pub storage: Storage,
     /// Ask the server for an instance uid; the one in `state` serves until then (ID-07, ID-08).
     /// Default: no.
     pub request_instance_uid: bool,
@@ -83,6 +100,7 @@ impl ClientConfig {
         Self {
             transport: Transport::WebSocket,
             state,
+            storage: Storage::default(),
             request_instance_uid: false,
             description,
             health: None,

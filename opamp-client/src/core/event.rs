@@ -74,6 +74,14 @@ pub enum Event {
     PeerMisbehaved(PeerMisbehaved),
     /// What has to survive a restart changed: save [`ClientCore::state`](super::ClientCore::state).
     StateChanged,
+    /// What has to survive a restart could not be saved; it is tried again until it is (CONN-11).
+    /// Told once until it works again.
+    SaveFailed {
+        /// What the store says.
+        reason: String,
+        /// When it is tried again, from now.
+        retry_in: Duration,
+    },
     /// Events were dropped because the application did not take them.
     Missed {
         /// How many.

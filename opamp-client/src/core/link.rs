@@ -252,6 +252,7 @@ impl ClientCore {
     pub(super) fn stopped(&mut self) {
         self.link = Link::Stopped;
         self.timers = super::timer::Timers::default();
+        self.retry_saving();
         self.events.push(Event::Stopped);
     }
 

@@ -17,7 +17,8 @@
 //!
 //! A driver loops: give in what happened, then poll, in this order: [`poll_connection`] until
 //! `None`; [`poll_transmit`] as long as the transport takes messages; [`poll_event`] as long as the
-//! application takes events; then wait for the next happening, no longer than [`poll_timeout`].
+//! application takes events; [`poll_save`] where there is a store; then wait for the next happening,
+//! no longer than [`poll_timeout`].
 //! Polling too often does no harm. A connection that is neither polled nor answered harms no one
 //! but itself.
 //!
@@ -45,6 +46,7 @@
 //! [`poll_connection`]: ClientCore::poll_connection
 //! [`poll_transmit`]: ClientCore::poll_transmit
 //! [`poll_event`]: ClientCore::poll_event
+//! [`poll_save`]: ClientCore::poll_save
 //! [`poll_timeout`]: ClientCore::poll_timeout
 
 mod backoff;
@@ -58,6 +60,7 @@ mod pacing;
 mod part;
 mod receive;
 mod report;
+mod saving;
 mod state;
 mod timer;
 mod transmit;
@@ -71,7 +74,7 @@ use bytes::Bytes;
 use opamp_proto::{AgentCapabilities, InstanceUid, ServerCapabilities, v1};
 
 pub use self::backoff::BackoffConfig;
-pub use self::config::{ClientConfig, ConfigError, Transport};
+pub use self::config::{ClientConfig, ConfigError, Storage, Transport};
 pub use self::connection_settings::{
     ConnectionSettingsOffer, ConnectionSettingsResolution, PendingConnectionSettings,
 };
@@ -81,7 +84,8 @@ pub use self::link::{ConnectionAction, Epoch, Loss, Ticket};
 pub use self::offer::{NotPending, OfferId, RemoteConfigOffer, Resolution};
 pub use self::part::Parts;
 pub use self::receive::{Received, Response};
-pub use self::state::{ClientState, StateError};
+pub use self::saving::Save;
+pub use self::state::{CertificateRequest, ClientState, SettingsCandidate, StateError};
 pub use self::transmit::Transmit;
 
 use self::backoff::Backoff;
@@ -91,6 +95,7 @@ use self::link::{After, Closing, Link};
 use self::offer::Outcome;
 use self::pacing::Ration;
 use self::report::Report;
+use self::saving::Saving;
 use self::timer::{Timer, Timers};
 
 /// Starts of the agent that an offer may be pending for: one that makes the agent crash must not be
@@ -106,6 +111,7 @@ pub struct ClientCore {
     config: ClientConfig,
     state: ClientState,
     state_version: u64,
+    saving: Saving,
     /// The uids that the present one replaced, newest last: answers to them may still be under way.
     previous_uids: Vec<InstanceUid>,
     server_capabilities: Option<ServerCapabilities>,
@@ -176,6 +182,7 @@ impl ClientCore {
             .max(Duration::from_secs(1));
         let mut core = Self {
             state_version: 0,
+            saving: Saving::default(),
             previous_uids: Vec::new(),
             server_capabilities: None,
             report: Report::new(snapshot),

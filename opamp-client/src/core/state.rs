@@ -1,15 +1,22 @@
 //! What has to survive a restart of the agent.
 
+use std::fmt;
+
 use bytes::Bytes;
 use opamp_proto::{InstanceUid, Message, v1};
 
 use super::{Connections, PendingConnectionSettings};
 
-/// What an agent keeps over restarts, so that it goes on where it was: save it whenever
-/// [`Event::StateChanged`](super::Event::StateChanged) comes, restore it into
+/// What an agent keeps over restarts, so that it goes on where it was.
+///
+/// It is one record, to be saved as a whole: the identity, the statuses and the connection settings
+/// then never contradict each other, whenever the process ends. A store does that by itself (see
+/// [`poll_save`](super::ClientCore::poll_save)); others save it whenever
+/// [`Event::StateChanged`](super::Event::StateChanged) comes and restore it into
 /// [`ClientConfig::new`](super::ClientConfig::new).
 ///
-/// `Debug` shows no configuration bodies.
+/// It may hold private keys and credentials: keep it where only the agent can read it. `Debug` shows
+/// none of them, and no configuration bodies.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ClientState {
@@ -27,6 +34,60 @@ pub struct ClientState {
     pub pending_connection_settings: Option<PendingConnectionSettings>,
     /// The settings in force of the agent's own telemetry and other connections (TEL-06).
     pub connections: Connections,
+    /// The OpAMP connection settings in force, as accepted offers have made them, laid over what the
+    /// agent is started with (CONN-16, CERT-02, TLS-01, PROXY-01); `None` as long as none was
+    /// accepted. The heartbeat interval in it has no meaning.
+    pub opamp_settings: Option<v1::OpAmpConnectionSettings>,
+    /// The heartbeat interval of the accepted offers in seconds; 0 turned heartbeats off, `None` says
+    /// that the agent's own interval holds (A01).
+    pub heartbeat_interval_seconds: Option<u64>,
+    /// Settings that are being tried: should the process end meanwhile, the next one goes on with
+    /// it (CONN-11).
+    pub settings_candidate: Option<SettingsCandidate>,
+    /// A certificate the agent has asked for, or is about to.
+    pub certificate_request: Option<CertificateRequest>,
+}
+
+/// OpAMP connection settings that are not proven yet.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct SettingsCandidate {
+    /// The settings as they are to be, what stays as it is included.
+    pub settings: v1::OpAmpConnectionSettings,
+    /// The heartbeat interval that comes with them: see
+    /// [`heartbeat_interval_seconds`](ClientState::heartbeat_interval_seconds).
+    pub heartbeat_interval_seconds: Option<u64>,
+    /// How often the agent has started with them.
+    pub starts: u32,
+}
+
+/// A key of the agent's own, and the request for a certificate of it (CSR-04).
+///
+/// `Debug` shows sizes only.
+#[derive(Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CertificateRequest {
+    /// The private key in PEM.
+    pub private_key: Bytes,
+    /// The certificate signing request in PEM (CSR-05).
+    pub csr: Bytes,
+}
+
+impl CertificateRequest {
+    /// A key and the request that was signed with it, both in PEM.
+    #[must_use]
+    pub fn new(private_key: impl Into<Bytes>, csr: impl Into<Bytes>) -> Self {
+        Self { private_key: private_key.into(), csr: csr.into() }
+    }
+}
+
+impl fmt::Debug for CertificateRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CertificateRequest")
+            .field("private_key", &format_args!("{} bytes", self.private_key.len()))
+            .field("csr", &format_args!("{} bytes", self.csr.len()))
+            .finish()
+    }
 }
 
 impl ClientState {
@@ -41,6 +102,10 @@ impl ClientState {
             connection_settings_status: None,
             pending_connection_settings: None,
             connections: Connections::default(),
+            opamp_settings: None,
+            heartbeat_interval_seconds: None,
+            settings_candidate: None,
+            certificate_request: None,
         }
     }
 
@@ -59,6 +124,17 @@ impl ClientState {
                 .as_ref()
                 .map(PendingRecord::of),
             connections: Some(self.connections.to_message()),
+            opamp_settings: self.opamp_settings.clone(),
+            heartbeat_interval_seconds: self.heartbeat_interval_seconds,
+            settings_candidate: self.settings_candidate.clone().map(|candidate| CandidateRecord {
+                settings: Some(candidate.settings),
+                heartbeat_interval_seconds: candidate.heartbeat_interval_seconds,
+                starts: candidate.starts,
+            }),
+            certificate_request: self
+                .certificate_request
+                .clone()
+                .map(|CertificateRequest { private_key, csr }| RequestRecord { private_key, csr }),
         }
         .encode_to_vec()
     }
@@ -83,7 +159,30 @@ impl ClientState {
                 .pending_connection_settings
                 .map(PendingRecord::into_pending),
             connections: record.connections.map(Connections::from_message).unwrap_or_default(),
+            opamp_settings: record.opamp_settings,
+            heartbeat_interval_seconds: record.heartbeat_interval_seconds,
+            settings_candidate: record.settings_candidate.map(|candidate| SettingsCandidate {
+                settings: candidate.settings.unwrap_or_default(),
+                heartbeat_interval_seconds: candidate.heartbeat_interval_seconds,
+                starts: candidate.starts,
+            }),
+            certificate_request: record
+                .certificate_request
+                .map(|RequestRecord { private_key, csr }| CertificateRequest { private_key, csr }),
         })
+    }
+
+    /// What can be saved of an encoding that [`from_bytes`](Self::from_bytes) refuses: the identity,
+    /// which comes first in it, if it is whole.
+    #[must_use]
+    pub fn identity_of_damaged(bytes: &[u8]) -> Option<Self> {
+        let head = Record {
+            magic: MAGIC,
+            instance_uid: Bytes::from_static(&[0; 16]),
+            ..Record::default()
+        };
+        let head = bytes.get(..head.encoded_len())?;
+        Self::from_bytes(head).ok()
     }
 }
 
@@ -113,6 +212,14 @@ struct Record {
     pending_connection_settings: Option<PendingRecord>,
     #[prost(message, optional, tag = "22")]
     connections: Option<v1::ConnectionSettingsOffers>,
+    #[prost(message, optional, tag = "10")]
+    opamp_settings: Option<v1::OpAmpConnectionSettings>,
+    #[prost(uint64, optional, tag = "11")]
+    heartbeat_interval_seconds: Option<u64>,
+    #[prost(message, optional, tag = "12")]
+    settings_candidate: Option<CandidateRecord>,
+    #[prost(message, optional, tag = "13")]
+    certificate_request: Option<RequestRecord>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -149,6 +256,24 @@ impl PendingRecord {
             starts: self.starts,
         }
     }
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct CandidateRecord {
+    #[prost(message, optional, tag = "1")]
+    settings: Option<v1::OpAmpConnectionSettings>,
+    #[prost(uint64, optional, tag = "2")]
+    heartbeat_interval_seconds: Option<u64>,
+    #[prost(uint32, tag = "3")]
+    starts: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RequestRecord {
+    #[prost(bytes = "bytes", tag = "1")]
+    private_key: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    csr: Bytes,
 }
 
 #[cfg(test)]
@@ -192,8 +317,44 @@ mod tests {
                 starts: 1,
             }),
             connections: connections("https://metrics.example/v1"),
+            opamp_settings: Some(settings("wss://one.example.com")),
+            heartbeat_interval_seconds: Some(0),
+            settings_candidate: Some(SettingsCandidate {
+                settings: settings("wss://two.example.com"),
+                heartbeat_interval_seconds: Some(5),
+                starts: 1,
+            }),
+            certificate_request: Some(CertificateRequest::new("key", "csr")),
         };
         assert_eq!(ClientState::from_bytes(&state.to_bytes()), Ok(state));
+    }
+
+    fn settings(endpoint: &str) -> v1::OpAmpConnectionSettings {
+        v1::OpAmpConnectionSettings {
+            destination_endpoint: endpoint.to_owned(),
+            headers: Some(v1::Headers { headers: Vec::new() }),
+            certificate: Some(v1::TlsCertificate {
+                cert: Bytes::from_static(b"certificate"),
+                private_key: Bytes::from_static(b"a very private key"),
+                ca_cert: Bytes::new(),
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let state = ClientState {
+            opamp_settings: Some(settings("wss://user:secret@h?token=secret")),
+            settings_candidate: Some(SettingsCandidate {
+                settings: settings("wss://user:secret@h"),
+                ..Default::default()
+            }),
+            certificate_request: Some(CertificateRequest::new("a very private key", "csr")),
+            ..ClientState::new(InstanceUid::from_parts(1, [7; 10]))
+        };
+        let shown = format!("{state:?} {state:#?}");
+        assert!(!shown.contains("secret") && !shown.contains("private key"), "{shown}");
     }
 
     #[test]

@@ -28,10 +28,12 @@ pub(super) enum Timer {
     Pong,
     /// When an orderly close is cut short.
     Close,
+    /// When saving, which failed, is tried again.
+    Save,
 }
 
 impl Timer {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Retry,
         Self::Connect,
         Self::Heartbeat,
@@ -43,6 +45,7 @@ impl Timer {
         Self::Ping,
         Self::Pong,
         Self::Close,
+        Self::Save,
     ];
 }
 

@@ -240,6 +240,7 @@ impl ClientCore {
                 Timer::Ping => self.ping_due = true,
                 Timer::Pong => self.give_up("the server does not answer, not even a ping", now),
                 Timer::Close => self.cut_close_short(now),
+                Timer::Save => self.retry_saving(),
             }
         }
     }

@@ -9,6 +9,7 @@ mod connector;
 mod endpoint;
 #[cfg(feature = "http")]
 mod http;
+mod saving;
 #[cfg(feature = "ws")]
 mod websocket;
 
@@ -25,6 +26,9 @@ use crate::core::{ClientCore, ConnectionAction, Epoch, Event, Failure, FailureKi
 #[cfg(feature = "http")]
 use crate::core::{Response, Ticket};
 use crate::handle::{Mailbox, Status};
+use crate::store::SettingsStore;
+
+use self::saving::Saver;
 
 pub(crate) use self::connector::Connector;
 pub(crate) use self::endpoint::Endpoint;
@@ -35,6 +39,7 @@ pub struct Driver {
     /// Boxed, or the future of `run` would be as large as a page of memory or two.
     core: Box<ClientCore>,
     connector: Connector,
+    saver: Saver,
     io: Io,
     mailbox: Arc<Mailbox>,
     status: watch::Sender<Status>,
@@ -77,12 +82,14 @@ impl Driver {
     pub(crate) fn new(
         core: ClientCore,
         connector: Connector,
+        store: Option<Arc<dyn SettingsStore>>,
         mailbox: Arc<Mailbox>,
         status: watch::Sender<Status>,
         events: mpsc::Sender<Event>,
     ) -> Self {
         let core = Box::new(core);
-        Self { core, connector, io: Io::Nothing, mailbox, status, events }
+        let saver = Saver::new(store);
+        Self { core, connector, saver, io: Io::Nothing, mailbox, status, events }
     }
 
     /// Connects, reports, reconnects, until the client is stopped through its handle. Nothing that
@@ -98,12 +105,16 @@ impl Driver {
             self.mailbox.empty_into(&mut self.core, now);
             self.core.handle_timeout(now);
             self.act(now);
-            self.publish();
+            self.saver.start(&mut self.core);
             if self.core.is_stopped() {
                 break;
             }
+            self.publish();
             self.wait().await;
         }
+        // Whoever waits for the stop may end the process then.
+        self.saver.finish(&mut self.core).await;
+        self.publish();
         self.hand_over_last_events().await;
     }
 
@@ -198,6 +209,10 @@ impl Driver {
         let has_events = self.core.has_events();
         let done = tokio::select! {
             done = poll_fn(|cx| self.io.poll(cx)) => Some(done),
+            saved = self.saver.saved() => {
+                saved.tell(&mut self.core, now());
+                None
+            }
             () = self.mailbox.filled() => None,
             permit = self.events.reserve(), if has_events && !self.events.is_closed() => {
                 if let Ok(permit) = permit && let Some(event) = self.core.poll_event() {
@@ -333,6 +348,9 @@ fn log(event: &Event) {
         Event::PeerMisbehaved(what) => warn!(?what, "ignored a message of the OpAMP server"),
         Event::InstanceUidChanged { old, new } => {
             info!(%old, %new, "the OpAMP server gave the agent another instance uid");
+        }
+        Event::SaveFailed { reason, retry_in } => {
+            warn!(reason, ?retry_in, "what has to survive a restart cannot be saved");
         }
         Event::Restart => info!("the OpAMP server asks for a restart"),
         Event::Missed { count } => warn!(count, "events were dropped: nothing took them"),

@@ -26,6 +26,7 @@ mod polling;
 mod reconnect;
 mod remote_config;
 mod restored;
+mod saving;
 mod server_capabilities;
 mod size;
 mod stopping;
