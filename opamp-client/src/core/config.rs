@@ -38,8 +38,11 @@ pub enum Storage {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ClientConfig {
-    /// The transport. Default: WebSocket.
+    /// The transport. Accepted connection settings may choose the other one. Default: WebSocket.
     pub transport: Transport,
+    /// The URL the agent is started with: an offer that names it changes nothing, and accepted
+    /// settings are forgotten when it is another one after a restart. Default: empty.
+    pub endpoint: String,
     /// What was saved by an earlier process, or a new identity.
     pub state: ClientState,
     /// Where the state goes when it changes. Default: nowhere.
@@ -60,6 +63,13 @@ pub struct ClientConfig {
     pub accepts_restart: bool,
     /// Connections the agent takes settings for (CONN-02 to CONN-07). Default: none.
     pub accepted_settings: ConnectionKinds,
+    /// Whether offered settings may lead from `wss` or `https` to `ws` or `http`. Default: no.
+    pub allow_insecure_endpoint: bool,
+    /// Whether offered settings may turn off the verification of certificates (TLS-05). Default: no.
+    pub allow_insecure_skip_verify: bool,
+    /// How long offered settings of the OpAMP connection may take to be checked and saved, and then
+    /// to bring a good reply (A37). Default: 30 s.
+    pub settings_timeout: Duration,
     /// Time between heartbeats over WebSocket, counted from the last message; `None` announces and
     /// sends none (HB-01, HB-03, HB-14). Default: 30 s.
     pub heartbeat_interval: Option<Duration>,
@@ -99,6 +109,7 @@ impl ClientConfig {
     pub fn new(state: ClientState, description: v1::AgentDescription) -> Self {
         Self {
             transport: Transport::WebSocket,
+            endpoint: String::new(),
             state,
             storage: Storage::default(),
             request_instance_uid: false,
@@ -108,6 +119,9 @@ impl ClientConfig {
             accepts_remote_config: false,
             accepts_restart: false,
             accepted_settings: ConnectionKinds::empty(),
+            allow_insecure_endpoint: false,
+            allow_insecure_skip_verify: false,
+            settings_timeout: Duration::from_secs(30),
             heartbeat_interval: Some(Duration::from_secs(30)),
             polling_interval: Duration::from_secs(30),
             backoff: BackoffConfig::default(),
@@ -133,6 +147,7 @@ impl ClientConfig {
             ("offer_timeout", self.offer_timeout),
             ("ping_interval", self.ping_interval.unwrap_or(Duration::MAX)),
             ("ping_timeout", self.ping_timeout),
+            ("settings_timeout", self.settings_timeout),
             ("close_timeout", self.close_timeout),
             ("backoff.initial", self.backoff.initial),
             ("backoff.max", self.backoff.max),

@@ -462,13 +462,3 @@ impl ClientCore {
         self.report.update(part, |s| &mut s.connection_settings_status, status);
     }
 }
-
-impl ClientCore {
-    fn offer_opamp_settings(&mut self, _: v1::OpAmpConnectionSettings, _: Instant) {
-        self.opamp_settings_resolved(Err("the agent cannot change its connection".to_owned()));
-    }
-
-    fn opamp_settings_pending(&self) -> bool {
-        false
-    }
-}

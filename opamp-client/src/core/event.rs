@@ -74,6 +74,15 @@ pub enum Event {
     PeerMisbehaved(PeerMisbehaved),
     /// What has to survive a restart changed: save [`ClientCore::state`](super::ClientCore::state).
     StateChanged,
+    /// The OpAMP connection settings that the server offered are in force: the connection made with
+    /// them works (CONN-14, CONN-16, CONN-23).
+    OpampSettingsApplied,
+    /// The OpAMP connection settings that the server offered are not used: they were refused, or no
+    /// connection could be made with them, and the client goes on with those it had (CONN-08, CONN-18).
+    OpampSettingsFailed {
+        /// Why, as the server is told (CONN-35).
+        reason: String,
+    },
     /// What has to survive a restart could not be saved; it is tried again until it is (CONN-11).
     /// Told once until it works again.
     SaveFailed {

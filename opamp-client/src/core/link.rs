@@ -15,7 +15,10 @@
 //! Over HTTP there is no connection: the link stays `Idle`, and what may be outstanding is one
 //! request. A pause then holds back requests instead of connection attempts.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use opamp_proto::v1;
 
 use super::event::{Failure, FailureKind};
 use super::timer::Timer;
@@ -35,16 +38,18 @@ impl Epoch {
 pub struct Ticket(pub(super) u64);
 
 /// What the driver has to do with the connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[must_use]
 pub enum ConnectionAction {
     /// Open a WebSocket; answer with `handle_connected` or `handle_connect_failed`.
     ///
-    /// Later versions may say more of where and how to connect.
+    /// Later versions may say more.
     #[non_exhaustive]
     Connect {
         /// To be given back in the answer.
         epoch: Epoch,
+        /// Where and how to connect; `None` stands for what the agent is started with.
+        settings: Option<Arc<v1::OpAmpConnectionSettings>>,
     },
     /// Send a Close frame, complete the closing handshake, then call `handle_connection_lost`.
     /// The core bounds the wait: [`Abort`](Self::Abort) follows when it takes too long.
@@ -102,7 +107,11 @@ pub(super) enum Closing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum After {
     Stop,
-    Retry { delay: Duration },
+    Retry {
+        delay: Duration,
+    },
+    /// Connect with other settings.
+    Switch,
 }
 
 impl ClientCore {
@@ -115,11 +124,14 @@ impl ClientCore {
         }
         let epoch = self.epoch;
         match &mut self.link {
-            Link::Idle { paused: false } if self.config.transport == Transport::WebSocket => {
+            Link::Idle { paused: false }
+                if self.transport == Transport::WebSocket && !self.settings.hold_connecting() =>
+            {
                 self.epoch = Epoch(self.epoch.0 + 1);
                 self.link = Link::Connecting;
                 self.timers.set(Timer::Connect, now.checked_add(self.config.connect_timeout));
-                Some(ConnectionAction::Connect { epoch: self.epoch })
+                let settings = self.settings.present();
+                Some(ConnectionAction::Connect { epoch: self.epoch, settings })
             }
             Link::Closing { closing: closing @ Closing::Tell { .. }, .. } => {
                 let Closing::Tell { code, reason } = *closing else {
@@ -159,6 +171,11 @@ impl ClientCore {
             return;
         }
         self.timers.stop(Timer::Connect);
+        self.link = Link::Idle { paused: false };
+        if self.settings_disproved(&failure, now) {
+            let retry_in = Duration::ZERO;
+            return self.events.push(Event::ConnectFailed { failure, retry_in });
+        }
         let delay = self.delay_after(&failure, retry_after);
         self.pause(delay, now);
         self.events.push(Event::ConnectFailed { failure, retry_in: delay });
@@ -195,6 +212,9 @@ impl ClientCore {
             },
             Loss::Broken(reason) => reason,
         };
+        if !self.good {
+            self.settings_connection_lost(&reason);
+        }
         self.events.push(Event::Disconnected { reason: reason.trim_end().to_owned() });
     }
 
@@ -245,6 +265,11 @@ impl ClientCore {
             After::Retry { delay } => {
                 self.pause(delay, now);
                 self.events.push(Event::Disconnected { reason: "closed by the client".to_owned() });
+            }
+            After::Switch => {
+                let reason = "left for other connection settings".to_owned();
+                self.events.push(Event::Disconnected { reason });
+                self.change_server(now);
             }
         }
     }

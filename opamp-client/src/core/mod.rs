@@ -61,6 +61,8 @@ mod part;
 mod receive;
 mod report;
 mod saving;
+mod settings;
+mod settings_offer;
 mod state;
 mod timer;
 mod transmit;
@@ -85,6 +87,7 @@ pub use self::offer::{NotPending, OfferId, RemoteConfigOffer, Resolution};
 pub use self::part::Parts;
 pub use self::receive::{Received, Response};
 pub use self::saving::Save;
+pub use self::settings::SettingsCheck;
 pub use self::state::{CertificateRequest, ClientState, SettingsCandidate, StateError};
 pub use self::transmit::Transmit;
 
@@ -96,6 +99,7 @@ use self::offer::Outcome;
 use self::pacing::Ration;
 use self::report::Report;
 use self::saving::Saving;
+use self::settings::Settings;
 use self::timer::{Timer, Timers};
 
 /// Starts of the agent that an offer may be pending for: one that makes the agent crash must not be
@@ -118,6 +122,9 @@ pub struct ClientCore {
     report: Report,
     remote_config: RemoteConfig,
     connection_settings: ConnectionSettings,
+    settings: Settings,
+    /// That of the settings in use.
+    transport: Transport,
     last_offer: u64,
     full_state_asked: bool,
     full_state_ration: Ration,
@@ -188,6 +195,8 @@ impl ClientCore {
             report: Report::new(snapshot),
             remote_config: RemoteConfig::default(),
             connection_settings: ConnectionSettings::default(),
+            settings: Settings::default(),
+            transport: config.transport,
             last_offer: 0,
             full_state_asked: false,
             full_state_ration: Ration::new(pacing::FULL_REPORTS, full_state_interval, now),
@@ -212,6 +221,7 @@ impl ClientCore {
         if !core.config.accepts_remote_config {
             core.withdraw_remote_config();
         }
+        core.restore_settings(now);
         core.restore_connection_settings(now);
         Ok(core)
     }
@@ -279,7 +289,7 @@ impl ClientCore {
     /// exchange went well.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        match self.config.transport {
+        match self.transport {
             Transport::WebSocket => self.link == Link::Open,
             Transport::Http => self.good && self.link != Link::Stopped,
         }
@@ -452,7 +462,7 @@ impl ClientCore {
             Link::Closing { then, .. } => *then = After::Stop,
             Link::Open => self.leave(Closing::Goodbye, After::Stop, now),
             Link::Idle { paused: false }
-                if self.config.transport == Transport::Http && self.last_request > 0 =>
+                if self.transport == Transport::Http && self.last_request > 0 =>
             {
                 self.leave(Closing::Goodbye, After::Stop, now);
             }

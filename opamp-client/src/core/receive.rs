@@ -158,6 +158,10 @@ impl ClientCore {
         self.outstanding_request = None;
         self.report.lost();
         self.good = false;
+        if !matches!(self.link, Link::Closing { .. }) && self.settings_disproved(&failure, now) {
+            let retry_in = Duration::ZERO;
+            return self.events.push(Event::ConnectFailed { failure, retry_in });
+        }
         let delay = self.delay_after(&failure, retry_after);
         self.events.push(Event::ConnectFailed { failure, retry_in: delay });
         self.after_failed_exchange(delay, now);
@@ -179,6 +183,9 @@ impl ClientCore {
             (self.report.refused(), "the server calls the message malformed (status 400)")
         };
         self.events.push(Event::Refused { parts, reason: reason.to_owned() });
+        if status == 400 && self.settings_refused(reason, now) {
+            return;
+        }
         if parts.is_empty() {
             // Not even a poll is taken: asking again at once would be a hot loop.
             let delay = self.backoff.next_delay();
@@ -214,7 +221,7 @@ impl ClientCore {
             self.process_error(error, now);
             return true;
         }
-        let http = self.config.transport == Transport::Http;
+        let http = self.transport == Transport::Http;
         if http {
             self.report.all_answered();
         } else if is_acknowledgement(&message)
@@ -230,6 +237,7 @@ impl ClientCore {
             self.events.push(Event::Connected);
         }
         self.good = true;
+        self.settings_proven(now);
         if !self.report.waiting() {
             self.timers.stop(Timer::Reply);
         }
@@ -252,7 +260,9 @@ impl ClientCore {
         if let Some(offer) = message.remote_config {
             self.process_remote_config(offer, now);
         }
-        if let Some(offer) = message.connection_settings {
+        if let Some(offer) = message.connection_settings
+            && !self.settings.abandoned(&self.link)
+        {
             self.process_connection_settings(offer, now);
         }
         for (present, part) in [
@@ -288,6 +298,7 @@ impl ClientCore {
             message if message.is_empty() => "the server gave no reason".to_owned(),
             message => super::offer::cut(message),
         };
+        self.settings_refused(&reason, now);
         self.events.push(Event::Refused { parts, reason });
     }
 
@@ -296,7 +307,7 @@ impl ClientCore {
         let delay = self.backoff.throttled_delay(asked);
         self.report.lost();
         self.events.push(Event::Throttled { retry_in: delay });
-        match self.config.transport {
+        match self.transport {
             Transport::WebSocket if self.link == Link::Open => {
                 self.leave(Closing::Goodbye, After::Retry { delay }, now);
             }

@@ -63,11 +63,12 @@ impl ClientCore {
     }
 
     /// The state of that version is stored and survives a crash.
-    pub fn handle_saved(&mut self, version: u64, _now: Instant) {
+    pub fn handle_saved(&mut self, version: u64, now: Instant) {
         if self.saving.under_way != Some(version) {
             return;
         }
         self.saving = Saving { saved: Some(version), ..Saving::default() };
+        self.continue_saved_trial(now);
     }
 
     /// The state of that version could not be stored, or perhaps not. It is tried again, with
@@ -87,6 +88,12 @@ impl ClientCore {
         if failures == 0 {
             self.events.push(Event::SaveFailed { reason: why.into(), retry_in });
         }
+    }
+
+    /// Whether the state is stored as it was at this version or later, where there is a store.
+    pub(super) fn is_saved(&self, version: u64) -> bool {
+        self.config.storage != Storage::Store
+            || self.saving.saved.is_some_and(|saved| saved >= version)
     }
 
     pub(super) fn retry_saving(&mut self) {

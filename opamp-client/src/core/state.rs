@@ -41,6 +41,8 @@ pub struct ClientState {
     /// The heartbeat interval of the accepted offers in seconds; 0 turned heartbeats off, `None` says
     /// that the agent's own interval holds (A01).
     pub heartbeat_interval_seconds: Option<u64>,
+    /// The URL the agent was started with when it accepted them, or began to try them.
+    pub settings_endpoint: String,
     /// Settings that are being tried: should the process end meanwhile, the next one goes on with
     /// it (CONN-11).
     pub settings_candidate: Option<SettingsCandidate>,
@@ -104,6 +106,7 @@ impl ClientState {
             connections: Connections::default(),
             opamp_settings: None,
             heartbeat_interval_seconds: None,
+            settings_endpoint: String::new(),
             settings_candidate: None,
             certificate_request: None,
         }
@@ -126,6 +129,7 @@ impl ClientState {
             connections: Some(self.connections.to_message()),
             opamp_settings: self.opamp_settings.clone(),
             heartbeat_interval_seconds: self.heartbeat_interval_seconds,
+            settings_endpoint: self.settings_endpoint.clone(),
             settings_candidate: self.settings_candidate.clone().map(|candidate| CandidateRecord {
                 settings: Some(candidate.settings),
                 heartbeat_interval_seconds: candidate.heartbeat_interval_seconds,
@@ -161,6 +165,7 @@ impl ClientState {
             connections: record.connections.map(Connections::from_message).unwrap_or_default(),
             opamp_settings: record.opamp_settings,
             heartbeat_interval_seconds: record.heartbeat_interval_seconds,
+            settings_endpoint: record.settings_endpoint,
             settings_candidate: record.settings_candidate.map(|candidate| SettingsCandidate {
                 settings: candidate.settings.unwrap_or_default(),
                 heartbeat_interval_seconds: candidate.heartbeat_interval_seconds,
@@ -216,6 +221,8 @@ struct Record {
     opamp_settings: Option<v1::OpAmpConnectionSettings>,
     #[prost(uint64, optional, tag = "11")]
     heartbeat_interval_seconds: Option<u64>,
+    #[prost(string, tag = "14")]
+    settings_endpoint: String,
     #[prost(message, optional, tag = "12")]
     settings_candidate: Option<CandidateRecord>,
     #[prost(message, optional, tag = "13")]
@@ -319,6 +326,7 @@ mod tests {
             connections: connections("https://metrics.example/v1"),
             opamp_settings: Some(settings("wss://one.example.com")),
             heartbeat_interval_seconds: Some(0),
+            settings_endpoint: "wss://one.example.com".to_owned(),
             settings_candidate: Some(SettingsCandidate {
                 settings: settings("wss://two.example.com"),
                 heartbeat_interval_seconds: Some(5),

@@ -30,10 +30,12 @@ pub(super) enum Timer {
     Close,
     /// When saving, which failed, is tried again.
     Save,
+    /// When settings on trial have taken too long.
+    Settings,
 }
 
 impl Timer {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Retry,
         Self::Connect,
         Self::Heartbeat,
@@ -46,6 +48,7 @@ impl Timer {
         Self::Pong,
         Self::Close,
         Self::Save,
+        Self::Settings,
     ];
 }
 
@@ -62,6 +65,10 @@ impl Timers {
 
     pub(super) fn stop(&mut self, timer: Timer) {
         self.due[timer as usize] = None;
+    }
+
+    pub(super) fn is_set(&self, timer: Timer) -> bool {
+        self.due[timer as usize].is_some()
     }
 
     pub(super) fn next(&self) -> Option<Instant> {

@@ -1,6 +1,7 @@
 //! What goes out, and when time alone makes something happen.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use super::{ClientCore, Event, Transport};
 /// Something for the transport to send.
 ///
 /// `Debug` shows sizes, never what is in the messages.
-#[derive(PartialEq, Eq)]
+#[derive(PartialEq)]
 #[must_use]
 pub enum Transmit {
     /// A binary WebSocket message, whole, with its header.
@@ -31,9 +32,11 @@ pub enum Transmit {
     },
     /// A POST request. There is no other until this one is answered (HTTP-11).
     ///
-    /// Later versions may say more of where and how to make it.
+    /// Later versions may say more.
     #[non_exhaustive]
     Request {
+        /// Where and how to make it; `None` stands for what the agent is started with.
+        settings: Option<Arc<v1::OpAmpConnectionSettings>>,
         /// To be given back with the answer.
         ticket: Ticket,
         /// For the header `OpAMP-Instance-UID` (HTTP-22).
@@ -52,8 +55,9 @@ impl fmt::Debug for Transmit {
                 .field("message", &format_args!("{} bytes", message.len()))
                 .finish(),
             Self::Ping { epoch } => f.debug_struct("Ping").field("epoch", epoch).finish(),
-            Self::Request { ticket, instance_uid, body } => f
+            Self::Request { settings, ticket, instance_uid, body } => f
                 .debug_struct("Request")
+                .field("settings", settings)
                 .field("ticket", ticket)
                 .field("instance_uid", instance_uid)
                 .field("body", &format_args!("{} bytes", body.len()))
@@ -68,7 +72,7 @@ impl ClientCore {
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
         match self.link {
             Link::Open => self.poll_open(now),
-            Link::Idle { paused: false } if self.config.transport == Transport::Http => {
+            Link::Idle { paused: false } if self.transport == Transport::Http => {
                 self.poll_http(now)
             }
             Link::Closing { closing: Closing::Goodbye, then } => self.poll_goodbye(then, now),
@@ -92,7 +96,7 @@ impl ClientCore {
     }
 
     fn poll_http(&mut self, now: Instant) -> Option<Transmit> {
-        if self.outstanding_request.is_some() {
+        if self.outstanding_request.is_some() || self.settings.hold_requests() {
             return None;
         }
         if let Some(report) = self.compose_in_turn(now) {
@@ -110,14 +114,14 @@ impl ClientCore {
         if self.outstanding_request.is_some() {
             return None;
         }
-        if then == After::Stop {
+        if then == After::Stop || self.settings.leaving() {
             self.report.stop_waiting();
             if let Some(report) = self.compose(now) {
                 return Some(self.deliver(&report, now));
             }
         }
         let goodbye = self.report.goodbye();
-        let closing = match self.config.transport {
+        let closing = match self.transport {
             Transport::WebSocket => Closing::Tell { code: 1000, reason: "" },
             Transport::Http => Closing::Told,
         };
@@ -140,7 +144,7 @@ impl ClientCore {
     }
 
     fn compose(&mut self, now: Instant) -> Option<v1::AgentToServer> {
-        let framing = match self.config.transport {
+        let framing = match self.transport {
             // The limit counts the header too (SIZE-01).
             Transport::WebSocket => frame::encoded_len(&v1::AgentToServer::default()),
             Transport::Http => 0,
@@ -151,14 +155,14 @@ impl ClientCore {
             let Oversized { part, size } = oversized;
             events.push(Event::TooLargeToSend { part, size, limit });
         })?;
-        if self.config.transport == Transport::WebSocket {
+        if self.transport == Transport::WebSocket {
             self.timers.set(Timer::Reply, now.checked_add(self.config.reply_timeout));
         }
         Some(message)
     }
 
     fn deliver(&mut self, message: &v1::AgentToServer, now: Instant) -> Transmit {
-        match self.config.transport {
+        match self.transport {
             Transport::WebSocket => self.send(message, now),
             Transport::Http => self.request(message, now),
         }
@@ -174,6 +178,7 @@ impl ClientCore {
         self.last_request += 1;
         self.outstanding_request = Some(Ticket(self.last_request));
         Transmit::Request {
+            settings: self.settings.present(),
             ticket: Ticket(self.last_request),
             instance_uid: self.state.instance_uid,
             body: message.encode_to_vec().into(),
@@ -183,11 +188,11 @@ impl ClientCore {
     /// The interval counts from the last message of any kind (HB-09).
     pub(super) fn schedule_heartbeat(&mut self, now: Instant) {
         self.heartbeat_due = false;
-        match self.config.transport {
+        match self.transport {
             Transport::Http => {
-                self.timers.set(Timer::Heartbeat, now.checked_add(self.config.polling_interval));
+                self.timers.set(Timer::Heartbeat, now.checked_add(self.polling_interval()));
             }
-            Transport::WebSocket => match self.config.heartbeat_interval {
+            Transport::WebSocket => match self.heartbeat_interval() {
                 Some(interval) => self.timers.set(Timer::Heartbeat, now.checked_add(interval)),
                 None => self.timers.stop(Timer::Heartbeat),
             },
@@ -223,7 +228,7 @@ impl ClientCore {
                     if self.link == (Link::Idle { paused: true }) {
                         self.link = Link::Idle { paused: false };
                         // Over HTTP the retry is a request, with or without something to tell.
-                        self.heartbeat_due = self.config.transport == Transport::Http;
+                        self.heartbeat_due = self.transport == Transport::Http;
                     }
                 }
                 Timer::Connect => self.give_up("the connection was not established in time", now),
@@ -241,6 +246,7 @@ impl ClientCore {
                 Timer::Pong => self.give_up("the server does not answer, not even a ping", now),
                 Timer::Close => self.cut_close_short(now),
                 Timer::Save => self.retry_saving(),
+                Timer::Settings => self.settings_overdue(now),
             }
         }
     }

@@ -138,7 +138,7 @@ impl Driver {
     fn connection_action(&mut self, action: ConnectionAction) {
         debug!(?action, "connection");
         match action {
-            ConnectionAction::Connect { epoch } => self.connect(epoch),
+            ConnectionAction::Connect { epoch, .. } => self.connect(epoch),
             ConnectionAction::Close { code, reason, .. } => self.close(code, reason),
             ConnectionAction::Abort { .. } => self.io = Io::Nothing,
         }
@@ -187,7 +187,7 @@ impl Driver {
                 }
             }
             #[cfg(feature = "http")]
-            Transmit::Request { ticket, instance_uid, body } => {
+            Transmit::Request { ticket, instance_uid, body, .. } => {
                 if let Some(exchanger) = self.connector.http.clone() {
                     let exchange = Box::pin(exchanger.exchange(instance_uid, body));
                     self.io = Io::Requesting(ticket, exchange);

@@ -95,7 +95,7 @@ impl Pair {
     /// The core wants to connect; the attempt is under way now.
     pub(super) fn expect_connect(&mut self) -> Epoch {
         let action = self.core.poll_connection(self.now);
-        let Some(ConnectionAction::Connect { epoch }) = action else {
+        let Some(ConnectionAction::Connect { epoch, .. }) = action else {
             panic!("the core is to connect, not {action:?}");
         };
         assert!(self.epoch < Some(epoch), "epochs are not used twice");
@@ -171,7 +171,7 @@ impl Pair {
                 assert_eq!(message[0], 0, "WS-06");
                 (message.slice(1..), None)
             }
-            Transmit::Request { ticket, instance_uid, body } => {
+            Transmit::Request { ticket, instance_uid, body, .. } => {
                 assert_eq!(self.transport, Http);
                 assert!(body.len() <= self.max_send, "SIZE-34");
                 assert_eq!(self.ticket, None, "HTTP-11");

@@ -133,7 +133,7 @@ impl World {
 
     fn connection_action(&mut self, action: ConnectionAction) {
         match action {
-            ConnectionAction::Connect { epoch } => {
+            ConnectionAction::Connect { epoch, .. } => {
                 assert!(self.socket.is_none(), "DUP-01");
                 let (kind, retry_after) = match self.next_dial.take() {
                     None => return self.connected(epoch),

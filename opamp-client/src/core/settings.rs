@@ -1,0 +1,518 @@
+//! Offered settings of the OpAMP connection itself: they are tried out before they are kept, and no
+//! outcome leaves the agent without a server (CONN-11 to CONN-23, A37).
+//!
+//! ```text
+//!                              poll_settings_check      handle_settings_checked
+//!   offered ── policy ──► Checking ──────────────────────────────► Saving
+//!      │          │          │ unusable                              │ handle_saved
+//!      │          ▼          ▼                                       ▼
+//!      │        failed     failed                                 Leaving: APPLYING, goodbye,
+//!      │                                                             │     Close, by the old server
+//!      │ only the interval is new        failed, or no good          ▼
+//!      ▼                                 reply in time            Verifying: connect to the new one
+//!   applied ◄──────────────────────┐  ┌──────────────────────────◄───┤
+//!                    in time ▲     │  ▼                              │ a good reply
+//!                 ┌──────────┘  Returning: connect to the old one    ▼
+//!                 │                │  │ a good reply             applied: kept, the old settings
+//!              failed ◄────────────┼──┘                            are forgotten
+//!                                  │ refused, or no good reply in time
+//!                                  └──────────────────► Verifying
+//! ```
+//!
+//! Nothing is left before the candidate is saved, so that whoever is started next goes on with it.
+//! The candidate is dropped only when the old server has answered again: a server that has seen the
+//! new credentials forgets the old ones (CONN-15), and a reply that was lost must not leave an agent
+//! with neither. As long as no server answers, both are tried in turn, each for twice as long as
+//! before.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use opamp_proto::v1;
+
+use super::config::Transport;
+use super::event::{Failure, FailureKind};
+use super::link::{After, Closing, Link};
+use super::state::SettingsCandidate;
+use super::timer::Timer;
+use super::{ClientCore, ConnectionKinds, Event, MAX_PENDING_STARTS};
+
+/// How often the time a server is given doubles, while two are tried in turn.
+const MAX_DOUBLINGS: u32 = 5;
+
+/// Settings of which the driver is to find out whether a connection can be made with them at all:
+/// whether URL, headers and proxy are usable, certificates readable, a key belongs to its
+/// certificate. Answer with [`ClientCore::handle_settings_checked`].
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+#[must_use = "it has to be answered"]
+pub struct SettingsCheck {
+    /// To be given back in the answer.
+    pub id: u64,
+    /// The settings, complete but for what the agent is started with.
+    pub settings: Arc<v1::OpAmpConnectionSettings>,
+}
+
+/// The settings in force, and those on trial.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    /// Those of the accepted offers; `None` stands for what the agent is started with.
+    in_force: Option<Arc<v1::OpAmpConnectionSettings>>,
+    /// No connection can be made with those in force: what the agent is started with serves.
+    unusable: bool,
+    trial: Option<Trial>,
+    last_check: u64,
+}
+
+#[derive(Debug)]
+struct Trial {
+    settings: Arc<v1::OpAmpConnectionSettings>,
+    heartbeat_interval_seconds: Option<u64>,
+    phase: Phase,
+    /// Why the last attempt to connect failed.
+    failure: Option<String>,
+    /// How often it was given up, for one server or the other.
+    rounds: u32,
+    /// It was on trial when the process started: there is no connection yet.
+    resumed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Phase {
+    Checking { id: u64, asked: bool },
+    Saving { version: u64 },
+    Leaving,
+    Verifying,
+    Returning { why: String },
+}
+
+impl Settings {
+    /// Whether no connection is to be made, as it would have to be left at once.
+    pub(super) fn hold_connecting(&self) -> bool {
+        let trial = self.trial.as_ref();
+        trial.is_some_and(|t| matches!(t.phase, Phase::Checking { .. } | Phase::Saving { .. }))
+    }
+
+    /// Whether nothing at all is to be sent, as the process begins with a trial.
+    pub(super) fn hold_requests(&self) -> bool {
+        self.hold_connecting() && self.trial.as_ref().is_some_and(|trial| trial.resumed)
+    }
+
+    /// Whether the old server is being left: it is told what it is not told yet.
+    pub(super) fn leaving(&self) -> bool {
+        self.trial.as_ref().is_some_and(|trial| trial.phase == Phase::Leaving)
+    }
+
+    /// Whether the connection, which is being left, is one that was not proven: what its server
+    /// offers is of no interest.
+    pub(super) fn abandoned(&self, link: &Link) -> bool {
+        let trial = self.trial.as_ref();
+        matches!(link, Link::Closing { .. })
+            && trial.is_some_and(|trial| matches!(trial.phase, Phase::Returning { .. }))
+    }
+
+    /// What the connection is made with; `None` stands for what the agent is started with.
+    pub(super) fn present(&self) -> Option<Arc<v1::OpAmpConnectionSettings>> {
+        match &self.trial {
+            Some(Trial { phase: Phase::Verifying, settings, .. }) => Some(Arc::clone(settings)),
+            _ if self.unusable => None,
+            _ => self.in_force.clone(),
+        }
+    }
+
+    fn phase(&mut self) -> Option<&mut Phase> {
+        self.trial.as_mut().map(|trial| &mut trial.phase)
+    }
+}
+
+impl ClientCore {
+    /// The OpAMP settings in force that came by offers; `None` as long as none was accepted.
+    #[must_use]
+    pub fn opamp_settings(&self) -> Option<&v1::OpAmpConnectionSettings> {
+        self.settings.in_force.as_deref()
+    }
+
+    /// The transport in use; the endpoint of accepted settings may have changed it.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// What the process before this one left (CONN-11, CONN-16).
+    pub(super) fn restore_settings(&mut self, now: Instant) {
+        let endpoint = &self.config.endpoint;
+        let accepted_any =
+            self.state.opamp_settings.is_some() || self.state.settings_candidate.is_some();
+        if accepted_any && self.state.settings_endpoint != *endpoint {
+            // Whoever starts the agent with another server means that one.
+            self.state.settings_endpoint.clone_from(endpoint);
+            self.state.opamp_settings = None;
+            self.state.heartbeat_interval_seconds = None;
+            self.state.settings_candidate = None;
+            self.state.connection_settings_status = None;
+            if let Some(pending) = self.state.pending_connection_settings.as_mut() {
+                pending.opamp = None;
+            }
+            self.state_changed();
+            let reason = "the agent is started with another server than before".to_owned();
+            self.events.push(Event::OpampSettingsFailed { reason });
+        }
+        self.settings.in_force = self.state.opamp_settings.clone().map(Arc::new);
+        self.transport = self.transport_of(self.settings.in_force.as_deref());
+        let Some(candidate) = self.state.settings_candidate.as_mut() else { return };
+        candidate.starts = candidate.starts.saturating_add(1);
+        let candidate = candidate.clone();
+        self.state_changed();
+        if !self.config.accepted_settings.contains(ConnectionKinds::OPAMP) {
+            return self.drop_trial("the agent takes no such settings any more".to_owned());
+        }
+        if candidate.starts > MAX_PENDING_STARTS {
+            let starts = candidate.starts;
+            return self.drop_trial(format!("the agent started {starts} times without an outcome"));
+        }
+        self.try_out(candidate.settings, candidate.heartbeat_interval_seconds, true, now);
+    }
+
+    /// Whether offered settings have no outcome yet.
+    pub(super) fn opamp_settings_pending(&self) -> bool {
+        self.settings.trial.is_some()
+    }
+
+    /// The OpAMP part of an offer. It supersedes one that is on trial: there is never more than one.
+    pub(super) fn offer_opamp_settings(
+        &mut self,
+        offered: v1::OpAmpConnectionSettings,
+        now: Instant,
+    ) {
+        if self.settings.trial.take().is_some() {
+            self.timers.stop(Timer::Settings);
+            self.forget_candidate();
+        }
+        let proposal = match self.lay_over(offered) {
+            Ok(proposal) => proposal,
+            Err(why) => return self.settings_failed(why),
+        };
+        if proposal.only_interval {
+            self.state.heartbeat_interval_seconds = proposal.heartbeat_interval_seconds;
+            self.state.settings_endpoint.clone_from(&self.config.endpoint);
+            self.state_changed();
+            self.opamp_settings_resolved(Ok(()));
+            if self.timers.is_set(Timer::Heartbeat) || self.link == Link::Open {
+                self.schedule_heartbeat(now);
+            }
+            return;
+        }
+        self.try_out(proposal.settings, proposal.heartbeat_interval_seconds, false, now);
+    }
+
+    fn try_out(
+        &mut self,
+        settings: v1::OpAmpConnectionSettings,
+        heartbeat_interval_seconds: Option<u64>,
+        resumed: bool,
+        now: Instant,
+    ) {
+        self.settings.last_check += 1;
+        let phase = Phase::Checking { id: self.settings.last_check, asked: false };
+        self.settings.trial = Some(Trial {
+            settings: Arc::new(settings),
+            heartbeat_interval_seconds,
+            phase,
+            failure: None,
+            rounds: 0,
+            // A first connection that was never made need not be left either.
+            resumed: resumed || self.epoch == super::Epoch::FIRST && self.last_request == 0,
+        });
+        self.timers.set(Timer::Settings, now.checked_add(self.config.settings_timeout));
+    }
+
+    /// Settings of which it is to be found out whether they are usable, if there are any.
+    pub fn poll_settings_check(&mut self) -> Option<SettingsCheck> {
+        let trial = self.settings.trial.as_mut()?;
+        let Phase::Checking { id, asked: asked @ false } = &mut trial.phase else {
+            return None;
+        };
+        *asked = true;
+        Some(SettingsCheck { id: *id, settings: Arc::clone(&trial.settings) })
+    }
+
+    /// What came of a [`SettingsCheck`]. Unusable settings fail without the server being left.
+    pub fn handle_settings_checked(&mut self, id: u64, outcome: Result<(), Failure>, now: Instant) {
+        let Some(trial) = self.settings.trial.as_ref() else { return };
+        if trial.phase != (Phase::Checking { id, asked: true }) {
+            return;
+        }
+        if let Err(failure) = outcome {
+            return self.drop_trial(failure.message);
+        }
+        let starts = self.state.settings_candidate.as_ref().map_or(0, |kept| kept.starts);
+        let candidate = SettingsCandidate {
+            settings: v1::OpAmpConnectionSettings::clone(&trial.settings),
+            heartbeat_interval_seconds: trial.heartbeat_interval_seconds,
+            starts: if trial.resumed { starts } else { 0 },
+        };
+        if self.state.settings_candidate.as_ref() != Some(&candidate) {
+            self.state.settings_candidate = Some(candidate);
+            self.state.settings_endpoint.clone_from(&self.config.endpoint);
+            self.state_changed();
+        }
+        let version = self.state_version;
+        if let Some(phase) = self.settings.phase() {
+            *phase = Phase::Saving { version };
+        }
+        self.continue_saved_trial(now);
+    }
+
+    /// Something was saved.
+    pub(super) fn continue_saved_trial(&mut self, now: Instant) {
+        let Some(Phase::Saving { version }) = self.settings.phase() else { return };
+        let version = *version;
+        if !self.is_saved(version) || self.is_stopped() {
+            return;
+        }
+        if let Some(phase) = self.settings.phase() {
+            *phase = Phase::Leaving;
+        }
+        self.timers.stop(Timer::Settings);
+        self.leave_for_other_settings(now);
+    }
+
+    /// Leaves whatever connection there is, and goes on with [`change_server`](Self::change_server).
+    fn leave_for_other_settings(&mut self, now: Instant) {
+        let verified = self.good;
+        match &mut self.link {
+            Link::Open => self.leave(Closing::Goodbye, After::Switch, now),
+            Link::Closing { then: After::Stop, .. } | Link::Stopped => {}
+            Link::Closing { then, .. } => *then = After::Switch,
+            Link::Idle { paused: false } if self.transport == Transport::Http && verified => {
+                self.leave(Closing::Goodbye, After::Switch, now);
+            }
+            Link::Idle { .. } | Link::Connecting => {
+                if self.link == Link::Connecting || self.outstanding_request.is_some() {
+                    self.abort = Some(self.epoch);
+                }
+                self.change_server(now);
+            }
+        }
+    }
+
+    /// The connection is left, and the next one is made with what is to be used now. The server there
+    /// may know nothing of this agent, and nothing is known of the server.
+    pub(super) fn change_server(&mut self, now: Instant) {
+        self.timers.stop(Timer::Connect);
+        self.timers.stop(Timer::Retry);
+        self.report.lost();
+        self.report.forget_delivered();
+        self.report.withhold(super::Parts::empty());
+        self.server_capabilities = None;
+        self.outstanding_request = None;
+        self.good = false;
+        self.heartbeat_due = false;
+        if let Some(trial) = self.settings.trial.as_mut() {
+            if trial.phase == Phase::Leaving {
+                trial.phase = Phase::Verifying;
+                self.backoff.reset();
+            }
+            if matches!(trial.phase, Phase::Verifying | Phase::Returning { .. }) {
+                trial.failure = None;
+                let window = self
+                    .config
+                    .settings_timeout
+                    .saturating_mul(1 << trial.rounds.min(MAX_DOUBLINGS));
+                self.timers.set(Timer::Settings, now.checked_add(window));
+            }
+        }
+        self.transport = self.transport_of(self.settings.present().as_deref());
+        self.pause(Duration::ZERO, now);
+        if self.transport == Transport::Http {
+            self.report.open();
+        }
+    }
+
+    /// A reply that is not an error came over the present connection (A37).
+    pub(super) fn settings_proven(&mut self, now: Instant) {
+        if matches!(self.link, Link::Closing { .. }) {
+            // What comes while a server is left says nothing of the next one.
+            return;
+        }
+        match self.settings.phase() {
+            Some(Phase::Verifying) => {}
+            Some(Phase::Returning { why }) => {
+                let why = std::mem::take(why);
+                return self.drop_trial(why);
+            }
+            _ => return,
+        }
+        let Some(trial) = self.settings.trial.take() else { return };
+        self.timers.stop(Timer::Settings);
+        self.state.opamp_settings = Some(v1::OpAmpConnectionSettings::clone(&trial.settings));
+        self.state.heartbeat_interval_seconds = trial.heartbeat_interval_seconds;
+        self.state.settings_candidate = None;
+        self.settings.in_force = Some(trial.settings);
+        self.settings.unusable = false;
+        self.state_changed();
+        self.events.push(Event::OpampSettingsApplied);
+        self.opamp_settings_resolved(Ok(()));
+        self.schedule_heartbeat(now);
+    }
+
+    /// An attempt to reach the present server failed. Says whether another server is tried next.
+    pub(super) fn settings_disproved(&mut self, failure: &Failure, now: Instant) -> bool {
+        self.fall_back(failure);
+        let Some(trial) = self.settings.trial.as_mut() else { return false };
+        let why = match trial.phase {
+            Phase::Verifying if is_final(failure.kind) => failure.message.clone(),
+            Phase::Verifying => {
+                trial.failure = Some(failure.message.clone());
+                return false;
+            }
+            // Credentials that the new settings replaced may be void by now.
+            Phase::Returning { .. } if is_refusal(failure.kind) => String::new(),
+            _ => return false,
+        };
+        // A server that refuses is not asked again at once.
+        let delay = self.backoff.next_delay();
+        self.turn(why, now);
+        if matches!(self.settings.phase(), Some(Phase::Verifying)) {
+            self.pause(delay, now);
+        }
+        true
+    }
+
+    /// A server that took the connection did not take what it was told.
+    /// Says whether it is left for that.
+    pub(super) fn settings_refused(&mut self, reason: &str, now: Instant) -> bool {
+        let refused = !matches!(self.link, Link::Closing { .. })
+            && matches!(self.settings.phase(), Some(Phase::Verifying));
+        if refused {
+            self.turn(format!("the server answered with an error: {reason}"), now);
+        }
+        refused
+    }
+
+    /// The connection on trial ended before the good reply.
+    pub(super) fn settings_connection_lost(&mut self, reason: &str) {
+        if let Some(trial) = self.settings.trial.as_mut()
+            && trial.phase == Phase::Verifying
+        {
+            trial.failure = Some(reason.to_owned());
+        }
+    }
+
+    /// Neither the check, nor saving, nor a server took the time it may take.
+    pub(super) fn settings_overdue(&mut self, now: Instant) {
+        let Some(trial) = self.settings.trial.as_mut() else { return };
+        let seconds = self.config.settings_timeout.as_secs();
+        match trial.phase {
+            Phase::Checking { .. } => {
+                self.drop_trial(format!("the settings could not be checked within {seconds} s"));
+            }
+            Phase::Saving { .. } => {
+                self.drop_trial(format!("the settings could not be saved within {seconds} s"));
+            }
+            Phase::Leaving => {}
+            Phase::Verifying => {
+                let last = trial.failure.take();
+                let why = last.unwrap_or_else(|| format!("no reply within {seconds} s"));
+                self.turn(why, now);
+            }
+            Phase::Returning { .. } => self.turn(String::new(), now),
+        }
+    }
+
+    /// Goes from the new server to the old one, because of `why`, or back.
+    fn turn(&mut self, why: String, now: Instant) {
+        let Some(trial) = self.settings.trial.as_mut() else { return };
+        trial.phase = match &trial.phase {
+            Phase::Returning { .. } => Phase::Verifying,
+            _ => Phase::Returning { why },
+        };
+        trial.rounds = trial.rounds.saturating_add(1);
+        self.timers.stop(Timer::Settings);
+        self.leave_for_other_settings(now);
+    }
+
+    /// The trial is over without success, and the settings in force remain so.
+    fn drop_trial(&mut self, why: String) {
+        self.settings.trial = None;
+        self.timers.stop(Timer::Settings);
+        self.forget_candidate();
+        self.settings_failed(why);
+    }
+
+    fn settings_failed(&mut self, why: String) {
+        let reason = super::offer::cut(why);
+        self.events.push(Event::OpampSettingsFailed { reason: reason.clone() });
+        self.opamp_settings_resolved(Err(reason));
+    }
+
+    fn forget_candidate(&mut self) {
+        if self.state.settings_candidate.take().is_some() {
+            self.state_changed();
+        }
+    }
+
+    /// Settings in force that no connection can be made with, in a build that lacks a feature for
+    /// example, must not cost the agent its server: what it is started with takes turns with them.
+    fn fall_back(&mut self, failure: &Failure) {
+        let verifying = matches!(self.settings.phase(), Some(Phase::Verifying));
+        if failure.kind == FailureKind::Configuration
+            && self.settings.in_force.is_some()
+            && !verifying
+        {
+            self.settings.unusable = !self.settings.unusable;
+            self.transport = self.transport_of(self.settings.present().as_deref());
+        }
+    }
+
+    /// The scheme of the endpoint decides, unless it is the one the agent is started with.
+    fn transport_of(&self, settings: Option<&v1::OpAmpConnectionSettings>) -> Transport {
+        match settings.map(|settings| settings.destination_endpoint.as_str()) {
+            None | Some("") => self.config.transport,
+            Some(endpoint) if endpoint == self.config.endpoint => self.config.transport,
+            Some(endpoint) => match super::settings_offer::Scheme::of(endpoint) {
+                Some(scheme) => scheme.transport,
+                None => self.config.transport,
+            },
+        }
+    }
+
+    /// The heartbeat interval over WebSocket: the server's, or else the agent's own. An agent that
+    /// opts out has none (HB-04, HB-05, HB-14, HB-17).
+    pub(super) fn heartbeat_interval(&self) -> Option<Duration> {
+        let own = self.config.heartbeat_interval?;
+        match self.state.heartbeat_interval_seconds {
+            None => Some(own),
+            Some(0) => None,
+            Some(seconds) => Some(Duration::from_secs(seconds)),
+        }
+    }
+
+    /// The interval between polls over HTTP: polling goes on whatever the server says, as it cannot
+    /// say anything otherwise (HB-07, A03).
+    pub(super) fn polling_interval(&self) -> Duration {
+        match self.state.heartbeat_interval_seconds {
+            None | Some(0) => self.config.polling_interval,
+            Some(seconds) => Duration::from_secs(seconds).min(self.config.backoff.max_retry_after),
+        }
+    }
+}
+
+/// Whether a failure is the server's last word, or the settings' own fault. A server that cannot be
+/// reached, or is overloaded, is tried again as long as there is time.
+fn is_final(kind: FailureKind) -> bool {
+    match kind {
+        FailureKind::Unreachable | FailureKind::Throttled => false,
+        FailureKind::UnexpectedStatus(status) => status < 500,
+        FailureKind::Tls
+        | FailureKind::Unauthorized
+        | FailureKind::NotFound
+        | FailureKind::BadResponse
+        | FailureKind::Configuration => true,
+    }
+}
+
+/// Whether a server that served this agent before does not let it in any more.
+fn is_refusal(kind: FailureKind) -> bool {
+    matches!(kind, FailureKind::Unauthorized | FailureKind::Tls)
+}
