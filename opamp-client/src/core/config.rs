@@ -5,6 +5,7 @@ use std::time::Duration;
 use opamp_proto::frame::HeaderPolicy;
 use opamp_proto::{AgentCapabilities, MessageLimits, v1};
 
+use super::packages::PackagesConfig;
 use super::{BackoffConfig, ClientState, ConnectionKinds};
 
 /// Which of OpAMP's two transports a client uses (NET-02).
@@ -70,6 +71,8 @@ pub struct ClientConfig {
     /// How long offered settings of the OpAMP connection may take to be checked and saved, and then
     /// to bring a good reply (A37). Default: 30 s.
     pub settings_timeout: Duration,
+    /// How the agent takes packages, if it does (PKG-01, PKG-73). Off until the user turns it on.
+    pub packages: Option<PackagesConfig>,
     /// Time between heartbeats over WebSocket, counted from the last message; `None` announces and
     /// sends none (HB-01, HB-03, HB-14). Default: 30 s.
     pub heartbeat_interval: Option<Duration>,
@@ -122,6 +125,7 @@ impl ClientConfig {
             allow_insecure_endpoint: false,
             allow_insecure_skip_verify: false,
             settings_timeout: Duration::from_secs(30),
+            packages: None,
             heartbeat_interval: Some(Duration::from_secs(30)),
             polling_interval: Duration::from_secs(30),
             backoff: BackoffConfig::default(),
@@ -152,7 +156,9 @@ impl ClientConfig {
             ("backoff.initial", self.backoff.initial),
             ("backoff.max", self.backoff.max),
         ];
-        if let Some((field, _)) = intervals.iter().find(|(_, interval)| interval.is_zero()) {
+        let packages = self.packages.iter().flat_map(PackagesConfig::intervals);
+        let intervals = intervals.into_iter().chain(packages);
+        if let Some((field, _)) = intervals.into_iter().find(|(_, interval)| interval.is_zero()) {
             return Err(ConfigError::ZeroInterval { field });
         }
         if self.limits.max_send() < MIN_SEND_LIMIT {
@@ -177,6 +183,10 @@ impl ClientConfig {
             .set(AgentCapabilities::REPORTS_EFFECTIVE_CONFIG, snapshot.effective_config.is_some());
         capabilities.set(AgentCapabilities::REPORTS_HEALTH, snapshot.health.is_some());
         capabilities.set(AgentCapabilities::ACCEPTS_RESTART_COMMAND, self.accepts_restart);
+        capabilities.set(
+            AgentCapabilities::ACCEPTS_PACKAGES | AgentCapabilities::REPORTS_PACKAGE_STATUSES,
+            self.packages.is_some(),
+        );
         capabilities.set(AgentCapabilities::REPORTS_HEARTBEAT, self.heartbeat_interval.is_some());
         capabilities | self.accepted_settings.capabilities()
     }

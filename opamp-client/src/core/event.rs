@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use opamp_proto::{InstanceUid, ServerCapabilities};
 
+use super::packages::{PackageOffer, PackageRemoval};
 use super::{ConnectionSettingsOffer, Parts, RemoteConfigOffer};
 
 /// Something the application may want to know or has to act on.
@@ -37,6 +38,26 @@ pub enum Event {
     /// The server offers settings for the agent's own telemetry or other connections of its: to be
     /// answered (TEL-01, OTHER-06).
     ConnectionSettings(ConnectionSettingsOffer),
+    /// A package that the server offers is downloaded and verified: to be installed and answered
+    /// (PKG-16).
+    Package(PackageOffer),
+    /// A package from the server is no longer offered: to be removed and answered (PKG-14).
+    PackageRemoval(PackageRemoval),
+    /// A package is not what the server wants it to be; the server is told (PKG-59). It is tried
+    /// again when the server offers anew, and, unless the agent itself refused it, after a restart.
+    PackageFailed {
+        /// The package.
+        name: String,
+        /// Why, for a log.
+        why: String,
+    },
+    /// The package store failed; it is tried again.
+    PackageStoreFailed {
+        /// What it was to do.
+        task: PackageStoreTask,
+        /// Why, for a log.
+        why: String,
+    },
     /// The server gave the agent another instance uid, which is used from now on (ID-12).
     InstanceUidChanged {
         /// The uid until now.
@@ -98,6 +119,18 @@ pub enum Event {
     },
     /// The client stopped as it was asked to. Nothing follows.
     Stopped,
+}
+
+/// What a package store was to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PackageStoreTask {
+    /// Load what is remembered. Offers wait until it is there.
+    Load,
+    /// Save what is to be remembered. No package is handed over until it is saved.
+    Save,
+    /// Delete files of no more use.
+    Retain,
 }
 
 /// Why a connection could not be made, or an exchange failed.

@@ -57,6 +57,7 @@ mod event;
 mod link;
 mod offer;
 mod pacing;
+pub mod packages;
 mod part;
 mod receive;
 mod report;
@@ -81,7 +82,7 @@ pub use self::connection_settings::{
     ConnectionSettingsOffer, ConnectionSettingsResolution, PendingConnectionSettings,
 };
 pub use self::connections::{Connection, ConnectionKinds, Connections};
-pub use self::event::{Event, Failure, FailureKind, PeerMisbehaved};
+pub use self::event::{Event, Failure, FailureKind, PackageStoreTask, PeerMisbehaved};
 pub use self::link::{ConnectionAction, Epoch, Loss, Ticket};
 pub use self::offer::{NotPending, OfferId, RemoteConfigOffer, Resolution};
 pub use self::part::Parts;
@@ -97,6 +98,7 @@ use self::event::Events;
 use self::link::{After, Closing, Link};
 use self::offer::Outcome;
 use self::pacing::Ration;
+use self::packages::Packages;
 use self::report::Report;
 use self::saving::Saving;
 use self::settings::Settings;
@@ -125,6 +127,7 @@ pub struct ClientCore {
     settings: Settings,
     /// That of the settings in use.
     transport: Transport,
+    packages: Option<Box<Packages>>,
     last_offer: u64,
     full_state_asked: bool,
     full_state_ration: Ration,
@@ -183,6 +186,8 @@ impl ClientCore {
                 Some(state.remote_config_status.clone().unwrap_or_default());
         }
         snapshot.capabilities = config.capabilities(&snapshot).to_wire();
+        let packages = config.packages.clone();
+        let packages = packages.map(|packages| Packages::new(packages, config.seed));
         let full_state_interval = config
             .heartbeat_interval
             .unwrap_or(config.polling_interval)
@@ -197,6 +202,7 @@ impl ClientCore {
             connection_settings: ConnectionSettings::default(),
             settings: Settings::default(),
             transport: config.transport,
+            packages: packages.map(Box::new),
             last_offer: 0,
             full_state_asked: false,
             full_state_ration: Ration::new(pacing::FULL_REPORTS, full_state_interval, now),
@@ -487,13 +493,16 @@ impl ClientCore {
             self.remote_config.announced = true;
             return self.remote_config.pending.clone().map(Event::RemoteConfig);
         }
-        self.connection_settings.announce().map(Event::ConnectionSettings)
+        if let Some(offer) = self.connection_settings.announce() {
+            return Some(Event::ConnectionSettings(offer));
+        }
+        self.poll_package_event()
     }
 
     /// Whether [`poll_event`](Self::poll_event) has something to tell.
     #[must_use]
     pub fn has_events(&self) -> bool {
-        !self.events.is_empty() || self.has_offer_to_announce()
+        !self.events.is_empty() || self.has_offer_to_announce() || self.has_package_event()
     }
 
     fn has_offer_to_announce(&self) -> bool {

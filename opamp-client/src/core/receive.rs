@@ -265,10 +265,10 @@ impl ClientCore {
         {
             self.process_connection_settings(offer, now);
         }
-        for (present, part) in [
-            (message.packages_available.is_some(), "packages_available"),
-            (message.custom_message.is_some(), "custom_message"),
-        ] {
+        if let Some(offer) = message.packages_available {
+            self.process_packages(offer, now);
+        }
+        for (present, part) in [(message.custom_message.is_some(), "custom_message")] {
             if present {
                 self.misbehaved(PeerMisbehaved::NotAnnounced(part));
             }

@@ -22,6 +22,8 @@ pub(super) enum Timer {
     Offer,
     /// When pending connection settings fail for want of an outcome.
     ConnectionSettings,
+    /// When something about packages is due.
+    Packages,
     /// When a silent connection is pinged.
     Ping,
     /// When a connection that did not answer a ping is given up.
@@ -35,7 +37,7 @@ pub(super) enum Timer {
 }
 
 impl Timer {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Retry,
         Self::Connect,
         Self::Heartbeat,
@@ -44,6 +46,7 @@ impl Timer {
         Self::FullState,
         Self::Offer,
         Self::ConnectionSettings,
+        Self::Packages,
         Self::Ping,
         Self::Pong,
         Self::Close,

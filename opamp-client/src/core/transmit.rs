@@ -242,6 +242,7 @@ impl ClientCore {
                     self.fail_pending(&format!("no outcome within {seconds} s"));
                 }
                 Timer::ConnectionSettings => self.connection_settings_overdue(),
+                Timer::Packages => self.packages_timeout(now),
                 Timer::Ping => self.ping_due = true,
                 Timer::Pong => self.give_up("the server does not answer, not even a ping", now),
                 Timer::Close => self.cut_close_short(now),
