@@ -11,6 +11,7 @@ mod values;
 mod changes;
 mod command;
 mod config;
+mod connection_settings;
 mod errors;
 mod events;
 mod full_state;
