@@ -7,7 +7,9 @@ use http::header::{HeaderName, HeaderValue};
 use opamp_proto::{InstanceUid, v1};
 use tokio::sync::{mpsc, watch};
 
-use crate::core::{ClientConfig, ClientCore, ClientState, ConnectionKinds, Storage, Transport};
+use crate::core::{
+    ClientConfig, ClientCore, ClientState, ConnectionKinds, CustomCapabilities, Storage, Transport,
+};
 use crate::driver::{Driver, Endpoint};
 use crate::error::{Error, ErrorKind};
 use crate::handle::{Client, Events, Mailbox, Status};
@@ -158,6 +160,14 @@ impl Builder {
         self.accept_settings(ConnectionKinds::OTHERS)
     }
 
+    /// The custom capabilities the agent has at the start (CUST-01): it is handed messages of these,
+    /// as [`Event::CustomMessage`](crate::core::Event::CustomMessage), and can send such; see
+    /// [`Client::send_custom_message`].
+    pub fn custom_capabilities(mut self, capabilities: CustomCapabilities) -> Self {
+        self.config.custom_capabilities = capabilities;
+        self
+    }
+
     fn accept_settings(mut self, kinds: ConnectionKinds) -> Self {
         self.config.accepted_settings |= kinds;
         self
@@ -209,10 +219,10 @@ impl Builder {
             #[cfg(feature = "tls")]
             self.tls,
         )?;
+        let mailbox = Arc::new(Mailbox::new(&config));
         #[expect(clippy::disallowed_methods, reason = "the driver reads the clock for the core")]
         let core = ClientCore::new(config, Instant::now())
             .map_err(|error| Error::with_source(ErrorKind::Config, error.to_string(), error))?;
-        let mailbox = Arc::new(Mailbox::default());
         let (status_sender, status) = watch::channel(Status::of(&core));
         // One place: an offer that waits there longer than that is superseded in the core.
         let (event_sender, events) = mpsc::channel(1);

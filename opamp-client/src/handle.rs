@@ -11,9 +11,10 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::builder::Builder;
 use crate::core::{
-    ClientCore, ClientState, ConnectionKinds, ConnectionSettingsResolution, Connections, Event,
-    Resolution,
+    ClientConfig, ClientCore, ClientState, ConnectionKinds, ConnectionSettingsResolution,
+    Connections, CustomCapabilities, Event, NotSent, Resolution,
 };
+use crate::custom::{CustomDelivery, Posted, Room};
 
 /// The handle of a running client: takes what is to be reported. Cheap to clone.
 ///
@@ -139,6 +140,78 @@ impl Client {
         });
     }
 
+    /// Announces exactly these custom capabilities (CUST-02, CUST-03). Custom messages that wait for
+    /// another one are dropped.
+    pub fn set_custom_capabilities(&self, capabilities: CustomCapabilities) {
+        self.mailbox.put(|changes| changes.custom_capabilities = Some(capabilities));
+    }
+
+    /// Sends a custom message (CUST-13): after those that were given before, and when both ends are
+    /// known to announce its capability (CUST-04, CUST-09). What is returned yields what became of
+    /// it; each message has exactly one outcome, and none is sent again that may have arrived.
+    ///
+    /// [`max_custom_messages`](crate::core::ClientConfig::max_custom_messages) and
+    /// [`max_custom_bytes`](crate::core::ClientConfig::max_custom_bytes) bound what may wait for its
+    /// outcome: 64 messages and 1 MiB by default.
+    ///
+    #[cfg_attr(feature = "ws", doc = "```no_run")]
+    #[cfg_attr(not(feature = "ws"), doc = "```ignore")]
+    /// use opamp_client::core::{CustomCapabilities, CustomOutcome};
+    /// use opamp_proto::v1;
+    ///
+    /// # async fn agent() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (client, _events, driver) = opamp_client::Client::builder("ws://127.0.0.1:4320/v1/opamp")
+    ///     .identifying_attribute("service.name", "my-agent")
+    ///     .custom_capabilities(CustomCapabilities::new(["com.example.inventory"])?)
+    ///     .build()?;
+    /// tokio::spawn(driver.run());
+    ///
+    /// let message = v1::CustomMessage {
+    ///     capability: "com.example.inventory".to_owned(),
+    ///     r#type: "disks".to_owned(),
+    ///     data: "sda sdb".into(),
+    /// };
+    /// match client.send_custom_message(message)?.await {
+    ///     CustomOutcome::Delivered => println!("the server has it"),
+    ///     CustomOutcome::Unconfirmed => println!("the server may have it"),
+    ///     other => println!("the server has not got it: {other:?}"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`NotSent::Full`] when too much waits for its outcome, [`NotSent::TooLarge`] and
+    /// [`NotSent::Stopped`] when it can never be sent. A capability that an end lacks is an outcome.
+    pub fn send_custom_message(
+        &self,
+        message: v1::CustomMessage,
+    ) -> Result<CustomDelivery, NotSent> {
+        let (posted, delivery) = self.mailbox.room.try_take(message)?;
+        self.mailbox.post(posted)?;
+        Ok(delivery)
+    }
+
+    /// As [`send_custom_message`](Self::send_custom_message), but waits for room where there is none,
+    /// in turn with others that wait.
+    ///
+    /// # Errors
+    ///
+    /// [`NotSent::TooLarge`] and [`NotSent::Stopped`] when it can never be sent.
+    ///
+    /// # Cancel safety
+    ///
+    /// A message whose wait is cancelled is not sent, and takes no room.
+    pub async fn send_custom_message_when_room(
+        &self,
+        message: v1::CustomMessage,
+    ) -> Result<CustomDelivery, NotSent> {
+        let (posted, delivery) = self.mailbox.room.take(message).await?;
+        self.mailbox.post(posted)?;
+        Ok(delivery)
+    }
+
     /// The settings in force of the agent's own telemetry and other connections, as of now: what to
     /// use at the start, until an offer changes them (TEL-06).
     #[must_use]
@@ -260,16 +333,53 @@ struct Changes {
     resolution: Option<Resolution>,
     accepted_settings: Option<ConnectionKinds>,
     connection_settings: Option<ConnectionSettingsResolution>,
+    custom_capabilities: Option<CustomCapabilities>,
+    /// In the order they were given; there is never more than the room for them.
+    posted: Vec<Posted>,
+    /// The driver is gone.
+    closed: bool,
     stop: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Mailbox {
     changes: Mutex<Changes>,
     filled: Notify,
+    room: Room,
 }
 
 impl Mailbox {
+    pub(crate) fn new(config: &ClientConfig) -> Self {
+        let changes = Mutex::new(Changes::default());
+        Self { changes, filled: Notify::new(), room: Room::new(config) }
+    }
+
+    fn post(&self, posted: Posted) -> Result<(), NotSent> {
+        let mut changes = self.lock();
+        if changes.closed {
+            return Err(NotSent::Stopped);
+        }
+        changes.posted.push(posted);
+        drop(changes);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    pub(crate) fn take_posted(&self) -> Vec<Posted> {
+        std::mem::take(&mut self.lock().posted)
+    }
+
+    /// Nothing is taken out any more.
+    pub(crate) fn close(&self) {
+        self.room.close();
+        let left = {
+            let mut changes = self.lock();
+            changes.closed = true;
+            std::mem::take(&mut changes.posted)
+        };
+        left.into_iter().for_each(Posted::stopped);
+    }
+
     fn put(&self, change: impl FnOnce(&mut Changes)) {
         change(&mut self.lock());
         self.filled.notify_one();
@@ -287,7 +397,12 @@ impl Mailbox {
 
     /// Hands everything to the core.
     pub(crate) fn empty_into(&self, core: &mut ClientCore, now: std::time::Instant) {
-        let changes = std::mem::take(&mut *self.lock());
+        let changes = {
+            let mut kept = self.lock();
+            let posted = std::mem::take(&mut kept.posted);
+            let closed = kept.closed;
+            std::mem::replace(&mut *kept, Changes { posted, closed, ..Changes::default() })
+        };
         if let Some(description) = changes.description {
             core.set_description(description);
         }
@@ -309,6 +424,9 @@ impl Mailbox {
         }
         if let Some(kinds) = changes.accepted_settings {
             core.set_accepted_settings(kinds);
+        }
+        if let Some(capabilities) = changes.custom_capabilities {
+            core.set_custom_capabilities(capabilities);
         }
         if let Some(resolution) = changes.connection_settings {
             let _ = core.resolve_connection_settings(resolution);

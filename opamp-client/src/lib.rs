@@ -53,6 +53,8 @@ pub mod core;
 #[cfg(any(feature = "ws", feature = "http"))]
 mod builder;
 #[cfg(any(feature = "ws", feature = "http"))]
+mod custom;
+#[cfg(any(feature = "ws", feature = "http"))]
 mod driver;
 #[cfg(any(feature = "ws", feature = "http"))]
 mod error;
@@ -67,6 +69,8 @@ pub mod tls;
 
 #[cfg(any(feature = "ws", feature = "http"))]
 pub use self::builder::Builder;
+#[cfg(any(feature = "ws", feature = "http"))]
+pub use self::custom::CustomDelivery;
 #[cfg(any(feature = "ws", feature = "http"))]
 pub use self::driver::Driver;
 #[cfg(any(feature = "ws", feature = "http"))]

@@ -6,7 +6,7 @@ use opamp_proto::frame::HeaderPolicy;
 use opamp_proto::{AgentCapabilities, MessageLimits, v1};
 
 use super::packages::PackagesConfig;
-use super::{BackoffConfig, ClientState, ConnectionKinds};
+use super::{BackoffConfig, ClientState, ConnectionKinds, CustomCapabilities};
 
 /// Which of OpAMP's two transports a client uses (NET-02).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,6 +73,17 @@ pub struct ClientConfig {
     pub settings_timeout: Duration,
     /// How the agent takes packages, if it does (PKG-01, PKG-73). Off until the user turns it on.
     pub packages: Option<PackagesConfig>,
+    /// The custom capabilities the agent has (CUST-01). Default: none.
+    pub custom_capabilities: CustomCapabilities,
+    /// Custom messages that may wait for their outcome, and as many received ones for the
+    /// application. Default: 64.
+    pub max_custom_messages: usize,
+    /// Bytes of custom messages, capability, type and data together, that may wait for their outcome,
+    /// and as many received ones for the application; a single one is received at any size. Default:
+    /// 1 MiB.
+    pub max_custom_bytes: usize,
+    /// How long a custom message may wait to be sent, its answer included. Default: 60 s.
+    pub custom_message_timeout: Duration,
     /// Time between heartbeats over WebSocket, counted from the last message; `None` announces and
     /// sends none (HB-01, HB-03, HB-14). Default: 30 s.
     pub heartbeat_interval: Option<Duration>,
@@ -126,6 +137,10 @@ impl ClientConfig {
             allow_insecure_skip_verify: false,
             settings_timeout: Duration::from_secs(30),
             packages: None,
+            custom_capabilities: CustomCapabilities::default(),
+            max_custom_messages: 64,
+            max_custom_bytes: 1024 * 1024,
+            custom_message_timeout: Duration::from_secs(60),
             heartbeat_interval: Some(Duration::from_secs(30)),
             polling_interval: Duration::from_secs(30),
             backoff: BackoffConfig::default(),
@@ -153,6 +168,7 @@ impl ClientConfig {
             ("ping_timeout", self.ping_timeout),
             ("settings_timeout", self.settings_timeout),
             ("close_timeout", self.close_timeout),
+            ("custom_message_timeout", self.custom_message_timeout),
             ("backoff.initial", self.backoff.initial),
             ("backoff.max", self.backoff.max),
         ];
@@ -170,6 +186,12 @@ impl ClientConfig {
             return Err(ConfigError::EmptyDescription);
         }
         Ok(())
+    }
+
+    /// The largest custom message that can be sent.
+    pub(crate) fn max_custom_message(&self) -> usize {
+        let fits = self.limits.max_send().saturating_sub(super::custom::overhead());
+        self.max_custom_bytes.min(fits)
     }
 
     /// What follows from the configuration and from the parts that have a value.

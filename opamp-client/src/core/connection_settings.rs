@@ -48,7 +48,8 @@ const MAX_CONNECTIONS_SIZE: usize = 1024 * 1024;
 #[must_use = "an offer has to be answered: applied, or failed with the reason"]
 pub struct ConnectionSettingsOffer {
     pub(super) id: OfferId,
-    pub(super) connections: Connections,
+    /// Boxed, or every event would be as large.
+    pub(super) connections: Box<Connections>,
     pub(super) changed: BTreeSet<Connection>,
 }
 
@@ -352,6 +353,7 @@ impl ClientCore {
         if let Some(pending) = self.state.pending_connection_settings.as_mut() {
             pending.connections = Some(connections.clone());
         }
+        let connections = Box::new(connections);
         self.connection_settings.offer = Some(ConnectionSettingsOffer { id, connections, changed });
         self.connection_settings.announced = false;
         self.timers.set(Timer::ConnectionSettings, now.checked_add(self.config.offer_timeout));

@@ -1,9 +1,9 @@
 //! What the core tells the application.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use opamp_proto::{InstanceUid, ServerCapabilities};
+use opamp_proto::{InstanceUid, ServerCapabilities, v1};
 
 use super::packages::{PackageOffer, PackageRemoval};
 use super::{ConnectionSettingsOffer, Parts, RemoteConfigOffer};
@@ -57,6 +57,20 @@ pub enum Event {
         task: PackageStoreTask,
         /// Why, for a log.
         why: String,
+    },
+    /// The server announced these custom capabilities, for the first time or others than before
+    /// (CUST-03).
+    ServerCustomCapabilities(BTreeSet<String>),
+    /// The server sent a custom message of a capability the agent announces (CUST-13). Messages come
+    /// in order, and wait within
+    /// [`max_custom_messages`](super::ClientConfig::max_custom_messages) and
+    /// [`max_custom_bytes`](super::ClientConfig::max_custom_bytes); those that wait when the client
+    /// stops are dropped.
+    CustomMessage(v1::CustomMessage),
+    /// Custom messages came that had no room, at this place in the order.
+    CustomMessagesLost {
+        /// How many.
+        count: u64,
     },
     /// The server gave the agent another instance uid, which is used from now on (ID-12).
     InstanceUidChanged {
@@ -183,6 +197,11 @@ pub enum PeerMisbehaved {
     BadNewInstanceUid,
     /// A part for which the agent has not announced the capability (CAP-05).
     NotAnnounced(&'static str),
+    /// More custom capabilities than are taken note of, which is 1024.
+    TooManyCustomCapabilities {
+        /// How many.
+        count: usize,
+    },
     /// A command this version does not know.
     UnknownCommand(i32),
 }

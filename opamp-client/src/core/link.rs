@@ -193,16 +193,20 @@ impl ClientCore {
         }
         let delay = match &loss {
             Loss::Closed { code: Some(1009), .. } => {
-                let parts = self.report.too_large();
-                if !parts.is_empty() {
-                    let reason = "the server takes no message of that size (close 1009)".to_owned();
-                    self.events.push(Event::Refused { parts, reason });
+                let reason = "the server takes no message of that size (close 1009)";
+                if !self.custom_refused(reason) {
+                    let parts = self.report.too_large();
+                    if !parts.is_empty() {
+                        let reason = reason.to_owned();
+                        self.events.push(Event::Refused { parts, reason });
+                    }
                 }
                 self.backoff.next_delay()
             }
             Loss::Closed { .. } => self.backoff.next_delay(),
             Loss::Broken(_) => self.delay_after_loss(now),
         };
+        self.custom_lost();
         self.report.lost();
         self.pause(delay, now);
         let reason = match loss {
@@ -257,6 +261,7 @@ impl ClientCore {
 
     /// An orderly close is complete, or was cut short.
     pub(super) fn closed(&mut self, then: After, now: Instant) {
+        self.custom_lost();
         self.report.lost();
         // The server was told goodbye: it may know nothing of this agent next time (A12).
         self.report.forget_delivered();
@@ -278,6 +283,7 @@ impl ClientCore {
         self.link = Link::Stopped;
         self.timers = super::timer::Timers::default();
         self.retry_saving();
+        self.custom_stopped();
         self.events.push(Event::Stopped);
     }
 

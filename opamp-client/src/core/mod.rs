@@ -53,6 +53,7 @@ mod backoff;
 mod config;
 mod connection_settings;
 mod connections;
+mod custom;
 mod event;
 mod link;
 mod offer;
@@ -82,6 +83,9 @@ pub use self::connection_settings::{
     ConnectionSettingsOffer, ConnectionSettingsResolution, PendingConnectionSettings,
 };
 pub use self::connections::{Connection, ConnectionKinds, Connections};
+pub use self::custom::{
+    CustomCapabilities, CustomMessageId, CustomOutcome, InvalidCapability, NotSent,
+};
 pub use self::event::{Event, Failure, FailureKind, PackageStoreTask, PeerMisbehaved};
 pub use self::link::{ConnectionAction, Epoch, Loss, Ticket};
 pub use self::offer::{NotPending, OfferId, RemoteConfigOffer, Resolution};
@@ -94,6 +98,7 @@ pub use self::transmit::Transmit;
 
 use self::backoff::Backoff;
 use self::connection_settings::ConnectionSettings;
+use self::custom::Custom;
 use self::event::Events;
 use self::link::{After, Closing, Link};
 use self::offer::Outcome;
@@ -128,6 +133,7 @@ pub struct ClientCore {
     /// That of the settings in use.
     transport: Transport,
     packages: Option<Box<Packages>>,
+    custom: Custom,
     last_offer: u64,
     full_state_asked: bool,
     full_state_ration: Ration,
@@ -203,6 +209,7 @@ impl ClientCore {
             settings: Settings::default(),
             transport: config.transport,
             packages: packages.map(Box::new),
+            custom: Custom::default(),
             last_offer: 0,
             full_state_asked: false,
             full_state_ration: Ration::new(pacing::FULL_REPORTS, full_state_interval, now),
@@ -229,6 +236,7 @@ impl ClientCore {
         }
         core.restore_settings(now);
         core.restore_connection_settings(now);
+        core.set_custom_capabilities(core.config.custom_capabilities.clone());
         Ok(core)
     }
 
@@ -496,7 +504,10 @@ impl ClientCore {
         if let Some(offer) = self.connection_settings.announce() {
             return Some(Event::ConnectionSettings(offer));
         }
-        self.poll_package_event()
+        if let Some(event) = self.poll_package_event() {
+            return Some(event);
+        }
+        self.custom.pop_incoming()
     }
 
     /// Whether [`poll_event`](Self::poll_event) has something to tell.
@@ -508,7 +519,8 @@ impl ClientCore {
     fn has_offer_to_announce(&self) -> bool {
         let config = &self.remote_config;
         let offered = config.pending.is_some() && !config.announced
-            || self.connection_settings.unannounced().is_some();
+            || self.connection_settings.unannounced().is_some()
+            || self.custom.has_incoming();
         offered && !self.is_stopped()
     }
 }

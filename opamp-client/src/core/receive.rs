@@ -79,6 +79,16 @@ fn is_acknowledgement(message: &v1::ServerToAgent) -> bool {
         && message.custom_message.is_none()
 }
 
+/// Whether a failed request was surely turned away before anyone acted on its content. Proxies
+/// answer 503 also when they lost what they had passed on, but know no time to come back then.
+fn is_unread(kind: FailureKind, retry_after: Option<Duration>) -> bool {
+    match kind {
+        FailureKind::Unauthorized | FailureKind::NotFound => true,
+        FailureKind::Throttled => retry_after.is_some(),
+        _ => false,
+    }
+}
+
 /// A message within the limit of the wire can still be far too much once it is decoded.
 fn decode(body: Bytes) -> Result<v1::ServerToAgent, String> {
     elements::check(MessageKind::ServerToAgent, &body, DEFAULT_MAX_ELEMENTS)
@@ -156,6 +166,10 @@ impl ClientCore {
 
     fn request_failed(&mut self, failure: Failure, retry_after: Option<Duration>, now: Instant) {
         self.outstanding_request = None;
+        if is_unread(failure.kind, retry_after) {
+            self.custom_turned_away();
+        }
+        self.custom_lost();
         self.report.lost();
         self.good = false;
         if !matches!(self.link, Link::Closing { .. }) && self.settings_disproved(&failure, now) {
@@ -177,11 +191,15 @@ impl ClientCore {
     /// 400 or 413: the same request must not be made again (SIZE-24, ERR-14).
     fn request_refused(&mut self, status: u16, now: Instant) {
         self.outstanding_request = None;
-        let (parts, reason) = if status == 413 {
-            (self.report.too_large(), "the server takes no message of that size (status 413)")
+        let reason = if status == 413 {
+            "the server takes no message of that size (status 413)"
         } else {
-            (self.report.refused(), "the server calls the message malformed (status 400)")
+            "the server calls the message malformed (status 400)"
         };
+        if self.custom_refused(reason) {
+            return;
+        }
+        let parts = if status == 413 { self.report.too_large() } else { self.report.refused() };
         self.events.push(Event::Refused { parts, reason: reason.to_owned() });
         if status == 400 && self.settings_refused(reason, now) {
             return;
@@ -241,6 +259,7 @@ impl ClientCore {
         if !self.report.waiting() {
             self.timers.stop(Timer::Reply);
         }
+        self.custom_answered();
         self.process_capabilities(message.capabilities);
         if let Some(command) = message.command
             && self.capabilities().contains(AgentCapabilities::ACCEPTS_RESTART_COMMAND)
@@ -248,6 +267,9 @@ impl ClientCore {
             // A command travels alone; what else is in its message is ignored (CMD-02).
             self.process_command(command.r#type);
             return true;
+        }
+        if let Some(list) = message.custom_capabilities {
+            self.process_custom_capabilities(list);
         }
         if let Some(identification) = message.agent_identification {
             self.process_identification(&identification.new_instance_uid);
@@ -268,10 +290,8 @@ impl ClientCore {
         if let Some(offer) = message.packages_available {
             self.process_packages(offer, now);
         }
-        for (present, part) in [(message.custom_message.is_some(), "custom_message")] {
-            if present {
-                self.misbehaved(PeerMisbehaved::NotAnnounced(part));
-            }
+        if let Some(custom) = message.custom_message {
+            self.process_custom_message(custom);
         }
         true
     }
@@ -290,14 +310,18 @@ impl ClientCore {
             });
             return self.throttled(asked, now);
         }
-        let parts = self.report.refused();
-        if !self.report.waiting() {
-            self.timers.stop(Timer::Reply);
-        }
         let reason = match error.error_message {
             message if message.is_empty() => "the server gave no reason".to_owned(),
             message => super::offer::cut(message),
         };
+        let custom = self.custom_refused(&reason);
+        let parts = if custom { Parts::empty() } else { self.report.refused() };
+        if !self.report.waiting() {
+            self.timers.stop(Timer::Reply);
+        }
+        if custom {
+            return;
+        }
         self.settings_refused(&reason, now);
         self.events.push(Event::Refused { parts, reason });
     }
@@ -305,6 +329,8 @@ impl ClientCore {
     /// The report was not taken: leave, wait, come back, tell it again (THR-02, THR-13).
     fn throttled(&mut self, asked: Option<Duration>, now: Instant) {
         let delay = self.backoff.throttled_delay(asked);
+        self.custom_turned_away();
+        self.custom_lost();
         self.report.lost();
         self.events.push(Event::Throttled { retry_in: delay });
         match self.transport {

@@ -228,6 +228,24 @@ impl Report {
         message
     }
 
+    /// A message without status that waits for its answer as a report does, for something else to
+    /// travel in; and its number on this connection.
+    pub(super) fn carrier(&mut self) -> (v1::AgentToServer, u64) {
+        let message = self.heartbeat();
+        self.awaiting = Some(self.sent);
+        (message, self.sent)
+    }
+
+    /// The number on this connection of the message whose answer is waited for.
+    pub(super) fn awaited(&self) -> Option<u64> {
+        self.awaiting
+    }
+
+    /// The messages of this connection up to this number are surely answered.
+    pub(super) fn answered_up_to(&self) -> u64 {
+        self.answered
+    }
+
     /// The last message of a connection (CLOSE-01).
     pub(super) fn goodbye(&mut self) -> v1::AgentToServer {
         v1::AgentToServer { agent_disconnect: Some(v1::AgentDisconnect {}), ..self.heartbeat() }

@@ -301,6 +301,7 @@ impl ClientCore {
     pub(super) fn change_server(&mut self, now: Instant) {
         self.timers.stop(Timer::Connect);
         self.timers.stop(Timer::Retry);
+        self.custom_server_changed();
         self.report.lost();
         self.report.forget_delivered();
         self.report.withhold(super::Parts::empty());

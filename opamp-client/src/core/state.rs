@@ -288,13 +288,15 @@ mod tests {
     use super::*;
 
     fn connections(endpoint: &str) -> Connections {
-        let mut connections = Connections::default();
-        connections.own_metrics = Some(v1::TelemetryConnectionSettings {
+        let own_metrics = v1::TelemetryConnectionSettings {
             destination_endpoint: endpoint.to_owned(),
             ..Default::default()
-        });
-        connections.others.insert("sink".to_owned(), v1::OtherConnectionSettings::default());
-        connections
+        };
+        Connections {
+            own_metrics: Some(own_metrics),
+            others: [("sink".to_owned(), v1::OtherConnectionSettings::default())].into(),
+            ..Connections::default()
+        }
     }
 
     #[test]

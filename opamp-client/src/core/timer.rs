@@ -24,6 +24,8 @@ pub(super) enum Timer {
     ConnectionSettings,
     /// When something about packages is due.
     Packages,
+    /// When a custom message ends without an answer.
+    Custom,
     /// When a silent connection is pinged.
     Ping,
     /// When a connection that did not answer a ping is given up.
@@ -37,7 +39,7 @@ pub(super) enum Timer {
 }
 
 impl Timer {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Retry,
         Self::Connect,
         Self::Heartbeat,
@@ -47,6 +49,7 @@ impl Timer {
         Self::Offer,
         Self::ConnectionSettings,
         Self::Packages,
+        Self::Custom,
         Self::Ping,
         Self::Pong,
         Self::Close,

@@ -84,6 +84,9 @@ impl ClientCore {
         if let Some(report) = self.compose_in_turn(now) {
             return Some(self.send(&report, now));
         }
+        if let Some(message) = self.compose_custom(now, false) {
+            return Some(self.send(&message, now));
+        }
         if self.heartbeat_due {
             let heartbeat = self.report.heartbeat();
             return Some(self.send(&heartbeat, now));
@@ -102,6 +105,9 @@ impl ClientCore {
         if let Some(report) = self.compose_in_turn(now) {
             return Some(self.request(&report, now));
         }
+        if let Some(message) = self.compose_custom(now, false) {
+            return Some(self.request(&message, now));
+        }
         if self.heartbeat_due {
             let poll = self.report.heartbeat();
             return Some(self.request(&poll, now));
@@ -118,6 +124,9 @@ impl ClientCore {
             self.report.stop_waiting();
             if let Some(report) = self.compose(now) {
                 return Some(self.deliver(&report, now));
+            }
+            if let Some(message) = self.compose_custom(now, true) {
+                return Some(self.deliver(&message, now));
             }
         }
         let goodbye = self.report.goodbye();
@@ -243,6 +252,7 @@ impl ClientCore {
                 }
                 Timer::ConnectionSettings => self.connection_settings_overdue(),
                 Timer::Packages => self.packages_timeout(now),
+                Timer::Custom => self.custom_overdue(now),
                 Timer::Ping => self.ping_due = true,
                 Timer::Pong => self.give_up("the server does not answer, not even a ping", now),
                 Timer::Close => self.cut_close_short(now),

@@ -25,6 +25,7 @@ use tracing::{debug, info, warn};
 use crate::core::{ClientCore, ConnectionAction, Epoch, Event, Failure, FailureKind, Transmit};
 #[cfg(feature = "http")]
 use crate::core::{Response, Ticket};
+use crate::custom::Deliveries;
 use crate::handle::{Mailbox, Status};
 use crate::store::SettingsStore;
 
@@ -42,6 +43,7 @@ pub struct Driver {
     saver: Saver,
     io: Io,
     mailbox: Arc<Mailbox>,
+    deliveries: Deliveries,
     status: watch::Sender<Status>,
     events: mpsc::Sender<Event>,
 }
@@ -89,7 +91,8 @@ impl Driver {
     ) -> Self {
         let core = Box::new(core);
         let saver = Saver::new(store);
-        Self { core, connector, saver, io: Io::Nothing, mailbox, status, events }
+        let deliveries = Deliveries::new(Arc::clone(&mailbox));
+        Self { core, connector, saver, io: Io::Nothing, mailbox, deliveries, status, events }
     }
 
     /// Connects, reports, reconnects, until the client is stopped through its handle. Nothing that
@@ -103,8 +106,10 @@ impl Driver {
         loop {
             let now = now();
             self.mailbox.empty_into(&mut self.core, now);
+            self.deliveries.collect(&mut self.core, now);
             self.core.handle_timeout(now);
             self.act(now);
+            self.deliveries.tell(&mut self.core);
             self.saver.start(&mut self.core);
             if self.core.is_stopped() {
                 break;
@@ -273,9 +278,10 @@ impl Driver {
     /// The application may be slow to take the last events, or never take them: they are offered
     /// for a while.
     async fn hand_over_last_events(self) {
-        let Self { mut core, events, status, .. } = self;
+        let Self { mut core, events, status, deliveries, .. } = self;
         // Whoever waits for the stop need not wait for the events to be taken.
         drop(status);
+        drop(deliveries);
         let hand_over = async {
             while let Some(event) = core.poll_event() {
                 log(&event);

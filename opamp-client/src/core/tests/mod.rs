@@ -12,6 +12,7 @@ mod changes;
 mod command;
 mod config;
 mod connection_settings;
+mod custom;
 mod errors;
 mod events;
 mod full_state;
