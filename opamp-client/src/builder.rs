@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{HeaderName, HeaderValue};
 use opamp_proto::{InstanceUid, v1};
 use tokio::sync::{mpsc, watch};
 
 use crate::core::{
     ClientConfig, ClientCore, ClientState, ConnectionKinds, CustomCapabilities, Storage, Transport,
 };
-use crate::driver::{Driver, Endpoint};
+use crate::driver::{Base, Driver, Endpoint, HeaderProvider, Proxy, Times, append_header};
 use crate::error::{Error, ErrorKind};
 use crate::handle::{Client, Events, Mailbox, Status};
 use crate::store::SettingsStore;
@@ -27,8 +26,12 @@ pub struct Builder {
     store: Option<Arc<dyn SettingsStore>>,
     config: ClientConfig,
     configure: Vec<Configure>,
+    header_provider: Option<Arc<dyn HeaderProvider>>,
+    proxy: Proxy,
+    max_redirects: u8,
+    compress_requests: bool,
     #[cfg(feature = "tls")]
-    tls: Option<Arc<rustls::ClientConfig>>,
+    tls: crate::tls::Tls,
 }
 
 impl std::fmt::Debug for Builder {
@@ -49,8 +52,12 @@ impl Builder {
             store: None,
             config: ClientConfig::new(unset, v1::AgentDescription::default()),
             configure: Vec::new(),
+            header_provider: None,
+            proxy: Proxy::system(),
+            max_redirects: 5,
+            compress_requests: true,
             #[cfg(feature = "tls")]
-            tls: None,
+            tls: crate::tls::Tls::new(),
         }
     }
 
@@ -173,17 +180,51 @@ impl Builder {
         self
     }
 
-    /// A header for every HTTP request and WebSocket handshake, `Authorization` for example.
+    /// A header for every HTTP request and WebSocket handshake, `Authorization` for example. A name
+    /// may be given several times. Headers that the server offers take the place of all of these.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Asks for headers before every HTTP request and WebSocket handshake: for tokens that expire.
+    /// See [`HeaderProvider`].
+    pub fn header_provider(mut self, provider: impl HeaderProvider) -> Self {
+        self.header_provider = Some(Arc::new(provider));
         self
     }
 
     /// How `wss` and `https` connections are made: see [`tls`](crate::tls). Default: the system's
     /// trust store and no client certificate.
     #[cfg(feature = "tls")]
-    pub fn tls(mut self, config: Arc<rustls::ClientConfig>) -> Self {
-        self.tls = Some(config);
+    pub fn tls(mut self, tls: crate::tls::Tls) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// The proxy on the way to the server. Default: [`Proxy::system`], what the environment says.
+    pub fn proxy(mut self, proxy: Proxy) -> Self {
+        self.proxy = proxy;
+        self
+    }
+
+    /// How many redirects of one handshake or request are followed; 0 follows none. Default: 5.
+    ///
+    /// Followed are 301, 302, 307 and 308, also for the `POST` requests of the HTTP transport, which
+    /// are made again as they were; 303 for a handshake only. None leads from TLS to plain text or
+    /// in a circle. To another origin (scheme, host or port) neither headers but `User-Agent` nor the
+    /// client certificate go along. No redirect is remembered: the next attempt goes to the
+    /// configured URL.
+    pub fn max_redirects(mut self, most: u8) -> Self {
+        self.max_redirects = most;
+        self
+    }
+
+    /// Whether HTTP requests of 2 KiB and more may be compressed with gzip (HTTP-17). Default: yes,
+    /// once the server has answered with gzip itself. A server that then cannot read it gets the
+    /// same request again, and no compressed one after that.
+    pub fn compress_requests(mut self, compress: bool) -> Self {
+        self.compress_requests = compress;
         self
     }
 
@@ -205,20 +246,25 @@ impl Builder {
         for configure in self.configure {
             configure(&mut config);
         }
-        let endpoint = Endpoint::parse(&self.url)?;
-        config.transport = self.transport.unwrap_or(endpoint.transport());
-        let headers = self
-            .headers
-            .iter()
-            .map(|(name, value)| header(name, value))
-            .collect::<Result<Vec<_>, _>>()?;
-        let connector = crate::driver::Connector::new(
-            endpoint,
+        let mut headers = http::HeaderMap::new();
+        for (name, value) in &self.headers {
+            append_header(&mut headers, name, value)?;
+        }
+        let base = Base {
+            endpoint: Endpoint::parse(&self.url)?,
+            transport: self.transport,
             headers,
-            &config,
+            provider: self.header_provider,
+            proxy: self.proxy,
+            max_redirects: self.max_redirects,
+            compress_requests: self.compress_requests,
             #[cfg(feature = "tls")]
-            self.tls,
-        )?;
+            tls: self.tls,
+            limits: config.limits,
+            times: Times::of(&config),
+        };
+        let connector = base.try_connector(None)?;
+        config.transport = connector.transport();
         let mailbox = Arc::new(Mailbox::new(&config));
         #[expect(clippy::disallowed_methods, reason = "the driver reads the clock for the core")]
         let core = ClientCore::new(config, Instant::now())
@@ -230,18 +276,6 @@ impl Builder {
         let driver = Driver::new(core, connector, self.store, mailbox, status_sender, event_sender);
         Ok((client, Events::new(events), driver))
     }
-}
-
-fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Error> {
-    let parsed_name = HeaderName::try_from(name).map_err(|error| {
-        Error::with_source(ErrorKind::Header, format!("{name:?} is no header name"), error)
-    })?;
-    let mut parsed_value = HeaderValue::try_from(value).map_err(|error| {
-        let message = format!("the value of header {name} has illegal characters");
-        Error::with_source(ErrorKind::Header, message, error)
-    })?;
-    parsed_value.set_sensitive(true);
-    Ok((parsed_name, parsed_value))
 }
 
 /// Jitter has to differ between agents; the random part of a UUID does.

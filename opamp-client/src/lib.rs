@@ -72,7 +72,7 @@ pub use self::builder::Builder;
 #[cfg(any(feature = "ws", feature = "http"))]
 pub use self::custom::CustomDelivery;
 #[cfg(any(feature = "ws", feature = "http"))]
-pub use self::driver::Driver;
+pub use self::driver::{Driver, HeaderError, HeaderProvider, Proxy};
 #[cfg(any(feature = "ws", feature = "http"))]
 pub use self::error::{Error, ErrorKind};
 #[cfg(all(feature = "file-store", any(feature = "ws", feature = "http")))]

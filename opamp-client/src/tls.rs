@@ -1,21 +1,61 @@
-//! TLS for `wss` and `https`: trust and identity from PEM, made into a rustls configuration.
+//! TLS for `wss` and `https`: whom a client trusts, who it says it is, and what it insists on.
+//!
+//! What is given here holds for the connection to the OpAMP server and for a proxy on the way to it
+//! (PROXY-03). Settings that the server offers lie on top: they replace trust and identity, and can
+//! narrow versions and cipher suites, never widen them.
 
-use std::error::Error as StdError;
-use std::io;
+mod failure;
+mod offer;
+mod unverified;
+
+use std::fmt;
 use std::sync::Arc;
 
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, RootCertStore, SupportedCipherSuite, SupportedProtocolVersion};
 
+pub(crate) use self::failure::explain;
 use crate::error::{Error, ErrorKind};
 
-/// What a client trusts, and who it says it is.
+/// A version of TLS. Older ones than these are broken, and not implemented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+impl TlsVersion {
+    fn supported(self) -> &'static SupportedProtocolVersion {
+        match self {
+            Self::Tls12 => &rustls::version::TLS12,
+            Self::Tls13 => &rustls::version::TLS13,
+        }
+    }
+}
+
+impl fmt::Display for TlsVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tls12 => "1.2",
+            Self::Tls13 => "1.3",
+        })
+    }
+}
+
+/// What a client trusts, who it says it is, and the versions of TLS it speaks.
 ///
 /// ```
 /// # fn main() -> Result<(), opamp_client::Error> {
 /// # let ca_pem = rcgen_ca();
-/// let tls = opamp_client::tls::Tls::new().trust_pem(ca_pem.as_bytes())?.config()?;
+/// use opamp_client::tls::{Tls, TlsVersion};
+///
+/// let tls = Tls::new().trust_pem(ca_pem.as_bytes())?.min_version(TlsVersion::Tls13);
 /// let builder = opamp_client::Client::builder("wss://opamp.example.com/v1/opamp").tls(tls);
 /// # drop(builder);
 /// # Ok(())
@@ -24,18 +64,50 @@ use crate::error::{Error, ErrorKind};
 /// #     rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap().cert.pem()
 /// # }
 /// ```
-#[derive(Debug, Default)]
-#[must_use = "call config"]
+#[derive(Clone)]
+#[must_use = "give it to Builder::tls"]
 pub struct Tls {
     trusted: Vec<CertificateDer<'static>>,
     system: bool,
-    identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    identity: Option<Arc<CertifiedKey>>,
+    lowest: TlsVersion,
+    highest: TlsVersion,
+    suites: Vec<SupportedCipherSuite>,
+    verify: bool,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Shows neither certificates nor keys.
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("trusted", &self.trusted.len())
+            .field("system", &self.system)
+            .field("identity", &self.identity.is_some())
+            .field("versions", &(self.lowest..=self.highest))
+            .field("cipher_suites", &self.suites.len())
+            .field("verify", &self.verify)
+            .finish()
+    }
 }
 
 impl Tls {
-    /// Trusts nothing yet. A configuration without any trust falls back to the system's store.
+    /// Trusts nothing yet, and speaks TLS 1.2 and 1.3. Without any trust the system's store is used.
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            trusted: Vec::new(),
+            system: false,
+            identity: None,
+            lowest: TlsVersion::Tls12,
+            highest: TlsVersion::Tls13,
+            suites: provider().cipher_suites,
+            verify: true,
+        }
     }
 
     /// Trusts the certificate authorities in `pem`.
@@ -44,7 +116,14 @@ impl Tls {
     ///
     /// When there is no certificate in it, or one that cannot be read.
     pub fn trust_pem(mut self, pem: &[u8]) -> Result<Self, Error> {
-        self.trusted.extend(certificates(pem, "CA certificates")?);
+        let authorities = certificates(pem, "CA certificates")?;
+        let mut scratch = RootCertStore::empty();
+        for authority in &authorities {
+            scratch.add(authority.clone()).map_err(|error| {
+                Error::with_source(ErrorKind::Tls, "a CA certificate is not usable", error)
+            })?;
+        }
+        self.trusted.extend(authorities);
         Ok(self)
     }
 
@@ -54,84 +133,116 @@ impl Tls {
         self
     }
 
-    /// Presents a client certificate: `certificates` is the chain with the agent's own first, `key`
-    /// its private key.
+    /// Presents a client certificate: `certificates_pem` is the chain with the agent's own first,
+    /// `key_pem` its private key (PKCS #8, PKCS #1 or SEC1).
+    ///
+    /// A certificate that the server offers later takes its place (CERT-01).
     ///
     /// # Errors
     ///
-    /// When either is not readable PEM.
+    /// When either is not readable PEM, or they do not belong together.
     pub fn identity_pem(mut self, certificates_pem: &[u8], key_pem: &[u8]) -> Result<Self, Error> {
         let chain = certificates(certificates_pem, "client certificate")?;
         let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|error| {
             Error::with_source(ErrorKind::Tls, "the client key is not a readable PEM key", error)
         })?;
-        self.identity = Some((chain, key));
+        let identity = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| {
+            let message = "the client certificate and its key do not belong together";
+            Error::with_source(ErrorKind::Tls, message, error)
+        })?;
+        self.identity = Some(Arc::new(identity));
         Ok(self)
     }
 
-    /// Makes the configuration, with the ring provider and rustls's defaults (TLS 1.2 and 1.3).
+    /// Speaks no older version. Settings that the server offers cannot go below it. Default: 1.2.
+    pub fn min_version(mut self, version: TlsVersion) -> Self {
+        self.lowest = version;
+        self
+    }
+
+    /// Speaks no newer version. Default: 1.3.
+    pub fn max_version(mut self, version: TlsVersion) -> Self {
+        self.highest = version;
+        self
+    }
+
+    /// Makes the configuration, with the ring provider, for other connections of the agent that are
+    /// to have the same trust and identity. Each call begins a new memory of TLS sessions.
     ///
     /// # Errors
     ///
-    /// When the system's trust store is needed and has no usable certificate, or the client's
-    /// certificate and key do not belong together.
-    pub fn config(self) -> Result<Arc<ClientConfig>, Error> {
+    /// When the system's trust store is needed and has no usable certificate, or no version is left
+    /// between the lowest and the highest.
+    pub fn config(&self) -> Result<Arc<ClientConfig>, Error> {
+        let versions: Vec<_> = [TlsVersion::Tls13, TlsVersion::Tls12]
+            .into_iter()
+            .filter(|version| (self.lowest..=self.highest).contains(version))
+            .map(TlsVersion::supported)
+            .filter(|version| self.suites.iter().any(|suite| suite.version() == *version))
+            .collect();
+        if versions.is_empty() {
+            let Self { lowest, highest, .. } = self;
+            let message = format!(
+                "no TLS version is left: at least {lowest} and at most {highest}, with the cipher \
+                 suites that are allowed"
+            );
+            return Err(Error::new(ErrorKind::Tls, message));
+        }
+        let provider =
+            Arc::new(CryptoProvider { cipher_suites: self.suites.clone(), ..provider() });
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&versions)
+            .map_err(|error| Error::with_source(ErrorKind::Tls, "no TLS version", error))?;
+        let builder = match self.verify {
+            true => builder.with_root_certificates(self.roots()?),
+            false => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(unverified::Anyone(provider))),
+        };
+        Ok(Arc::new(match &self.identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => {
+                let identity = SingleCertAndKey::from(CertifiedKey::clone(identity));
+                builder.with_client_cert_resolver(Arc::new(identity))
+            }
+        }))
+    }
+
+    fn roots(&self) -> Result<RootCertStore, Error> {
         let mut roots = RootCertStore::empty();
         if self.system || self.trusted.is_empty() {
             let found = rustls_native_certs::load_native_certs();
             let (usable, _) = roots.add_parsable_certificates(found.certs);
-            if usable == 0 {
+            if usable == 0 && self.trusted.is_empty() {
                 let message = "the system's trust store has no usable certificate: name a CA file";
                 return Err(Error::new(ErrorKind::Tls, message));
             }
         }
-        for certificate in self.trusted {
-            roots.add(certificate).map_err(|error| {
+        for certificate in &self.trusted {
+            roots.add(certificate.clone()).map_err(|error| {
                 Error::with_source(ErrorKind::Tls, "a CA certificate is not usable", error)
             })?;
         }
-        let builder = builder(roots)?;
-        let config = match self.identity {
-            None => builder.with_no_client_auth(),
-            Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| {
-                let message = "the client certificate and its key do not belong together";
-                Error::with_source(ErrorKind::Tls, message, error)
-            })?,
-        };
-        Ok(Arc::new(config))
+        Ok(roots)
+    }
+
+    /// The same without a client certificate, for another server than the one it is for.
+    pub(crate) fn anonymous(&self) -> Self {
+        Self { identity: None, ..self.clone() }
     }
 }
 
-fn builder(
-    roots: RootCertStore,
-) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::with_source(ErrorKind::Tls, "no TLS version", error))?;
-    Ok(builder.with_root_certificates(roots))
+fn provider() -> CryptoProvider {
+    rustls::crypto::ring::default_provider()
 }
 
 /// What a client of an `http` URL uses: it makes no TLS connections.
 #[cfg(feature = "http")]
 pub(crate) fn trusting_nobody() -> Result<ClientConfig, Error> {
-    Ok(builder(RootCertStore::empty())?.with_no_client_auth())
-}
-
-/// Whether TLS is at the bottom of an error.
-pub(crate) fn is_cause_of(error: &(dyn StdError + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.is::<rustls::Error>() {
-            return true;
-        }
-        // An I/O error hides from `source` what it wraps, and TLS errors come wrapped in those.
-        next = match error.downcast_ref::<io::Error>() {
-            Some(error) => error.get_ref().map(|inner| inner as &(dyn StdError + 'static)),
-            None => error.source(),
-        };
-    }
-    false
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::with_source(ErrorKind::Tls, "no TLS version", error))?;
+    Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
 fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, Error> {

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use opamp_client::core::{ClientState, Transport};
@@ -158,11 +157,8 @@ impl AgentArgs {
         ClientState::new(self.instance_uid.unwrap_or_else(InstanceUid::generate))
     }
 
-    /// The TLS configuration, where the arguments ask for another than the default.
-    pub(super) fn tls(&self) -> Result<Option<Arc<rustls::ClientConfig>>, Failure> {
-        if self.ca.is_none() && self.cert.is_none() {
-            return Ok(None);
-        }
+    /// What the arguments say of trust and identity.
+    pub(super) fn tls(&self) -> Result<Tls, Failure> {
         let unusable = |error| Failure::caused_by("TLS", error);
         let mut tls = Tls::new();
         if let Some(ca) = &self.ca {
@@ -171,7 +167,7 @@ impl AgentArgs {
         if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
             tls = tls.identity_pem(&read(cert)?, &read(key)?).map_err(unusable)?;
         }
-        tls.config().map(Some).map_err(unusable)
+        Ok(tls)
     }
 }
 

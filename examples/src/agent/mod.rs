@@ -69,15 +69,13 @@ impl Agent {
             .health(work.health())
             .effective_config(config.effective())
             .accept_remote_config()
-            .accept_restart();
+            .accept_restart()
+            .tls(args.tls()?);
         if let Some(transport) = args.transport.transport() {
             builder = builder.transport(transport);
         }
         for Header(name, value) in &args.headers {
             builder = builder.header(name, value);
-        }
-        if let Some(tls) = args.tls()? {
-            builder = builder.tls(tls);
         }
         let interval = args.heartbeat_interval;
         let (client, events, driver) = builder

@@ -1,65 +1,102 @@
-//! What it takes to reach the server, fixed for the life of a client.
+//! What it takes to reach one server with one set of settings.
 
-#[cfg(feature = "tls")]
-use std::sync::Arc;
-
-use http::header::{HeaderName, HeaderValue};
-
+use super::base::{Target, failure};
 use super::endpoint::Endpoint;
-use crate::core::{ClientConfig, Transport};
-use crate::error::{Error, ErrorKind};
+use super::proxy::Route;
+use crate::core::{Failure, Transport};
+use crate::error::Error;
 
+/// What a TLS connection is made with.
+#[cfg(feature = "tls")]
+pub(super) type TlsConfig = std::sync::Arc<rustls::ClientConfig>;
+/// There is none in this build.
+#[cfg(not(feature = "tls"))]
+pub(super) type TlsConfig = ();
+
+/// Reaches one server, over one transport, as one identity.
 pub(crate) struct Connector {
+    transport: Transport,
     #[cfg(feature = "ws")]
-    pub(super) websocket: super::websocket::Dialer,
+    pub(super) websocket: Option<super::websocket::Dialer>,
     #[cfg(feature = "http")]
     pub(super) http: Option<super::http::Exchanger>,
 }
 
 impl Connector {
-    pub(crate) fn new(
-        endpoint: Endpoint,
-        headers: Vec<(HeaderName, HeaderValue)>,
-        config: &ClientConfig,
-        #[cfg(feature = "tls")] tls: Option<Arc<rustls::ClientConfig>>,
-    ) -> Result<Self, Error> {
-        let missing = match config.transport {
-            Transport::WebSocket if !cfg!(feature = "ws") => Some("ws"),
-            Transport::Http if !cfg!(feature = "http") => Some("http"),
-            _ if endpoint.secure && !cfg!(feature = "tls") => Some("tls"),
-            _ => None,
-        };
-        if let Some(feature) = missing {
-            let message = format!("this URL needs the feature {feature:?} of opamp-client");
-            return Err(Error::new(ErrorKind::Feature, message));
-        }
-        #[cfg(feature = "tls")]
-        let tls = match tls {
-            Some(tls) => Some(tls),
-            None if endpoint.secure => Some(crate::tls::Tls::new().config()?),
-            None => None,
-        };
+    pub(super) fn new(target: Target) -> Result<Self, Error> {
+        target.check_features()?;
+        let transport = target.transport;
         Ok(Self {
+            transport,
+            #[cfg(feature = "ws")]
+            websocket: match transport {
+                Transport::WebSocket => Some(super::websocket::Dialer::new(target.clone())?),
+                Transport::Http => None,
+            },
             #[cfg(feature = "http")]
-            http: match config.transport {
-                Transport::Http => Some(super::http::Exchanger::new(
-                    &endpoint,
-                    &headers,
-                    config,
-                    #[cfg(feature = "tls")]
-                    tls.clone(),
-                )?),
+            http: match transport {
+                Transport::Http => Some(super::http::Exchanger::new(target)?),
                 Transport::WebSocket => None,
             },
-            #[cfg(feature = "ws")]
-            websocket: super::websocket::Dialer::new(
-                endpoint,
-                headers,
-                config,
-                #[cfg(feature = "tls")]
-                tls,
-            )?,
         })
+    }
+
+    /// The transport that its settings ask for.
+    pub(crate) fn transport(&self) -> Transport {
+        self.transport
+    }
+}
+
+/// The TLS configurations of one connector.
+///
+/// The client certificate is for the configured server and the proxy on the way to it. Where a
+/// redirect has led to another one, a configuration without it is made, with a memory of TLS
+/// sessions of its own.
+pub(super) struct Credentials {
+    #[cfg(feature = "tls")]
+    settings: crate::tls::Tls,
+    own: Option<TlsConfig>,
+}
+
+impl Credentials {
+    /// Makes what will be needed, so that unusable settings show at once.
+    #[cfg(feature = "tls")]
+    pub(super) fn of(target: &Target) -> Result<Self, Error> {
+        let needed = target.endpoint.secure || target.proxy.is_secure();
+        let own = needed.then(|| target.tls.config()).transpose()?;
+        Ok(Self { settings: target.tls.clone(), own })
+    }
+
+    #[cfg(not(feature = "tls"))]
+    pub(super) fn of(_: &Target) -> Result<Self, Error> {
+        Ok(Self { own: None })
+    }
+
+    /// What to use for this server; `None` where nothing needs TLS.
+    pub(super) fn tls(
+        &self,
+        endpoint: &Endpoint,
+        route: Option<&Route>,
+        abroad: bool,
+    ) -> Result<Option<TlsConfig>, Failure> {
+        let needed = endpoint.secure || route.is_some_and(Route::is_secure);
+        match &self.own {
+            _ if !needed => Ok(None),
+            Some(_) if !abroad => Ok(self.own.clone()),
+            _ => self.make(abroad).map(Some),
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    fn make(&self, abroad: bool) -> Result<TlsConfig, Failure> {
+        let made = if abroad { self.settings.anonymous().config() } else { self.settings.config() };
+        made.map_err(|error| failure(&error))
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn make(&self, _: bool) -> Result<TlsConfig, Failure> {
+        let message = "this URL needs the feature \"tls\" of opamp-client";
+        Err(failure(&Error::new(crate::error::ErrorKind::Feature, message)))
     }
 }
 

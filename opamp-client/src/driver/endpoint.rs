@@ -68,7 +68,40 @@ impl Endpoint {
         self.url(if self.secure { "wss" } else { "ws" })
     }
 
-    #[cfg(feature = "http")]
+    /// Whether credentials for one are also for the other.
+    pub(super) fn same_origin(&self, other: &Self) -> bool {
+        self.secure == other.secure
+            && self.port == other.port
+            && self.host.eq_ignore_ascii_case(&other.host)
+    }
+
+    /// Where a `Location` leads that was given here (RFC 3986, section 5.2). The transport stays.
+    pub(super) fn join(&self, location: &str) -> Result<Self, Error> {
+        let location = location.trim();
+        let scheme = if self.secure { "https" } else { "http" };
+        let joined = if location.split_once("://").is_some_and(|(scheme, _)| is_scheme(scheme)) {
+            location.to_owned()
+        } else if let Some(authority) = location.strip_prefix("//") {
+            format!("{scheme}://{authority}")
+        } else {
+            let path = self.path_and_query.split('?').next().unwrap_or_default();
+            let tail = match location.chars().next() {
+                None | Some('#') => self.path_and_query.clone(),
+                Some('/') => location.to_owned(),
+                Some('?') => format!("{path}{location}"),
+                Some(_) => {
+                    let folder = path.rfind('/').map_or("/", |slash| &path[..=slash]);
+                    format!("{folder}{location}")
+                }
+            };
+            format!("{scheme}://{}{tail}", self.authority)
+        };
+        let mut next = Self::parse(&joined)?;
+        next.path_and_query = without_dots(&next.path_and_query);
+        next.websocket = self.websocket;
+        Ok(next)
+    }
+
     pub(super) fn http_url(&self) -> String {
         self.url(if self.secure { "https" } else { "http" })
     }
@@ -76,6 +109,34 @@ impl Endpoint {
     fn url(&self, scheme: &str) -> String {
         format!("{scheme}://{}{}", self.authority, self.path_and_query)
     }
+}
+
+fn is_scheme(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+}
+
+/// Resolves `.` and `..` in a path that begins with a slash.
+fn without_dots(path_and_query: &str) -> String {
+    let (path, query) = match path_and_query.find('?') {
+        Some(at) => path_and_query.split_at(at),
+        None => (path_and_query, ""),
+    };
+    let mut kept = Vec::new();
+    let mut segments = path.split('/').skip(1).peekable();
+    while let Some(segment) = segments.next() {
+        match segment {
+            "." | ".." => {
+                if segment == ".." {
+                    kept.pop();
+                }
+                if segments.peek().is_none() {
+                    kept.push("");
+                }
+            }
+            _ => kept.push(segment),
+        }
+    }
+    format!("/{}{query}", kept.join("/"))
 }
 
 /// A query may hold a token: it is not for logs.
@@ -104,6 +165,29 @@ mod tests {
 
         assert_eq!(Endpoint::parse("ws://h/").unwrap().url("ws"), "ws://h/");
         assert_eq!(Endpoint::parse("ws://h?a=b").unwrap().url("ws"), "ws://h/v1/opamp?a=b");
+    }
+
+    #[test]
+    fn a_location_is_resolved_against_where_it_was_given() {
+        let base = Endpoint::parse("wss://one.example:8443/a/b?token=x").unwrap();
+        for (location, url) in [
+            ("https://two.example/c", "wss://two.example/c"),
+            ("WSS://two.example", "wss://two.example/v1/opamp"),
+            ("//two.example:1/c", "wss://two.example:1/c"),
+            ("/c?d=e#f", "wss://one.example:8443/c?d=e"),
+            ("c", "wss://one.example:8443/a/c"),
+            ("../c/./d/..", "wss://one.example:8443/c/"),
+            ("/../../c", "wss://one.example:8443/c"),
+            ("?d=e", "wss://one.example:8443/a/b?d=e"),
+            (
+                "/login?next=http://three.example/",
+                "wss://one.example:8443/login?next=http://three.example/",
+            ),
+            ("", "wss://one.example:8443/a/b?token=x"),
+        ] {
+            let next = base.join(location).unwrap();
+            assert_eq!(next.websocket_url(), url, "{location}");
+        }
     }
 
     #[test]

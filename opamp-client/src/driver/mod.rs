@@ -5,11 +5,23 @@
 //! the core only when the application has room for it, so a slow event consumer stops neither
 //! heartbeats nor replies nor shutdown.
 
+mod base;
+#[cfg(feature = "http")]
+mod coding;
 mod connector;
+#[cfg(feature = "ws")]
+mod dial;
 mod endpoint;
+mod headers;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(feature = "http")]
+mod patience;
+mod proxy;
+mod redirect;
 mod saving;
+#[cfg(feature = "ws")]
+mod tunnel;
 #[cfg(feature = "ws")]
 mod websocket;
 
@@ -31,8 +43,12 @@ use crate::store::SettingsStore;
 
 use self::saving::Saver;
 
+pub(crate) use self::base::{Base, Times};
 pub(crate) use self::connector::Connector;
 pub(crate) use self::endpoint::Endpoint;
+pub(crate) use self::headers::append as append_header;
+pub use self::headers::{HeaderError, HeaderProvider};
+pub use self::proxy::Proxy;
 
 /// The work of a client, as a future to spawn: see [`run`](Self::run).
 #[must_use = "nothing happens until run is awaited or spawned"]
@@ -151,7 +167,9 @@ impl Driver {
 
     #[cfg(feature = "ws")]
     fn connect(&mut self, epoch: Epoch) {
-        self.io = Io::Dialling(epoch, Box::pin(self.connector.websocket.clone().dial()));
+        if let Some(dialer) = self.connector.websocket.clone() {
+            self.io = Io::Dialling(epoch, Box::pin(dialer.dial()));
+        }
     }
 
     #[cfg(feature = "ws")]

@@ -4,29 +4,28 @@
 
 use std::io;
 use std::pin::Pin;
-#[cfg(feature = "tls")]
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{Sink as _, Stream as _};
-use http::StatusCode;
-use http::header::{HeaderName, HeaderValue};
+use http::{Method, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::error::Error as WsError;
+use tokio_tungstenite::tungstenite::error::{Error as WsError, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-use super::connector::retry_after;
-use super::endpoint::Endpoint;
+use super::base::Target;
+use super::connector::{Credentials, retry_after};
+use super::dial::{Io, broken, dial};
 use super::now;
-use crate::core::{ClientConfig, Failure, FailureKind, Loss, Received};
-use crate::error::{Error, ErrorKind};
+use super::redirect::Hops;
+use crate::core::{Failure, FailureKind, Loss, Received};
+use crate::error::Error;
 
 /// Buffers of a connection that mostly idles.
 const BUFFER: usize = 4 * 1024;
@@ -36,9 +35,6 @@ const CLOSE_LINGER: Duration = Duration::from_secs(1);
 
 /// Pings that are answered before the answers have to be taken.
 const MAX_PINGS: u32 = 64;
-
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// Counts what is written, so that a slow peer can be told from one that takes nothing.
 struct Counted {
@@ -85,107 +81,77 @@ impl AsyncWrite for Counted {
 /// Why dialling failed, and what `Retry-After` said.
 pub(super) type DialError = (Failure, Option<Duration>);
 
+/// Dials one server with one set of settings. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Dialer {
-    endpoint: Endpoint,
-    request: http::Request<()>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    target: Target,
+    credentials: Credentials,
     config: WebSocketConfig,
-    write_timeout: Duration,
-    #[cfg(feature = "tls")]
-    tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 impl Dialer {
-    pub(super) fn new(
-        endpoint: Endpoint,
-        headers: Vec<(HeaderName, HeaderValue)>,
-        config: &ClientConfig,
-        #[cfg(feature = "tls")] tls: Option<Arc<rustls::ClientConfig>>,
-    ) -> Result<Self, Error> {
-        let mut request = endpoint.websocket_url().into_client_request().map_err(|error| {
-            Error::with_source(ErrorKind::Url, "the server's URL cannot be read", error)
-        })?;
-        for (name, value) in headers {
-            request.headers_mut().append(name, value);
-        }
-        let limits = config.limits;
-        let websocket = WebSocketConfig::default()
+    pub(super) fn new(target: Target) -> Result<Self, Error> {
+        let limits = target.limits;
+        let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
             .write_buffer_size(BUFFER)
             .max_write_buffer_size(limits.max_send().saturating_add(4 * BUFFER))
             .max_message_size(Some(limits.max_receive()))
             .max_frame_size(Some(limits.max_receive()));
-        Ok(Self {
-            endpoint,
-            request,
-            config: websocket,
-            // No wait is meant to be longer than a year, and the clock need not reach further.
-            write_timeout: config.ping_timeout.min(Duration::from_secs(365 * 86_400)),
-            #[cfg(feature = "tls")]
-            tls,
-        })
+        let credentials = Credentials::of(&target)?;
+        Ok(Self { inner: Arc::new(Inner { target, credentials, config }) })
     }
 
+    /// Opens a WebSocket, wherever redirects lead.
     pub(super) async fn dial(self) -> Result<Socket, DialError> {
-        let Endpoint { host, port, .. } = &self.endpoint;
-        let tcp = TcpStream::connect((host.as_str(), *port)).await.map_err(|error| {
-            let message = format!("cannot connect to {host}:{port}: {error}");
-            (Failure { kind: FailureKind::Unreachable, message }, None)
-        })?;
-        // Messages are small and wanted now. A socket that refuses the option works all the same.
-        let _ = tcp.set_nodelay(true);
-        let io = self.secure(tcp).await?;
-        let handshake = tokio_tungstenite::client_async_with_config(
-            self.request,
-            Counted::new(io),
-            Some(self.config),
-        );
-        let (stream, response) = handshake.await.map_err(refusal)?;
-        if response.headers().contains_key(http::header::SEC_WEBSOCKET_EXTENSIONS) {
-            let message = "the server uses a WebSocket extension that was not offered".to_owned();
-            return Err((Failure { kind: FailureKind::BadResponse, message }, None));
+        let Inner { target, credentials, config } = &*self.inner;
+        let headers = target.headers.get(target.times.connect).await.map_err(for_good)?;
+        let mut hops = Hops::new(Method::GET, &target.endpoint, target.max_redirects);
+        loop {
+            let endpoint = hops.here();
+            let route = target.proxy.route_to(endpoint);
+            let tls = credentials.tls(endpoint, route.as_ref(), hops.is_abroad());
+            let tls = tls.map_err(for_good)?;
+            let io = dial(endpoint, route.as_ref(), tls.as_ref()).await.map_err(for_good)?;
+            // Made anew each time: no two handshakes have the same key.
+            let request = endpoint.websocket_url().into_client_request();
+            let mut request = request.map_err(refusal)?;
+            for (name, value) in &hops.admit(headers.clone()) {
+                request.headers_mut().append(name, value.clone());
+            }
+            let handshake = tokio_tungstenite::client_async_with_config(
+                request,
+                Counted::new(io),
+                Some(*config),
+            );
+            match handshake.await {
+                Ok((stream, response)) => {
+                    let extensions = http::header::SEC_WEBSOCKET_EXTENSIONS;
+                    if response.headers().contains_key(extensions) {
+                        let message = "the server uses a WebSocket extension that was not offered";
+                        return Err(for_good(Failure {
+                            kind: FailureKind::BadResponse,
+                            message: message.to_owned(),
+                        }));
+                    }
+                    return Ok(Socket::new(stream, target.times.write));
+                }
+                Err(WsError::Http(response)) if hops.is_redirect(response.status()) => {
+                    hops.follow(response.status(), response.headers()).map_err(for_good)?;
+                }
+                Err(error) => return Err(refusal(error)),
+            }
         }
-        Ok(Socket {
-            stream,
-            state: State::Open,
-            deaf: false,
-            flush_by: None,
-            written: 0,
-            write_timeout: self.write_timeout,
-            pings: 0,
-        })
-    }
-
-    async fn secure(&self, tcp: TcpStream) -> Result<Box<dyn Io>, DialError> {
-        #[cfg(feature = "tls")]
-        if self.endpoint.secure
-            && let Some(config) = &self.tls
-        {
-            let name = rustls::pki_types::ServerName::try_from(self.endpoint.host.clone())
-                .map_err(|error| {
-                    let message = format!("the host is no name for TLS: {error}");
-                    (Failure { kind: FailureKind::Tls, message }, None)
-                })?;
-            let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
-            let stream = connector.connect(name, tcp).await.map_err(|error| {
-                let message = format!("TLS could not be established: {error}");
-                (Failure { kind: broken(&error), message }, None)
-            })?;
-            return Ok(Box::new(stream));
-        }
-        Ok(Box::new(tcp))
     }
 }
 
-/// What it means that a connection broke before it was established. A server that refuses the
-/// client's certificate says so only after the client's end of the TLS handshake is complete.
-fn broken(error: &io::Error) -> FailureKind {
-    #[cfg(feature = "tls")]
-    if crate::tls::is_cause_of(error) {
-        return FailureKind::Tls;
-    }
-    let _ = error;
-    FailureKind::Unreachable
+/// A failure that says nothing of when to come back.
+fn for_good(failure: Failure) -> DialError {
+    (failure, None)
 }
 
 /// What a failed handshake means.
@@ -205,13 +171,25 @@ fn refusal(error: WsError) -> DialError {
             (Failure { kind, message }, retry_after(response.headers()))
         }
         WsError::Io(error) => {
-            let message = format!("the connection broke in the handshake: {error}");
-            (Failure { kind: broken(&error), message }, None)
+            let Failure { kind, message } = broken(&error);
+            let message = format!("the connection broke in the handshake: {message}");
+            (Failure { kind, message }, None)
         }
         error => {
             let message = format!("the handshake failed: {error}");
             (Failure { kind: FailureKind::BadResponse, message }, None)
         }
+    }
+}
+
+/// The close code for what the peer did wrong; `None` when the connection broke without anyone's
+/// doing, and nobody is left to tell.
+fn fault(error: &WsError) -> Option<(u16, &'static str)> {
+    match error {
+        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
+        WsError::Protocol(_) => Some((1002, "protocol error")),
+        WsError::Utf8(_) => Some((1007, "text that is not UTF-8")),
+        _ => None,
     }
 }
 
@@ -252,6 +230,18 @@ enum State {
 }
 
 impl Socket {
+    fn new(stream: WebSocketStream<Counted>, write_timeout: Duration) -> Self {
+        Self {
+            stream,
+            state: State::Open,
+            deaf: false,
+            flush_by: None,
+            written: 0,
+            write_timeout,
+            pings: 0,
+        }
+    }
+
     /// Whether a message may be given to send.
     pub(super) fn can_send(&self) -> bool {
         self.flush_by.is_none() && !matches!(self.state, State::Closing { .. })
@@ -339,7 +329,20 @@ impl Socket {
                 self.deaf = true;
                 return Poll::Ready(Happening::Received(Received::TooLarge));
             }
-            Some(Err(error)) => return Poll::Ready(self.over(Some(error))),
+            Some(Err(error)) => {
+                let Some((code, reason)) = fault(&error).filter(|_| self.state == State::Open)
+                else {
+                    return Poll::Ready(self.over(Some(error)));
+                };
+                // The server is told what it did wrong before it is left (RFC 6455, section 7.1.7).
+                self.deaf = true;
+                self.close(code, reason);
+                let loss =
+                    Loss::Broken(format!("the server breaks the WebSocket protocol: {error}"));
+                self.state = State::Closing { by: now + CLOSE_LINGER, loss };
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             None => return Poll::Ready(self.over(None)),
         };
         Poll::Ready(Happening::Received(match message {

@@ -136,23 +136,6 @@ async fn a_request_refused_for_its_size_or_form_is_not_repeated() {
     }
 }
 
-/// A redirect is a failure like any other: credentials stay where the user sent them.
-#[tokio::test]
-async fn redirects_are_not_followed() {
-    let elsewhere = http::Server::start().await;
-    for status in [301, 302, 307, 308] {
-        let location = format!("{}/v1/opamp", elsewhere.url());
-        let headers = [("Location", location.as_str())];
-        let kind = FailureKind::UnexpectedStatus(status);
-        assert_eq!(refuse_request(status, &headers).await.0, kind);
-        assert_eq!(refuse_handshake(status, &headers).await.0, kind);
-    }
-    // Each client above came back to its own server after that. Whoever had gone elsewhere would
-    // have connected by now: this request is the first one there.
-    let _agent = Agent::start(agent(elsewhere.url()).header("Marker", "first"));
-    assert_eq!(elsewhere.request().await.header("marker"), Some("first"));
-}
-
 #[tokio::test]
 async fn an_unavailable_server_is_left_and_told_everything_again() {
     use opamp_proto::v1::server_error_response::Details;

@@ -16,7 +16,7 @@ fn trusting(url: &str, authority: &Authority, identity: Option<&Identity>) -> Bu
     if let Some(Identity { certificate, key }) = identity {
         tls = tls.identity_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
     }
-    agent(url).tls(tls.config().unwrap())
+    agent(url).tls(tls)
 }
 
 fn secure(url: &str) -> String {
@@ -155,14 +155,12 @@ fn what_cannot_be_read_or_does_not_fit_is_refused_at_once() {
             .unwrap_err(),
         Tls::new()
             .trust_pem(b"-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n")
-            .and_then(Tls::config)
             .unwrap_err(),
         Tls::new().identity_pem(one.certificate.as_bytes(), b"").unwrap_err(),
         Tls::new().identity_pem(b"", one.key.as_bytes()).unwrap_err(),
         Tls::new()
             .trust_pem(authority.pem().as_bytes())
             .and_then(|tls| tls.identity_pem(one.certificate.as_bytes(), two.key.as_bytes()))
-            .and_then(Tls::config)
             .unwrap_err(),
     ];
     for error in errors {
