@@ -1,5 +1,6 @@
 //! How a client is put together.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -165,6 +166,37 @@ impl Builder {
     /// [`Event::ConnectionSettings`](crate::core::Event::ConnectionSettings) (OTHER-06).
     pub fn accept_other_connections(self) -> Self {
         self.accept_settings(ConnectionKinds::OTHERS)
+    }
+
+    /// The components the agent has at the start, by an id of each; with them the agent announces that
+    /// it reports them. The server is told their hash, and asks for them where it does not know it
+    /// (COMP-07, COMP-09).
+    ///
+    /// ```
+    /// # #[cfg(feature = "ws")] {
+    /// use opamp_client::Client;
+    /// use opamp_proto::v1::{ComponentDetails, KeyValue};
+    ///
+    /// let tail = ComponentDetails {
+    ///     metadata: vec![KeyValue::new("code.namespace", "com.example.agent.tail")],
+    ///     ..Default::default()
+    /// };
+    /// let inputs = ComponentDetails {
+    ///     sub_component_map: [("tail".to_owned(), tail)].into(),
+    ///     ..Default::default()
+    /// };
+    /// let builder = Client::builder("ws://127.0.0.1:4320/v1/opamp")
+    ///     .identifying_attribute("service.name", "my-agent")
+    ///     .available_components([("inputs".to_owned(), inputs)].into());
+    /// # builder.build().expect("it is complete");
+    /// # }
+    /// ```
+    pub fn available_components(
+        mut self,
+        components: BTreeMap<String, v1::ComponentDetails>,
+    ) -> Self {
+        self.config.available_components = Some(components);
+        self
     }
 
     /// The custom capabilities the agent has at the start (CUST-01): it is handed messages of these,

@@ -4,6 +4,7 @@
 //! wins; the driver empties it whole. So no call waits, none fails, nothing queues up, and what is
 //! set together is reported together.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use opamp_proto::{InstanceUid, ServerCapabilities, v1};
@@ -138,6 +139,16 @@ impl Client {
                 changes.connection_settings = Some(resolution);
             }
         });
+    }
+
+    /// Reports the components the agent has, by an id of each; `None` withdraws the capability. Equal
+    /// components cause no message.
+    pub fn set_available_components(
+        &self,
+        components: impl Into<Option<BTreeMap<String, v1::ComponentDetails>>>,
+    ) {
+        let components = components.into();
+        self.mailbox.put(|changes| changes.available_components = Some(components));
     }
 
     /// Announces exactly these custom capabilities (CUST-02, CUST-03). Custom messages that wait for
@@ -333,6 +344,7 @@ struct Changes {
     resolution: Option<Resolution>,
     accepted_settings: Option<ConnectionKinds>,
     connection_settings: Option<ConnectionSettingsResolution>,
+    available_components: Option<Option<BTreeMap<String, v1::ComponentDetails>>>,
     custom_capabilities: Option<CustomCapabilities>,
     /// In the order they were given; there is never more than the room for them.
     posted: Vec<Posted>,
@@ -424,6 +436,9 @@ impl Mailbox {
         }
         if let Some(kinds) = changes.accepted_settings {
             core.set_accepted_settings(kinds);
+        }
+        if let Some(components) = changes.available_components {
+            core.set_available_components(components);
         }
         if let Some(capabilities) = changes.custom_capabilities {
             core.set_custom_capabilities(capabilities);

@@ -205,7 +205,7 @@ fn write_value(value: &AnyValue, level: usize, out: &mut Vec<u8>) -> Option<()> 
         }
         Some(Value::ArrayValue(array)) => {
             out.push(5);
-            out.extend(array.values.len().to_be_bytes());
+            out.extend((array.values.len() as u64).to_be_bytes());
             for value in &array.values {
                 write_value(value, level + 1, out)?;
             }
@@ -223,7 +223,7 @@ fn write_value(value: &AnyValue, level: usize, out: &mut Vec<u8>) -> Option<()> 
 }
 
 /// `None` if a value is nested too deep.
-fn write_pairs(pairs: &[KeyValue], level: usize, out: &mut Vec<u8>) -> Option<()> {
+pub(crate) fn write_pairs(pairs: &[KeyValue], level: usize, out: &mut Vec<u8>) -> Option<()> {
     let mut written = Vec::with_capacity(pairs.len());
     for pair in pairs {
         let mut form = Vec::new();
@@ -235,15 +235,15 @@ fn write_pairs(pairs: &[KeyValue], level: usize, out: &mut Vec<u8>) -> Option<()
         written.push(form);
     }
     written.sort_unstable();
-    out.extend(pairs.len().to_be_bytes());
+    out.extend((pairs.len() as u64).to_be_bytes());
     for form in written {
         out.extend(form);
     }
     Some(())
 }
 
-fn write_sized(bytes: &[u8], out: &mut Vec<u8>) {
-    out.extend(bytes.len().to_be_bytes());
+pub(crate) fn write_sized(bytes: &[u8], out: &mut Vec<u8>) {
+    out.extend((bytes.len() as u64).to_be_bytes());
     out.extend(bytes);
 }
 

@@ -9,6 +9,7 @@
 //! | [`AgentCapabilities`], [`ServerCapabilities`] | capability masks as sets |
 //! | [`v1::AnyValue`], [`attributes_equivalent`] | attribute values, compared by meaning |
 //! | [`config_hash`](config_hash()) | a hash to name a remote configuration by |
+//! | [`components_hash`](components_hash()) | a hash to name an Agent's components by |
 //! | [`MessageLimits`] | the size limits of messages |
 //! | [`elements`] | a limit on what a message decodes to |
 //! | `gzip` | bounded decompression of HTTP bodies; needs the feature of that name |
@@ -54,6 +55,7 @@
 
 mod any_value;
 mod capabilities;
+mod components_hash;
 mod config_hash;
 pub mod elements;
 pub mod frame;
@@ -85,6 +87,7 @@ pub use prost::{DecodeError, Message};
 
 pub use crate::any_value::{MAX_VALUE_NESTING, attributes_equivalent};
 pub use crate::capabilities::{AgentCapabilities, ServerCapabilities};
+pub use crate::components_hash::components_hash;
 pub use crate::config_hash::{ConfigHash, config_hash};
 pub use crate::instance_uid::{InstanceUid, InstanceUidError, LegacyForm, LegacyUid};
 pub use crate::limits::{DEFAULT_MAX_MESSAGE_SIZE, MessageLimits};

@@ -1,5 +1,6 @@
 //! What the application decides before the client starts.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use opamp_proto::frame::HeaderPolicy;
@@ -73,6 +74,8 @@ pub struct ClientConfig {
     pub settings_timeout: Duration,
     /// How the agent takes packages, if it does (PKG-01, PKG-73). Off until the user turns it on.
     pub packages: Option<PackagesConfig>,
+    /// The components the agent has, by an id of each, where it reports them (COMP-01).
+    pub available_components: Option<BTreeMap<String, v1::ComponentDetails>>,
     /// The custom capabilities the agent has (CUST-01). Default: none.
     pub custom_capabilities: CustomCapabilities,
     /// Custom messages that may wait for their outcome, and as many received ones for the
@@ -137,6 +140,7 @@ impl ClientConfig {
             allow_insecure_skip_verify: false,
             settings_timeout: Duration::from_secs(30),
             packages: None,
+            available_components: None,
             custom_capabilities: CustomCapabilities::default(),
             max_custom_messages: 64,
             max_custom_bytes: 1024 * 1024,
@@ -210,6 +214,10 @@ impl ClientConfig {
             self.packages.is_some(),
         );
         capabilities.set(AgentCapabilities::REPORTS_HEARTBEAT, self.heartbeat_interval.is_some());
+        capabilities.set(
+            AgentCapabilities::REPORTS_AVAILABLE_COMPONENTS,
+            snapshot.available_components.is_some(),
+        );
         capabilities | self.accepted_settings.capabilities()
     }
 }

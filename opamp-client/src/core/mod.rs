@@ -50,6 +50,7 @@
 //! [`poll_timeout`]: ClientCore::poll_timeout
 
 mod backoff;
+mod components;
 mod config;
 mod connection_settings;
 mod connections;
@@ -136,6 +137,7 @@ pub struct ClientCore {
     custom: Custom,
     last_offer: u64,
     full_state_asked: bool,
+    components_asked: bool,
     full_state_ration: Ration,
     report_ration: Ration,
     link: Link,
@@ -212,6 +214,7 @@ impl ClientCore {
             custom: Custom::default(),
             last_offer: 0,
             full_state_asked: false,
+            components_asked: false,
             full_state_ration: Ration::new(pacing::FULL_REPORTS, full_state_interval, now),
             report_ration: Ration::new(pacing::REPORTS, pacing::REPORT_INTERVAL, now),
             link: Link::Idle { paused: false },
@@ -236,6 +239,7 @@ impl ClientCore {
         }
         core.restore_settings(now);
         core.restore_connection_settings(now);
+        core.set_available_components(core.config.available_components.clone());
         core.set_custom_capabilities(core.config.custom_capabilities.clone());
         Ok(core)
     }
@@ -333,8 +337,13 @@ impl ClientCore {
         self.report.snapshot()
     }
 
-    /// Describes the agent anew. An equal description is no change and causes no message.
+    /// Describes the agent anew. A description that means the same, in whatever order, is no change and
+    /// causes no message.
     pub fn set_description(&mut self, description: v1::AgentDescription) {
+        let present = self.report.snapshot().agent_description.as_ref();
+        if present.is_some_and(|present| present.equivalent(&description)) {
+            return;
+        }
         self.report.update(Parts::DESCRIPTION, |s| &mut s.agent_description, Some(description));
     }
 

@@ -277,8 +277,11 @@ impl ClientCore {
         let flags = message.flags;
         if flags & v1::ServerToAgentFlags::ReportFullState as u64 != 0 {
             self.full_state_asked = true;
-            self.grant_full_state(now);
         }
+        if flags & v1::ServerToAgentFlags::ReportAvailableComponents as u64 != 0 {
+            self.components_asked = self.report.has_components();
+        }
+        self.grant_full_state(now);
         if let Some(offer) = message.remote_config {
             self.process_remote_config(offer, now);
         }

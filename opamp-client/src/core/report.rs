@@ -23,6 +23,9 @@
 //! stays outstanding and would be sent again after an unclean loss, which is allowed, where losing it
 //! is not.
 
+use std::collections::BTreeMap;
+use std::mem;
+
 use opamp_proto::{AgentCapabilities, Message, v1};
 
 use super::part::Parts;
@@ -38,6 +41,10 @@ pub(super) struct Report {
     opening: bool,
     /// A full report is owed (SEQ-07).
     full: bool,
+    /// The components behind the hash in the snapshot.
+    components: BTreeMap<String, v1::ComponentDetails>,
+    /// They are owed, once (COMP-09).
+    components_owed: bool,
     /// The number of the last message; goes on over connections (SEQ-01, SEQ-02).
     sequence_num: u64,
     /// Messages sent on this connection.
@@ -72,6 +79,8 @@ impl Report {
             withheld: Parts::empty(),
             opening: true,
             full: false,
+            components: BTreeMap::new(),
+            components_owed: false,
             sequence_num: 0,
             sent: 0,
             answered: 0,
@@ -151,6 +160,36 @@ impl Report {
         self.full
     }
 
+    /// What is told of the components is their hash; the components themselves on request (COMP-07).
+    pub(super) fn set_components(&mut self, components: Option<v1::AvailableComponents>) {
+        let (components, hash) =
+            components.map(|mut it| (mem::take(&mut it.components), it)).unzip();
+        self.components = components.unwrap_or_default();
+        self.components_owed &= hash.is_some();
+        self.update(Parts::AVAILABLE_COMPONENTS, |s| &mut s.available_components, hash);
+    }
+
+    pub(super) fn has_components(&self) -> bool {
+        self.snapshot.available_components.is_some()
+    }
+
+    pub(super) fn request_components(&mut self) {
+        self.components_owed = true;
+    }
+
+    pub(super) fn components_owed(&self) -> bool {
+        self.components_owed
+    }
+
+    /// Puts the components into the snapshot, to be told, or out of it again. They are not part of the
+    /// state, as they are told once per request: if that is lost, the server sees the hash again, and
+    /// can ask again.
+    fn exchange_components(&mut self) {
+        if let Some(told) = self.snapshot.available_components.as_mut() {
+            mem::swap(&mut told.components, &mut self.components);
+        }
+    }
+
     /// A new connection: its first message is owed at once.
     pub(super) fn open(&mut self) {
         self.opening = true;
@@ -170,7 +209,10 @@ impl Report {
     /// Whether there is something to tell that may be told now.
     pub(super) fn due(&self) -> bool {
         self.awaiting.is_none()
-            && (self.opening || self.full || !(self.dirty - self.withheld).is_empty())
+            && (self.opening
+                || self.full
+                || self.components_owed
+                || !(self.dirty - self.withheld).is_empty())
     }
 
     /// Composes the message that is due, within `limit` bytes. Parts that fit only into a message of
@@ -184,6 +226,32 @@ impl Report {
         if !self.due() {
             return None;
         }
+        if !self.components_owed {
+            return self.compose_due(limit, oversized);
+        }
+        let part = Parts::AVAILABLE_COMPONENTS;
+        let hash_owed = self.dirty.contains(part);
+        self.dirty.insert(part);
+        self.exchange_components();
+        let message = self.compose_due(limit, &mut oversized);
+        self.exchange_components();
+        let told = message.as_ref().is_some_and(|message| message.available_components.is_some());
+        // What was neither told nor left for the next message is too large to be ever told.
+        self.components_owed = !told && self.dirty.contains(part);
+        if !told && !self.components_owed {
+            self.dirty.set(part, hash_owed);
+            if message.is_none() && self.due() {
+                return self.compose_due(limit, oversized);
+            }
+        }
+        message
+    }
+
+    fn compose_due(
+        &mut self,
+        limit: usize,
+        mut oversized: impl FnMut(Oversized),
+    ) -> Option<v1::AgentToServer> {
         let mut parts = if self.full {
             Parts::all().present_in(&self.snapshot) - self.withheld
         } else {

@@ -208,16 +208,25 @@ impl ClientCore {
         }
     }
 
-    /// A full report that was asked for may go out, or has to wait its turn.
+    /// What was asked for by flags, a full report or the components, may go out, or has to wait its turn.
     pub(super) fn grant_full_state(&mut self, now: Instant) {
-        if !self.full_state_asked || self.report.full_owed() {
+        let full = self.full_state_asked && !self.report.full_owed();
+        let components = self.components_asked && !self.report.components_owed();
+        if !full && !components {
             self.full_state_asked = false;
+            self.components_asked = false;
             return;
         }
         match self.full_state_ration.take(now) {
             Ok(()) => {
                 self.full_state_asked = false;
-                self.report.request_full();
+                self.components_asked = false;
+                if full {
+                    self.report.request_full();
+                }
+                if components {
+                    self.report.request_components();
+                }
             }
             Err(later) => self.timers.set(Timer::FullState, later),
         }

@@ -10,6 +10,7 @@ mod values;
 
 mod changes;
 mod command;
+mod components;
 mod config;
 mod connection_settings;
 mod custom;
