@@ -31,6 +31,7 @@ mod remote_config;
 mod restored;
 mod saving;
 mod server_capabilities;
+mod settings;
 mod size;
 mod stopping;
 mod storm;

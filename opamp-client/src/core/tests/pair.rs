@@ -1,5 +1,6 @@
 //! A client core and its peer, scripted by hand, in virtual time.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -28,12 +29,13 @@ pub(super) fn origin() -> Instant {
 pub(super) struct Pair {
     pub(super) core: ClientCore,
     pub(super) now: Instant,
-    transport: Transport,
     max_send: usize,
     epoch: Option<Epoch>,
     ticket: Option<Ticket>,
     last_number: u64,
-    said_goodbye: bool,
+    pub(super) said_goodbye: bool,
+    /// What the last request was to be made with.
+    pub(super) requested_with: Option<Arc<v1::OpAmpConnectionSettings>>,
 }
 
 /// What an agent of the scenarios is, unless they say otherwise: all parts, no pings.
@@ -55,7 +57,6 @@ impl Pair {
         adapt(&mut config);
         let now = origin();
         Self {
-            transport,
             max_send: config.limits.max_send(),
             core: ClientCore::new(config, now).expect("the configuration is valid"),
             now,
@@ -63,6 +64,7 @@ impl Pair {
             ticket: None,
             last_number: 0,
             said_goodbye: false,
+            requested_with: None,
         }
     }
 
@@ -86,7 +88,7 @@ impl Pair {
 
     /// Opens the WebSocket the core asks for. Over HTTP there is nothing to do.
     pub(super) fn connect(&mut self) {
-        if self.transport == WebSocket {
+        if self.core.transport() == WebSocket {
             let epoch = self.expect_connect();
             self.core.handle_connected(epoch, self.now);
         }
@@ -94,15 +96,22 @@ impl Pair {
 
     /// The core wants to connect; the attempt is under way now.
     pub(super) fn expect_connect(&mut self) -> Epoch {
+        self.expect_connect_with().0
+    }
+
+    /// As [`expect_connect`](Self::expect_connect), and with which settings.
+    pub(super) fn expect_connect_with(
+        &mut self,
+    ) -> (Epoch, Option<Arc<v1::OpAmpConnectionSettings>>) {
         let action = self.core.poll_connection(self.now);
-        let Some(ConnectionAction::Connect { epoch, .. }) = action else {
+        let Some(ConnectionAction::Connect { epoch, settings, .. }) = action else {
             panic!("the core is to connect, not {action:?}");
         };
         assert!(self.epoch < Some(epoch), "epochs are not used twice");
         self.epoch = Some(epoch);
         self.said_goodbye = false;
         assert_eq!(self.core.poll_connection(self.now), None);
-        epoch
+        (epoch, settings)
     }
 
     pub(super) fn epoch(&self) -> Epoch {
@@ -165,14 +174,15 @@ impl Pair {
     fn open(&mut self, transmit: Transmit) -> v1::AgentToServer {
         let (body, claimed_uid) = match transmit {
             Transmit::Message { epoch, message } => {
-                assert_eq!(self.transport, WebSocket);
+                assert_eq!(self.core.transport(), WebSocket);
                 assert_eq!(Some(epoch), self.epoch);
                 assert!(message.len() <= self.max_send, "SIZE-16");
                 assert_eq!(message[0], 0, "WS-06");
                 (message.slice(1..), None)
             }
-            Transmit::Request { ticket, instance_uid, body, .. } => {
-                assert_eq!(self.transport, Http);
+            Transmit::Request { ticket, instance_uid, body, settings } => {
+                self.requested_with = settings;
+                assert_eq!(self.core.transport(), Http);
                 assert!(body.len() <= self.max_send, "SIZE-34");
                 assert_eq!(self.ticket, None, "HTTP-11");
                 self.ticket = Some(ticket);
@@ -206,7 +216,7 @@ impl Pair {
 
     /// A message arrives; over HTTP as the response to the request that is outstanding.
     pub(super) fn receive(&mut self, message: v1::ServerToAgent) {
-        match self.transport {
+        match self.core.transport() {
             WebSocket => self.receive_bytes(frame::encode(&message)),
             Http => self.respond(200, None, message.encode_to_vec()),
         }
@@ -244,7 +254,7 @@ impl Pair {
 
     /// The network fails: the WebSocket breaks, or the request gets no response.
     pub(super) fn lose(&mut self) {
-        match self.transport {
+        match self.core.transport() {
             WebSocket => self.lose_with(Loss::Broken("reset by peer".to_owned())),
             Http => {
                 let ticket = self.take_ticket();

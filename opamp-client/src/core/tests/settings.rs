@@ -1,0 +1,7 @@
+//! Offers of settings for the OpAMP connection: tried out, and kept or taken back.
+
+mod outcomes;
+mod policy;
+mod restart;
+mod stage;
+mod together;

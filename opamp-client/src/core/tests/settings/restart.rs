@@ -1,0 +1,167 @@
+//! Processes that end while settings are on trial, and what the next one does.
+
+use opamp_proto::v1::ConnectionSettingsStatuses::{Applied, Applying, Failed};
+
+use super::stage::{ROUTES, away, status, taking, to};
+use crate::core::tests::pair::{Http, Pair, TRANSPORTS, WebSocket};
+use crate::core::tests::values::seconds;
+use crate::core::{ClientState, ConnectionKinds, Event, FailureKind, Transport};
+
+/// What is saved when an agent has left home for another server.
+fn saved_on_the_way(from: Transport, towards: Transport) -> ClientState {
+    let mut pair = Pair::at_home(from);
+    pair.receive_offer("h1", to(away(towards)));
+    pair.check_settings();
+    pair.save().expect("the candidate is saved")
+}
+
+#[test]
+fn a_candidate_is_tried_by_the_next_process() {
+    let _judged = opamp_spec::judges(&["CONN-11", "CONN-17"]);
+    for (from, towards) in ROUTES {
+        let saved = saved_on_the_way(from, towards);
+        let mut pair = Pair::restarted(&saved, from);
+        assert_eq!(pair.core.poll_connection(pair.now), None, "home would have to be left again");
+        pair.expect_silence();
+        let settings = pair.check_settings();
+        pair.save();
+        let first = pair.arrive(Some(&settings));
+        assert_eq!(first.connection_settings_status, status("h1", Applying, ""));
+        pair.acknowledge();
+        assert_eq!(pair.settings_status(), status("h1", Applied, ""));
+        pair.save();
+        let mut next = Pair::restarted(pair.core.state(), from);
+        next.arrive(Some(&settings));
+    }
+}
+
+#[test]
+fn a_candidate_that_does_not_work_is_taken_back_by_the_next_process() {
+    let _judged = opamp_spec::judges(&["CONN-18", "CONN-19", "CONN-23"]);
+    for (from, towards) in ROUTES {
+        let saved = saved_on_the_way(from, towards);
+        let mut pair = Pair::restarted(&saved, from);
+        let settings = pair.check_settings();
+        pair.save();
+        pair.fail_to_arrive(Some(&settings), FailureKind::Unauthorized);
+        pair.arrive(None);
+        pair.acknowledge();
+        let failed = status("h1", Failed, "Unauthorized");
+        assert_eq!(pair.expect().connection_settings_status, failed);
+        assert_eq!(pair.save().expect("saved").settings_candidate, None);
+    }
+}
+
+#[test]
+fn an_offer_that_was_not_yet_a_candidate_is_tried_by_the_next_process() {
+    let _judged = opamp_spec::judges(&["CONN-11"]);
+    for transport in TRANSPORTS {
+        let mut pair = Pair::at_home(transport);
+        pair.receive_offer("h1", to(away(transport)));
+        let saved = pair.save().expect("the offer is saved");
+        assert_eq!(saved.settings_candidate, None);
+        let mut pair = Pair::restarted(&saved, transport);
+        assert_eq!(pair.core.poll_connection(pair.now), None);
+        pair.expect_silence();
+        let settings = pair.check_settings();
+        pair.save();
+        pair.arrive(Some(&settings));
+        pair.acknowledge();
+        assert_eq!(pair.settings_status(), status("h1", Applied, ""));
+    }
+}
+
+#[test]
+fn a_candidate_that_brings_the_agent_down_fails_after_three_starts() {
+    let _judged = opamp_spec::judges(&["CONN-18", "CONN-34"]);
+    for (from, towards) in ROUTES {
+        let mut saved = saved_on_the_way(from, towards);
+        for starts in 1..=3 {
+            let mut pair = Pair::restarted(&saved, from);
+            pair.check_settings();
+            saved = pair.save().expect("counted before it is tried");
+            assert_eq!(saved.settings_candidate.as_ref().expect("kept").starts, starts);
+        }
+        let mut pair = Pair::restarted(&saved, from);
+        assert_eq!(pair.core.poll_settings_check(), None);
+        let first = pair.arrive(None);
+        let failed = status("h1", Failed, "the agent started 4 times without an outcome");
+        assert_eq!(first.connection_settings_status, failed);
+        assert_eq!(pair.core.state().settings_candidate, None);
+    }
+}
+
+#[test]
+fn a_store_that_does_not_count_the_starts_ends_the_trial() {
+    let _judged = opamp_spec::judges(&["CONN-18"]);
+    let saved = saved_on_the_way(WebSocket, WebSocket);
+    let mut pair = Pair::restarted(&saved, WebSocket);
+    pair.check_settings();
+    pair.advance(seconds(30));
+    let why = "the settings could not be saved within 30 s";
+    assert_eq!(pair.arrive(None).connection_settings_status, status("h1", Failed, why));
+}
+
+#[test]
+fn a_candidate_is_nothing_to_an_agent_that_takes_no_settings_any_more() {
+    let saved = saved_on_the_way(WebSocket, Http);
+    let mut pair = Pair::new(WebSocket, |config| {
+        taking(WebSocket)(config);
+        config.accepted_settings = ConnectionKinds::empty();
+        config.state = saved;
+    });
+    pair.arrive(None);
+    assert_eq!(pair.core.state().settings_candidate, None);
+}
+
+#[test]
+fn whoever_starts_the_agent_with_another_server_means_that_one() {
+    let mut pair = Pair::settled_with(WebSocket, |config| {
+        taking(WebSocket)(config);
+        config.state.settings_endpoint = "wss://another.example.com".to_owned();
+        config.state.opamp_settings = Some(to(away(Http)));
+        config.state.heartbeat_interval_seconds = Some(1);
+        config.state.connection_settings_status = status("h1", Applied, "");
+    });
+    assert_eq!(pair.core.opamp_settings(), None);
+    assert_eq!(pair.settings_status(), None);
+    assert_eq!(pair.until_timeout(), Some(seconds(30)));
+    pair.receive_offer("h1", to(away(WebSocket)));
+    pair.check_settings();
+}
+
+#[test]
+fn stopping_leaves_the_candidate_for_the_next_process() {
+    let _judged = opamp_spec::judges(&["CONN-11"]);
+    for (from, towards) in ROUTES {
+        let mut pair = Pair::at_home(from);
+        pair.receive_offer("h1", to(away(towards)));
+        let settings = pair.check_settings();
+        pair.core.stop(pair.now);
+        pair.save();
+        pair.advance(seconds(10));
+        assert!(pair.core.is_stopped());
+        pair.save();
+        let mut next = Pair::restarted(pair.core.state(), from);
+        assert_eq!(next.check_settings(), settings);
+        next.save();
+        next.arrive(Some(&settings));
+    }
+}
+
+#[test]
+fn settings_that_no_connection_can_be_made_with_any_more_do_not_cost_the_agent_its_server() {
+    let _judged = opamp_spec::judges(&["CONN-18"]);
+    for (from, towards) in ROUTES {
+        let mut pair = Pair::new(from, |config| {
+            taking(from)(config);
+            config.state.settings_endpoint.clone_from(&config.endpoint);
+            config.state.opamp_settings = Some(to(away(towards)));
+        });
+        pair.fail_to_arrive(Some(&to(away(towards))), FailureKind::Configuration);
+        pair.wait_for_retry();
+        pair.arrive(None);
+        pair.acknowledge();
+        assert!(pair.events().contains(&Event::Connected));
+    }
+}
