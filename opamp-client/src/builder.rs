@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use crate::core::{
     ClientConfig, ClientCore, ClientState, ConnectionKinds, CustomCapabilities, Storage, Transport,
 };
-use crate::driver::{Base, Driver, Endpoint, HeaderProvider, Proxy, Times, append_header};
+use crate::driver::{Base, Driver, Endpoint, HeaderProvider, Proxy, Servers, Times, append_header};
 use crate::error::{Error, ErrorKind};
 use crate::handle::{Client, Events, Mailbox, Status};
 use crate::store::SettingsStore;
@@ -142,6 +142,39 @@ impl Builder {
     pub fn accept_restart(mut self) -> Self {
         self.config.accepts_restart = true;
         self
+    }
+
+    /// The agent takes settings for its connection to the OpAMP server: another server, other
+    /// credentials or certificates, a proxy, another heartbeat interval (CONN-01, HB-04). The client
+    /// does the rest: it tries them out, keeps those that work, goes back otherwise, and reports
+    /// what came of it (CONN-11 to CONN-19). [`Event::OpampSettingsApplied`] and
+    /// [`Event::OpampSettingsFailed`] tell the application.
+    ///
+    /// Offers of certificates need a [`store`](Self::store), or a
+    /// [`storage`](ClientConfig::storage) that is the application's (CONN-20). Less secure
+    /// connections than the present one, and connections without verification, are refused unless
+    /// the configuration allows them.
+    ///
+    /// [`Event::OpampSettingsApplied`]: crate::core::Event::OpampSettingsApplied
+    /// [`Event::OpampSettingsFailed`]: crate::core::Event::OpampSettingsFailed
+    ///
+    /// ```
+    /// # fn main() -> Result<(), opamp_client::Error> {
+    /// # #[cfg(feature = "ws")] {
+    /// use opamp_client::Client;
+    ///
+    /// let (client, events, driver) = Client::builder("ws://opamp.example.com/v1/opamp")
+    ///     .identifying_attribute("service.name", "my-agent")
+    ///     .accept_connection_settings()
+    ///     .configure(|config| config.settings_timeout = std::time::Duration::from_secs(60))
+    ///     .build()?;
+    /// # drop((client, events, driver));
+    /// # }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn accept_connection_settings(self) -> Self {
+        self.accept_settings(ConnectionKinds::OPAMP)
     }
 
     /// The agent sends its own metrics where the server wants them: it has to answer
@@ -295,8 +328,9 @@ impl Builder {
             limits: config.limits,
             times: Times::of(&config),
         };
-        let connector = base.try_connector(None)?;
-        config.transport = connector.transport();
+        let servers = Servers::new(base)?;
+        config.transport = servers.transport();
+        config.endpoint = self.url.into();
         let mailbox = Arc::new(Mailbox::new(&config));
         #[expect(clippy::disallowed_methods, reason = "the driver reads the clock for the core")]
         let core = ClientCore::new(config, Instant::now())
@@ -305,7 +339,7 @@ impl Builder {
         // One place: an offer that waits there longer than that is superseded in the core.
         let (event_sender, events) = mpsc::channel(1);
         let client = Client::new(Arc::clone(&mailbox), status);
-        let driver = Driver::new(core, connector, self.store, mailbox, status_sender, event_sender);
+        let driver = Driver::new(core, servers, self.store, mailbox, status_sender, event_sender);
         Ok((client, Events::new(events), driver))
     }
 }

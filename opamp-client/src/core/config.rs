@@ -7,6 +7,7 @@ use opamp_proto::frame::HeaderPolicy;
 use opamp_proto::{AgentCapabilities, MessageLimits, v1};
 
 use super::packages::PackagesConfig;
+use super::server_url::ServerUrl;
 use super::{BackoffConfig, ClientState, ConnectionKinds, CustomCapabilities};
 
 /// Which of OpAMP's two transports a client uses (NET-02).
@@ -44,7 +45,7 @@ pub struct ClientConfig {
     pub transport: Transport,
     /// The URL the agent is started with: an offer that names it changes nothing, and accepted
     /// settings are forgotten when it is another one after a restart. Default: empty.
-    pub endpoint: String,
+    pub endpoint: ServerUrl,
     /// What was saved by an earlier process, or a new identity.
     pub state: ClientState,
     /// Where the state goes when it changes. Default: nowhere.
@@ -126,7 +127,7 @@ impl ClientConfig {
     pub fn new(state: ClientState, description: v1::AgentDescription) -> Self {
         Self {
             transport: Transport::WebSocket,
-            endpoint: String::new(),
+            endpoint: ServerUrl::default(),
             state,
             storage: Storage::default(),
             request_instance_uid: false,

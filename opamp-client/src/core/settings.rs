@@ -33,6 +33,7 @@ use opamp_proto::v1;
 use super::config::Transport;
 use super::event::{Failure, FailureKind};
 use super::link::{After, Closing, Link};
+use super::server_url::Scheme;
 use super::state::SettingsCandidate;
 use super::timer::Timer;
 use super::{ClientCore, ConnectionKinds, Event, MAX_PENDING_STARTS};
@@ -466,15 +467,14 @@ impl ClientCore {
         }
     }
 
-    /// The scheme of the endpoint decides, unless it is the one the agent is started with.
+    /// The scheme of an offered endpoint decides where it is another one than that of the URL the
+    /// agent is started with; otherwise the transport that goes with that URL is kept.
     fn transport_of(&self, settings: Option<&v1::OpAmpConnectionSettings>) -> Transport {
-        match settings.map(|settings| settings.destination_endpoint.as_str()) {
-            None | Some("") => self.config.transport,
-            Some(endpoint) if endpoint == self.config.endpoint => self.config.transport,
-            Some(endpoint) => match super::settings_offer::Scheme::of(endpoint) {
-                Some(scheme) => scheme.transport,
-                None => self.config.transport,
-            },
+        let scheme = |url: &str| Scheme::of(url).map(|scheme| scheme.transport);
+        let offered = settings.and_then(|settings| scheme(&settings.destination_endpoint));
+        match offered {
+            Some(offered) if scheme(self.config.endpoint.as_str()) != Some(offered) => offered,
+            _ => self.config.transport,
         }
     }
 

@@ -5,28 +5,8 @@ use bytes::Bytes;
 use opamp_proto::v1;
 
 use super::ClientCore;
-use super::config::{Storage, Transport};
-
-/// What the scheme of an endpoint says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Scheme {
-    pub(super) transport: Transport,
-    secure: bool,
-}
-
-impl Scheme {
-    pub(super) fn of(endpoint: &str) -> Option<Self> {
-        let (scheme, _) = endpoint.split_once("://")?;
-        let (transport, secure) = match scheme.to_ascii_lowercase().as_str() {
-            "ws" => (Transport::WebSocket, false),
-            "wss" => (Transport::WebSocket, true),
-            "http" => (Transport::Http, false),
-            "https" => (Transport::Http, true),
-            _ => return None,
-        };
-        Some(Self { transport, secure })
-    }
-}
+use super::config::Storage;
+use super::server_url::Scheme;
 
 /// An offer, made complete.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,7 +61,7 @@ impl ClientCore {
             destination_endpoint: offered.destination_endpoint,
         };
         let endpoint = &mut settings.destination_endpoint;
-        let started_with = *endpoint == self.config.endpoint;
+        let started_with = endpoint.as_str() == self.config.endpoint.as_str();
         if endpoint.is_empty() || started_with && current.destination_endpoint.is_empty() {
             endpoint.clone_from(&current.destination_endpoint);
         }

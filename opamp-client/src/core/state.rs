@@ -5,6 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use opamp_proto::{InstanceUid, Message, v1};
 
+use super::server_url::ServerUrl;
 use super::{Connections, PendingConnectionSettings};
 
 /// What an agent keeps over restarts, so that it goes on where it was.
@@ -42,7 +43,7 @@ pub struct ClientState {
     /// that the agent's own interval holds (A01).
     pub heartbeat_interval_seconds: Option<u64>,
     /// The URL the agent was started with when it accepted them, or began to try them.
-    pub settings_endpoint: String,
+    pub settings_endpoint: ServerUrl,
     /// Settings that are being tried: should the process end meanwhile, the next one goes on with
     /// it (CONN-11).
     pub settings_candidate: Option<SettingsCandidate>,
@@ -106,7 +107,7 @@ impl ClientState {
             connections: Connections::default(),
             opamp_settings: None,
             heartbeat_interval_seconds: None,
-            settings_endpoint: String::new(),
+            settings_endpoint: ServerUrl::default(),
             settings_candidate: None,
             certificate_request: None,
         }
@@ -129,7 +130,7 @@ impl ClientState {
             connections: Some(self.connections.to_message()),
             opamp_settings: self.opamp_settings.clone(),
             heartbeat_interval_seconds: self.heartbeat_interval_seconds,
-            settings_endpoint: self.settings_endpoint.clone(),
+            settings_endpoint: self.settings_endpoint.as_str().to_owned(),
             settings_candidate: self.settings_candidate.clone().map(|candidate| CandidateRecord {
                 settings: Some(candidate.settings),
                 heartbeat_interval_seconds: candidate.heartbeat_interval_seconds,
@@ -165,7 +166,7 @@ impl ClientState {
             connections: record.connections.map(Connections::from_message).unwrap_or_default(),
             opamp_settings: record.opamp_settings,
             heartbeat_interval_seconds: record.heartbeat_interval_seconds,
-            settings_endpoint: record.settings_endpoint,
+            settings_endpoint: record.settings_endpoint.into(),
             settings_candidate: record.settings_candidate.map(|candidate| SettingsCandidate {
                 settings: candidate.settings.unwrap_or_default(),
                 heartbeat_interval_seconds: candidate.heartbeat_interval_seconds,
@@ -328,7 +329,7 @@ mod tests {
             connections: connections("https://metrics.example/v1"),
             opamp_settings: Some(settings("wss://one.example.com")),
             heartbeat_interval_seconds: Some(0),
-            settings_endpoint: "wss://one.example.com".to_owned(),
+            settings_endpoint: "wss://one.example.com".into(),
             settings_candidate: Some(SettingsCandidate {
                 settings: settings("wss://two.example.com"),
                 heartbeat_interval_seconds: Some(5),

@@ -81,7 +81,6 @@ impl Base {
     ///
     /// Whether settings may come into force at all (less secure ones, for example) is not decided
     /// here.
-    #[allow(dead_code, reason = "for settings that the server offers")]
     pub(crate) fn connector(
         &self,
         settings: Option<&v1::OpAmpConnectionSettings>,

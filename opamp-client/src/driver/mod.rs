@@ -20,6 +20,7 @@ mod patience;
 mod proxy;
 mod redirect;
 mod saving;
+mod servers;
 #[cfg(feature = "ws")]
 mod tunnel;
 #[cfg(feature = "ws")]
@@ -42,20 +43,21 @@ use crate::handle::{Mailbox, Status};
 use crate::store::SettingsStore;
 
 use self::saving::Saver;
+use self::servers::SharedSettings;
 
 pub(crate) use self::base::{Base, Times};
-pub(crate) use self::connector::Connector;
 pub(crate) use self::endpoint::Endpoint;
 pub(crate) use self::headers::append as append_header;
 pub use self::headers::{HeaderError, HeaderProvider};
 pub use self::proxy::Proxy;
+pub(crate) use self::servers::Servers;
 
 /// The work of a client, as a future to spawn: see [`run`](Self::run).
 #[must_use = "nothing happens until run is awaited or spawned"]
 pub struct Driver {
     /// Boxed, or the future of `run` would be as large as a page of memory or two.
     core: Box<ClientCore>,
-    connector: Connector,
+    servers: Servers,
     saver: Saver,
     io: Io,
     mailbox: Arc<Mailbox>,
@@ -99,7 +101,7 @@ enum Done {
 impl Driver {
     pub(crate) fn new(
         core: ClientCore,
-        connector: Connector,
+        servers: Servers,
         store: Option<Arc<dyn SettingsStore>>,
         mailbox: Arc<Mailbox>,
         status: watch::Sender<Status>,
@@ -108,7 +110,7 @@ impl Driver {
         let core = Box::new(core);
         let saver = Saver::new(store);
         let deliveries = Deliveries::new(Arc::clone(&mailbox));
-        Self { core, connector, saver, io: Io::Nothing, mailbox, deliveries, status, events }
+        Self { core, servers, saver, io: Io::Nothing, mailbox, deliveries, status, events }
     }
 
     /// Connects, reports, reconnects, until the client is stopped through its handle. Nothing that
@@ -141,34 +143,41 @@ impl Driver {
 
     /// Does what the core says, until it has nothing more to say.
     fn act(&mut self, now: Instant) {
+        if let Some(check) = self.core.poll_settings_check() {
+            let outcome = self.servers.check(&check.settings);
+            self.core.handle_settings_checked(check.id, outcome, now);
+        }
         while let Some(action) = self.core.poll_connection(now) {
-            self.connection_action(action);
+            self.connection_action(action, now);
         }
         while self.can_transmit() {
             let Some(transmit) = self.core.poll_transmit(now) else {
                 break;
             };
-            self.transmit(transmit);
+            self.transmit(transmit, now);
         }
         // What was sent may have been the last message before a close.
         while let Some(action) = self.core.poll_connection(now) {
-            self.connection_action(action);
+            self.connection_action(action, now);
         }
     }
 
-    fn connection_action(&mut self, action: ConnectionAction) {
+    fn connection_action(&mut self, action: ConnectionAction, now: Instant) {
         debug!(?action, "connection");
         match action {
-            ConnectionAction::Connect { epoch, .. } => self.connect(epoch),
+            ConnectionAction::Connect { epoch, settings, .. } => {
+                self.connect(epoch, settings, now);
+            }
             ConnectionAction::Close { code, reason, .. } => self.close(code, reason),
             ConnectionAction::Abort { .. } => self.io = Io::Nothing,
         }
     }
 
     #[cfg(feature = "ws")]
-    fn connect(&mut self, epoch: Epoch) {
-        if let Some(dialer) = self.connector.websocket.clone() {
-            self.io = Io::Dialling(epoch, Box::pin(dialer.dial()));
+    fn connect(&mut self, epoch: Epoch, settings: Option<SharedSettings>, now: Instant) {
+        match self.servers.dialer(settings) {
+            Ok(dialer) => self.io = Io::Dialling(epoch, Box::pin(dialer.dial())),
+            Err(failure) => self.core.handle_connect_failed(epoch, failure, None, now),
         }
     }
 
@@ -180,7 +189,7 @@ impl Driver {
     }
 
     #[cfg(not(feature = "ws"))]
-    fn connect(&mut self, _: Epoch) {}
+    fn connect(&mut self, _: Epoch, _: Option<SharedSettings>, _: Instant) {}
 
     #[cfg(not(feature = "ws"))]
     fn close(&mut self, _: u16, _: &'static str) {}
@@ -195,7 +204,8 @@ impl Driver {
         }
     }
 
-    fn transmit(&mut self, transmit: Transmit) {
+    #[cfg_attr(not(feature = "http"), expect(unused_variables, reason = "only requests may fail"))]
+    fn transmit(&mut self, transmit: Transmit, now: Instant) {
         match transmit {
             #[cfg(feature = "ws")]
             Transmit::Message { message, .. } => {
@@ -210,10 +220,13 @@ impl Driver {
                 }
             }
             #[cfg(feature = "http")]
-            Transmit::Request { ticket, instance_uid, body, .. } => {
-                if let Some(exchanger) = self.connector.http.clone() {
-                    let exchange = Box::pin(exchanger.exchange(instance_uid, body));
-                    self.io = Io::Requesting(ticket, exchange);
+            Transmit::Request { ticket, instance_uid, body, settings, .. } => {
+                match self.servers.exchanger(settings) {
+                    Ok(exchanger) => {
+                        let exchange = Box::pin(exchanger.exchange(instance_uid, body));
+                        self.io = Io::Requesting(ticket, exchange);
+                    }
+                    Err(failure) => self.core.handle_request_failed(ticket, failure, now),
                 }
             }
             #[cfg(not(all(feature = "ws", feature = "http")))]
@@ -375,6 +388,10 @@ fn log(event: &Event) {
         }
         Event::SaveFailed { reason, retry_in } => {
             warn!(reason, ?retry_in, "what has to survive a restart cannot be saved");
+        }
+        Event::OpampSettingsApplied => info!("the offered connection settings work and are kept"),
+        Event::OpampSettingsFailed { reason } => {
+            warn!(reason, "the offered connection settings are not used");
         }
         Event::Restart => info!("the OpAMP server asks for a restart"),
         Event::Missed { count } => warn!(count, "events were dropped: nothing took them"),

@@ -17,7 +17,7 @@ fn interval(seconds: u64) -> v1::OpAmpConnectionSettings {
 fn with(transport: Transport, settings: v1::OpAmpConnectionSettings) -> Pair {
     let mut pair = Pair::settled_with(transport, |config| {
         taking(transport)(config);
-        config.state.settings_endpoint = home(transport).to_owned();
+        config.state.settings_endpoint = home(transport).into();
         config.state.opamp_settings = Some(settings);
     });
     pair.save();
@@ -241,7 +241,7 @@ fn an_encrypted_connection_is_not_given_up_for_one_that_is_not() {
         // Who is not encrypted anyway has nothing to lose.
         let mut pair = Pair::settled_with(WebSocket, |config| {
             taking(WebSocket)(config);
-            config.endpoint = "ws://home.example.com".to_owned();
+            config.endpoint = "ws://home.example.com".into();
         });
         pair.receive_offer("h1", to(endpoint));
         pair.check_settings();

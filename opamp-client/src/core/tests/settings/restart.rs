@@ -118,7 +118,7 @@ fn a_candidate_is_nothing_to_an_agent_that_takes_no_settings_any_more() {
 fn whoever_starts_the_agent_with_another_server_means_that_one() {
     let mut pair = Pair::settled_with(WebSocket, |config| {
         taking(WebSocket)(config);
-        config.state.settings_endpoint = "wss://another.example.com".to_owned();
+        config.state.settings_endpoint = "wss://another.example.com".into();
         config.state.opamp_settings = Some(to(away(Http)));
         config.state.heartbeat_interval_seconds = Some(1);
         config.state.connection_settings_status = status("h1", Applied, "");

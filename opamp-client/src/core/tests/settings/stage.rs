@@ -77,7 +77,7 @@ pub(super) fn taking(transport: Transport) -> impl FnOnce(&mut ClientConfig) {
     move |config| {
         config.storage = Storage::Store;
         config.accepted_settings = ConnectionKinds::OPAMP;
-        config.endpoint = home(transport).to_owned();
+        config.endpoint = home(transport).into();
     }
 }
 
