@@ -10,9 +10,13 @@ use tokio::sync::{mpsc, watch};
 use crate::core::{
     ClientConfig, ClientCore, ClientState, ConnectionKinds, CustomCapabilities, Storage, Transport,
 };
+#[cfg(feature = "packages")]
+use crate::driver::Warehouse;
 use crate::driver::{Base, Driver, Endpoint, HeaderProvider, Proxy, Servers, Times, append_header};
 use crate::error::{Error, ErrorKind};
 use crate::handle::{Client, Events, Mailbox, Status};
+#[cfg(feature = "packages")]
+use crate::packages::Packages;
 use crate::store::SettingsStore;
 
 type Configure = Box<dyn FnOnce(&mut ClientConfig) + Send>;
@@ -25,6 +29,8 @@ pub struct Builder {
     headers: Vec<(String, String)>,
     state: Option<ClientState>,
     store: Option<Arc<dyn SettingsStore>>,
+    #[cfg(feature = "packages")]
+    packages: Option<Packages>,
     config: ClientConfig,
     configure: Vec<Configure>,
     header_provider: Option<Arc<dyn HeaderProvider>>,
@@ -51,6 +57,8 @@ impl Builder {
             headers: Vec::new(),
             state: None,
             store: None,
+            #[cfg(feature = "packages")]
+            packages: None,
             config: ClientConfig::new(unset, v1::AgentDescription::default()),
             configure: Vec::new(),
             header_provider: None,
@@ -245,6 +253,17 @@ impl Builder {
         self
     }
 
+    /// The agent takes packages and reports on them: it has to answer
+    /// [`Event::Package`](crate::core::Event::Package) and
+    /// [`Event::PackageRemoval`](crate::core::Event::PackageRemoval) (PKG-01, PKG-73). Downloads go
+    /// on beside everything else: see [`packages`](crate::packages).
+    #[cfg(feature = "packages")]
+    pub fn packages(mut self, packages: Packages) -> Self {
+        self.config.packages = Some(packages.config.clone());
+        self.packages = Some(packages);
+        self
+    }
+
     /// A header for every HTTP request and WebSocket handshake, `Authorization` for example. A name
     /// may be given several times. Headers that the server offers take the place of all of these.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
@@ -340,6 +359,11 @@ impl Builder {
         let (event_sender, events) = mpsc::channel(1);
         let client = Client::new(Arc::clone(&mailbox), status);
         let driver = Driver::new(core, servers, self.store, mailbox, status_sender, event_sender);
+        #[cfg(feature = "packages")]
+        let driver = match self.packages {
+            Some(packages) => driver.with_packages(Warehouse::new(&packages)?),
+            None => driver,
+        };
         Ok((client, Events::new(events), driver))
     }
 }

@@ -11,6 +11,7 @@ use opamp_proto::{InstanceUid, ServerCapabilities, v1};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::builder::Builder;
+use crate::core::packages::{PackageOfferId, PackageResolution};
 use crate::core::{
     ClientConfig, ClientCore, ClientState, ConnectionKinds, ConnectionSettingsResolution,
     Connections, CustomCapabilities, Event, NotSent, Resolution,
@@ -223,6 +224,18 @@ impl Client {
         Ok(delivery)
     }
 
+    /// Tells what became of a package that was handed over. Without effect when the hand-over has an
+    /// outcome already; that a package was installed or removed counts also after its deadline.
+    pub fn resolve_package(&self, resolution: PackageResolution) {
+        self.mailbox.put(|changes| {
+            // The last word on a hand-over stands, whatever is said after it.
+            let kept = changes.packages.get(&resolution.id());
+            if !kept.is_some_and(PackageResolution::is_final) {
+                changes.packages.insert(resolution.id(), resolution);
+            }
+        });
+    }
+
     /// The settings in force of the agent's own telemetry and other connections, as of now: what to
     /// use at the start, until an offer changes them (TEL-06).
     #[must_use]
@@ -345,6 +358,8 @@ struct Changes {
     accepted_settings: Option<ConnectionKinds>,
     connection_settings: Option<ConnectionSettingsResolution>,
     available_components: Option<Option<BTreeMap<String, v1::ComponentDetails>>>,
+    /// The last word on each hand-over.
+    packages: BTreeMap<PackageOfferId, PackageResolution>,
     custom_capabilities: Option<CustomCapabilities>,
     /// In the order they were given; there is never more than the room for them.
     posted: Vec<Posted>,
@@ -445,6 +460,10 @@ impl Mailbox {
         }
         if let Some(resolution) = changes.connection_settings {
             let _ = core.resolve_connection_settings(resolution);
+        }
+        for (_, resolution) in changes.packages {
+            // One that says nothing new needs no answer either.
+            let _ = core.resolve_package(resolution, now);
         }
         if changes.stop {
             core.stop(now);

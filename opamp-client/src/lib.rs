@@ -46,7 +46,9 @@
 //! | `ws` | yes | the WebSocket transport |
 //! | `http` | yes | the plain HTTP transport |
 //! | `tls` | yes | `wss` and `https`, with rustls |
-//! | `file-store` | no | `FileStore`, which keeps the client's state in a file |
+//! | `file-store` | no | `FileStore`, which keeps the client's state in a file, and `FilePackageStore` |
+//! | `packages` | no | packages: downloads, and the trait for a store of them |
+//! | `minisign` | no | a verifier of packages signed with minisign |
 
 pub mod core;
 
@@ -62,6 +64,8 @@ mod error;
 mod file_store;
 #[cfg(any(feature = "ws", feature = "http"))]
 mod handle;
+#[cfg(all(feature = "packages", any(feature = "ws", feature = "http")))]
+pub mod packages;
 #[cfg(any(feature = "ws", feature = "http"))]
 mod store;
 #[cfg(all(feature = "tls", any(feature = "ws", feature = "http")))]

@@ -11,10 +11,14 @@ mod coding;
 mod connector;
 #[cfg(feature = "ws")]
 mod dial;
+#[cfg(feature = "packages")]
+mod download;
 mod endpoint;
 mod headers;
 #[cfg(feature = "http")]
 mod http;
+#[cfg_attr(not(feature = "packages"), path = "no_packages.rs")]
+mod packages;
 #[cfg(feature = "http")]
 mod patience;
 mod proxy;
@@ -49,6 +53,7 @@ pub(crate) use self::base::{Base, Times};
 pub(crate) use self::endpoint::Endpoint;
 pub(crate) use self::headers::append as append_header;
 pub use self::headers::{HeaderError, HeaderProvider};
+pub(crate) use self::packages::Warehouse;
 pub use self::proxy::Proxy;
 pub(crate) use self::servers::Servers;
 
@@ -59,6 +64,7 @@ pub struct Driver {
     core: Box<ClientCore>,
     servers: Servers,
     saver: Saver,
+    warehouse: Warehouse,
     io: Io,
     mailbox: Arc<Mailbox>,
     deliveries: Deliveries,
@@ -110,7 +116,15 @@ impl Driver {
         let core = Box::new(core);
         let saver = Saver::new(store);
         let deliveries = Deliveries::new(Arc::clone(&mailbox));
-        Self { core, servers, saver, io: Io::Nothing, mailbox, deliveries, status, events }
+        let warehouse = Warehouse::default();
+        let io = Io::Nothing;
+        Self { core, servers, saver, warehouse, io, mailbox, deliveries, status, events }
+    }
+
+    /// The same, for an agent that takes packages.
+    #[cfg(feature = "packages")]
+    pub(crate) fn with_packages(self, warehouse: Warehouse) -> Self {
+        Self { warehouse, ..self }
     }
 
     /// Connects, reports, reconnects, until the client is stopped through its handle. Nothing that
@@ -121,11 +135,13 @@ impl Driver {
     /// Dropping the future drops the connection without a goodbye; what was saved of
     /// [`Status::state`] is all that is left. Stop the client instead.
     pub async fn run(mut self) {
+        self.warehouse.load(&mut self.core).await;
         loop {
             let now = now();
             self.mailbox.empty_into(&mut self.core, now);
             self.deliveries.collect(&mut self.core, now);
             self.core.handle_timeout(now);
+            self.warehouse.start(&mut self.core, now);
             self.act(now);
             self.deliveries.tell(&mut self.core);
             self.saver.start(&mut self.core);
@@ -137,6 +153,7 @@ impl Driver {
         }
         // Whoever waits for the stop may end the process then.
         self.saver.finish(&mut self.core).await;
+        self.warehouse.finish(&mut self.core).await;
         self.publish();
         self.hand_over_last_events().await;
     }
@@ -247,6 +264,10 @@ impl Driver {
             done = poll_fn(|cx| self.io.poll(cx)) => Some(done),
             saved = self.saver.saved() => {
                 saved.tell(&mut self.core, now());
+                None
+            }
+            done = self.warehouse.done() => {
+                self.warehouse.tell(done, &mut self.core, now());
                 None
             }
             () = self.mailbox.filled() => None,
@@ -393,6 +414,8 @@ fn log(event: &Event) {
         Event::OpampSettingsFailed { reason } => {
             warn!(reason, "the offered connection settings are not used");
         }
+        Event::PackageFailed { name, why } => warn!(name, why, "a package is not installed"),
+        Event::PackageStoreFailed { task, why } => warn!(?task, why, "the package store failed"),
         Event::Restart => info!("the OpAMP server asks for a restart"),
         Event::Missed { count } => warn!(count, "events were dropped: nothing took them"),
         _ => debug!(?event, "event"),
