@@ -164,7 +164,8 @@ pub enum FailureKind {
     Unreachable,
     /// TLS could not be established: an untrusted or expired certificate, no common version.
     Tls,
-    /// 401 or 403: the server does not accept the credentials (AUTH-05).
+    /// 401 or 403: the server does not accept the credentials (AUTH-05), or a proxy does not accept
+    /// those for it.
     Unauthorized,
     /// 404: nothing is served at this path.
     NotFound,

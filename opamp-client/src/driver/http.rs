@@ -260,15 +260,19 @@ fn broken(error: reqwest::Error) -> Failure {
         let message = format!("no TLS connection: {message}");
         return Failure { kind: FailureKind::Tls, message };
     }
-    let kind = match error.is_decode() || error.is_body() {
-        true => FailureKind::BadResponse,
-        false => FailureKind::Unreachable,
-    };
     let mut message = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
         message = format!("{message}: {cause}");
         source = cause.source();
     }
+    let kind = if error.is_decode() || error.is_body() {
+        FailureKind::BadResponse
+    } else if message.ends_with("proxy authorization required") {
+        // The library tells this apart from other failures of a tunnel by its text alone.
+        FailureKind::Unauthorized
+    } else {
+        FailureKind::Unreachable
+    };
     Failure { kind, message }
 }

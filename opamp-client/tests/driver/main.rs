@@ -14,6 +14,8 @@ mod faults;
 mod features;
 mod large;
 mod offer;
+mod proxies;
+mod redirects;
 mod refusal;
 mod report;
 mod secrets;

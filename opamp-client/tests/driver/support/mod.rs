@@ -1,6 +1,7 @@
 //! The scripted world around a client: how to start one, and the peers it meets.
 
 pub(crate) mod certificates;
+pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod proxy;
 pub(crate) mod websocket;
@@ -9,7 +10,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use opamp_client::core::{ClientConfig, Event, Failure, RemoteConfigOffer};
-use opamp_client::{Builder, Client, Events};
+use opamp_client::{Builder, Client, Events, Proxy};
 use opamp_proto::{ServerCapabilities, v1};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
@@ -26,9 +27,11 @@ pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     }
 }
 
-/// A client that tries again quickly and that no timeout disturbs unless a test sets one.
+/// A client that tries again quickly and that neither a timeout nor the environment disturbs unless
+/// a test says so.
 pub(crate) fn agent(url: impl Into<String>) -> Builder {
-    Client::builder(url).identifying_attribute("service.name", "scripted").configure(|config| {
+    let builder = Client::builder(url).identifying_attribute("service.name", "scripted");
+    builder.proxy(Proxy::none()).configure(|config| {
         config.backoff.initial = Duration::from_millis(10);
         config.backoff.max = Duration::from_millis(20);
         config.backoff.throttled = Duration::from_millis(30);
