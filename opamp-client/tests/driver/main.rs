@@ -9,6 +9,8 @@
     reason = "tests spawn the driver and read the clock as an application does"
 )]
 
+mod coding;
+mod credentials;
 mod exchange;
 mod faults;
 mod features;
