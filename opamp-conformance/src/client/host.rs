@@ -292,6 +292,15 @@ impl Host {
         self.request.take().ok_or_else(|| Stop::Unreached("no request waits".to_owned()))
     }
 
+    /// Whether the client has closed the connection of the request that waits for its answer, or
+    /// does so within this time.
+    pub async fn is_given_up(&mut self, within: Duration) -> bool {
+        match &mut self.request {
+            Some(request) => timeout(within, request.given_up()).await.is_ok(),
+            None => false,
+        }
+    }
+
     /// Drops the connection without a word, as a crash would.
     pub fn cut(&mut self) {
         self.forget();

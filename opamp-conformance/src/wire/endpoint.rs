@@ -474,6 +474,11 @@ fn chunks(
 }
 
 impl Arrival {
+    /// Completes when the client has closed the connection without waiting for the answer.
+    pub async fn given_up(&mut self) {
+        self.reply.closed().await;
+    }
+
     /// Whether it asks for a WebSocket.
     #[must_use]
     pub fn is_handshake(&self) -> bool {
@@ -523,5 +528,26 @@ impl Arrival {
         self.reply.send(response).ok()?;
         let stream = Box::new(TokioIo::new(upgrade.await.ok()?));
         Some(WebSocket::new(stream, Role::Server, deflate, self.log, self.connection))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Side;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exchange_that_the_client_gives_up_is_told_from_one_it_waits_for() {
+        let network = Network::in_memory();
+        let log = Log::new(Side::Client);
+        let mut endpoint = Endpoint::open(&network, Transport::Http, None, &log).await.unwrap();
+        let Url { host, port, .. } = endpoint.url().clone();
+        let mut stream = network.connect(&host, port).await.unwrap();
+        stream.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        let mut arrival = endpoint.next(Duration::from_secs(1)).await.unwrap();
+        let second = Duration::from_secs(1);
+        assert!(tokio::time::timeout(second, arrival.given_up()).await.is_err());
+        drop(stream);
+        assert!(tokio::time::timeout(second, arrival.given_up()).await.is_ok());
     }
 }

@@ -159,24 +159,33 @@ async fn default_interval(stage: &mut ClientStage) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Waits for this long with an answer held back, and judges that no other request comes.
-async fn hold_back(stage: &mut ClientStage, host: &mut Host, within: Duration) -> bool {
+/// Waits for this long with an answer held back, and judges that no other request comes before the
+/// client gives that one up.
+async fn hold_back(
+    stage: &mut ClientStage,
+    host: &mut Host,
+    within: Duration,
+) -> Result<bool, Stop> {
     let began = Instant::now();
     let other = host.endpoint.next(within).await;
+    if host.is_given_up(stage.pace.poll()).await {
+        let actual = "none until the client gave the exchange up";
+        stage.judge.expect("HTTP-11", true, "no request before the answer", actual);
+        return Err(Stop::Unreached("the client did not wait for the answer".to_owned()));
+    }
     let actual = other.as_ref().map_or_else(
         || format!("none for {:.1} s", within.as_secs_f64()),
         |other| format!("another after {:.1} s", other.at.duration_since(began).as_secs_f64()),
     );
-    stage.judge.expect("HTTP-11", other.is_none(), "no request before the answer", actual)
+    Ok(stage.judge.expect("HTTP-11", other.is_none(), "no request before the answer", actual))
 }
 
 async fn one_request_at_a_time(stage: &mut ClientStage) -> Result<(), Stop> {
     let (mut host, _client, _) = responsive(stage).await?;
     host.answer().await;
     host.first(due(stage)).await?;
-    // A client may give an exchange up after a while; three seconds are too short for that.
     let within = (2 * stage.heartbeat() + stage.pace.poll()).min(stage.pace.of(3.0));
-    hold_back(stage, &mut host, within).await;
+    hold_back(stage, &mut host, within).await?;
     Ok(())
 }
 
@@ -190,7 +199,7 @@ async fn follow_up(stage: &mut ClientStage) -> Result<(), Stop> {
     let text = "a change while the answer is held back".to_owned();
     let action = Action::SetHealth { healthy: false, last_error: text.clone() };
     stage.hook(&mut *client, action).await?;
-    if !hold_back(stage, &mut host, stage.pace.quiet()).await {
+    if !hold_back(stage, &mut host, stage.pace.quiet()).await? {
         return Ok(());
     }
     host.answer().await;
