@@ -79,6 +79,19 @@ fn a_repeated_number_is_answered_and_asks_nothing() {
 }
 
 #[test]
+fn a_late_message_of_the_process_before_does_not_stay_unnoticed() {
+    let _judged = opamp_spec::judges(&["SEQ-04", "SEQ-05"]);
+    let mut bench = Bench::new();
+    let (mut old, mut new) = (bench.http(), bench.http());
+    let _ = bench.send(&mut old, &full_report(&UID, 1, MASK));
+    let _ = bench.send(&mut new, &full_report(&UID, 1, MASK));
+    let health = Some(v1::ComponentHealth { status: "late".to_owned(), ..Default::default() });
+    let late = v1::AgentToServer { health, ..heartbeat(&UID, 2, MASK) };
+    assert_eq!(bench.send(&mut old, &late).flags, 0, "it looks like the next of the new one");
+    assert_eq!(bench.send(&mut new, &heartbeat(&UID, 2, MASK)).flags, FULL_STATE);
+}
+
+#[test]
 fn the_number_may_wrap_around() {
     let mut bench = Bench::new();
     let mut route = bench.websocket();
@@ -173,7 +186,7 @@ fn the_operator_may_ask_too() {
 /// The rule in its plainest form, to compare with: what is missing, when it was asked for.
 #[derive(Default)]
 struct Model {
-    last: Option<u64>,
+    last: Option<(u64, bool, bool)>,
     description: bool,
     health: bool,
     asked_at: Option<u64>,
@@ -182,9 +195,9 @@ struct Model {
 
 impl Model {
     fn asks(&mut self, number: u64, description: bool, health: bool, second: u64) -> bool {
-        let repeated = self.last == Some(number);
-        let next = self.last.is_some_and(|last| last + 1 == number);
-        self.last = Some(number);
+        let repeated = self.last == Some((number, description, health));
+        let next = self.last.is_some_and(|(last, ..)| last + 1 == number);
+        self.last = Some((number, description, health));
         if !repeated && !next {
             *self = Self { last: self.last, ..Self::default() };
         }

@@ -117,7 +117,9 @@ pub struct ClientConfig {
     /// Least time between two reconnects without a delay; a connection lost again before that is
     /// tried again with backoff, also when it had worked (EST-06). Default: 10 s.
     pub immediate_reconnect_interval: Duration,
-    /// Seed of all jitter. Two agents should not share it; the drivers draw one at random.
+    /// Seed of all jitter and of the first sequence number. Neither two agents nor two processes of
+    /// one should share it; the drivers draw one at random. Default: 0, for which the first number
+    /// is 1.
     pub seed: u64,
 }
 

@@ -116,6 +116,9 @@ use self::timer::{Timer, Timers};
 /// offered to it for ever.
 const MAX_PENDING_STARTS: u32 = 3;
 
+/// Before the first number come 24 bits: enough to tell processes apart, few enough to read.
+const FIRST_NUMBERS: u64 = (1 << 24) - 1;
+
 /// The client's end of OpAMP for one agent: see the [module](self) for how to drive it.
 ///
 /// Whatever the server does, no method fails because of it: what it did wrong becomes an
@@ -207,7 +210,9 @@ impl ClientCore {
             saving: Saving::default(),
             previous_uids: Vec::new(),
             server_capabilities: None,
-            report: Report::new(snapshot),
+            // A number of its own, so that what a process before had sent and comes late does not pass
+            // for the next message of this one (SEQ-02, SEQ-04).
+            report: Report::new(snapshot, config.seed & FIRST_NUMBERS),
             remote_config: RemoteConfig::default(),
             connection_settings: ConnectionSettings::default(),
             settings: Settings::default(),
@@ -299,7 +304,8 @@ impl ClientCore {
         self.server_capabilities
     }
 
-    /// The number of the last message sent; 0 before the first (SEQ-01).
+    /// The number of the last message sent; before the first, one that follows from
+    /// [`ClientConfig::seed`] (SEQ-01).
     #[must_use]
     pub fn sequence_num(&self) -> u64 {
         self.report.sequence_num()

@@ -71,7 +71,8 @@ pub(super) struct Oversized {
 }
 
 impl Report {
-    pub(super) fn new(snapshot: v1::AgentToServer) -> Self {
+    /// `before_first` is the number before that of the first message.
+    pub(super) fn new(snapshot: v1::AgentToServer, before_first: u64) -> Self {
         let present = Parts::all().present_in(&snapshot);
         Self {
             snapshot,
@@ -81,7 +82,7 @@ impl Report {
             full: false,
             components: BTreeMap::new(),
             components_owed: false,
-            sequence_num: 0,
+            sequence_num: before_first,
             sent: 0,
             answered: 0,
             perhaps_answered: 0,

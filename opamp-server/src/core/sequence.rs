@@ -12,9 +12,12 @@
 //!            next number               current :=   still missing: ask again after a pause,
 //!   ─────────────────────────────────▶ current ∪  ─▶ three times; then only at the next gap
 //!                                      its parts     or the next session
-//!            same number again
+//!            same number, same parts
 //!   ─────────────────────────────────▶ a repetition: never asks
 //! ```
+//!
+//! The same number with other parts is no repetition but another speaker, and as good as a gap: most
+//! Agents begin to count anew when they start, and what the process before had sent may come late.
 //!
 //! A gap in a complete report asks for nothing, since nothing was left out of it.
 
@@ -42,6 +45,8 @@ pub(super) enum Step {
 #[derive(Debug, Default, Clone)]
 pub(super) struct Sequence {
     last: Option<u64>,
+    /// The parts of the last message.
+    last_parts: Parts,
     current: Parts,
     asked: Option<Instant>,
     repeats: u8,
@@ -76,6 +81,7 @@ impl Sequence {
             self.lost_track(Parts::default());
         }
         self.last = Some(number);
+        self.last_parts = Parts::default();
     }
 
     fn lost_track(&mut self, present: Parts) {
@@ -95,8 +101,12 @@ impl Sequence {
         pause: Duration,
         now: Instant,
     ) -> bool {
-        let step = self.step(number);
+        let step = match self.step(number) {
+            Step::Repeated if present != self.last_parts => Step::Gap,
+            step => step,
+        };
         self.last = Some(number);
+        self.last_parts = present;
         match step {
             Step::First | Step::Gap => self.lost_track(present),
             Step::Next | Step::Repeated => self.current = self.current.with(present),

@@ -49,7 +49,7 @@ impl Witness {
             full_state_interval,
             reply_timeout: config.reply_timeout,
             status: core.status().clone(),
-            last_number: 0,
+            last_number: core.sequence_num(),
             last_message: None,
             last_report: None,
             reasons: Parts::all(),
