@@ -60,6 +60,9 @@ impl Requirement {
         if SOFTENED_BY_A_READING.contains(&self.id.as_str()) {
             return Weight::Note;
         }
+        if BY_RULES_OF_LEVEL_SHOULD.contains(&self.id.as_str()) {
+            return Weight::Should;
+        }
         match self.level.as_str() {
             "MUST" | "MUST NOT" => Weight::Must,
             "SHOULD" | "SHOULD NOT" => Weight::Should,
@@ -86,6 +89,9 @@ impl Requirement {
 /// Rows for which a reading asks for no more than a note: A08 and A24.
 const SOFTENED_BY_A_READING: [&str; 7] =
     ["ERR-04", "DESC-04", "DESC-05", "DESC-06", "DESC-07", "DESC-08", "DESC-09"];
+
+/// Rows that only refer to rules which are SHOULD themselves: AUTH-05 to EST-04 and EST-05.
+const BY_RULES_OF_LEVEL_SHOULD: [&str; 1] = ["AUTH-05"];
 
 /// Rows that contain "can" or "may" beside what they ask for.
 const STATED_PLAINLY: [&str; 6] = ["WS-12", "ID-11", "DELTA-04", "CONN-41", "TLS-08", "PKG-06"];
@@ -214,6 +220,7 @@ mod tests {
         assert_eq!(weight("HB-05"), Weight::Should, "is expected");
         assert_eq!(weight("THR-12"), Weight::Should, "advised");
         assert_eq!(weight("SEC-11"), Weight::Note, "advice");
+        assert_eq!(weight("AUTH-05"), Weight::Should, "by rules that are SHOULD");
         assert_eq!(weight("ERR-04"), Weight::Note, "softened by A08");
         assert_eq!(weight("ERR-03"), Weight::Must, "has to, though another part is worded may");
         assert_eq!(weight("ID-16"), Weight::Must, "cannot is not can");

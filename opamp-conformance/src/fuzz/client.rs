@@ -45,16 +45,16 @@ pub(super) fn conversation(transport: Transport, rng: &mut StdRng, url: &str) ->
             14 if transport == Transport::Http => Send::damaged_gzip(&message, rng),
             _ => (String::new(), Send::Reconnect),
         };
-        let endless = matches!(&send, Send::Message(bytes) if asks_for_too_much(bytes));
-        if !endless {
+        let lost = matches!(&send, Send::Message(bytes) if sends_away(bytes, url));
+        if !lost {
             steps.push(Step { changed, send });
         }
     }
     steps
 }
 
-/// Whether a client that obeys would fall silent for longer than the tester waits.
-fn asks_for_too_much(bytes: &[u8]) -> bool {
+/// Whether a client that obeys would go elsewhere, or fall silent for longer than the tester waits.
+fn sends_away(bytes: &[u8], url: &str) -> bool {
     let Ok(message) = ServerToAgent::decode(bytes) else { return false };
     let wait = message.error_response.and_then(|error| error.details);
     let waits = wait.is_some_and(|server_error_response::Details::RetryInfo(info)| {
@@ -62,8 +62,11 @@ fn asks_for_too_much(bytes: &[u8]) -> bool {
             || info.retry_after_nanoseconds == 0
     });
     let opamp = message.connection_settings.and_then(|settings| settings.opamp);
-    let heartbeat = opamp.map_or(1, |opamp| opamp.heartbeat_interval_seconds);
-    waits || heartbeat > MAX_HEARTBEAT || heartbeat == 0
+    let elsewhere = |opamp: OpAmpConnectionSettings| {
+        !(1..=MAX_HEARTBEAT).contains(&opamp.heartbeat_interval_seconds)
+            || ![url, ""].contains(&&*opamp.destination_endpoint)
+    };
+    waits || opamp.is_some_and(elsewhere)
 }
 
 fn message(rng: &mut StdRng, url: &str) -> ServerToAgent {
@@ -203,7 +206,7 @@ impl Player {
             }
         }
         let within = pace.comeback() + 3 * heartbeat;
-        let answered = asked(host, within).await;
+        let answered = asked(host, within, pace).await;
         if let Some(how) = client.ended() {
             return Some((Trouble::Crash, format!("the client's program {how}")));
         }
@@ -215,19 +218,22 @@ impl Player {
 }
 
 /// Asks for a full report until one comes.
-async fn asked(host: &mut Host, within: Duration) -> bool {
+async fn asked(host: &mut Host, within: Duration, pace: Pace) -> bool {
     let until = tokio::time::Instant::now() + within;
     loop {
         let left = until.saturating_duration_since(tokio::time::Instant::now());
-        match host.next(left).await {
+        if left.is_zero() {
+            return false;
+        }
+        match host.next(left.min(pace.reply())).await {
             Heard::Message(message) if message.agent_description.is_some() => return true,
-            Heard::Message(_) => {
+            // One that sends no heartbeats has to be asked all the same.
+            Heard::Message(_) | Heard::Silence if host.is_connected() => {
                 let flags = flag::REPORT_FULL_STATE;
                 // A connection that is gone is opened again by the client.
                 let _ = host.send(ServerToAgent { flags, ..host.message() }).await;
             }
-            Heard::Silence => return false,
-            Heard::Malformed(_) | Heard::Closed(..) => {}
+            Heard::Message(_) | Heard::Malformed(_) | Heard::Closed(..) | Heard::Silence => {}
         }
     }
 }

@@ -35,7 +35,9 @@ type agent struct {
 	name string
 	// attributes are non-identifying ones beside those it always has.
 	attributes map[string]string
-	effective  *pb.AgentConfigMap
+	// taken is the hash of the last configuration offer.
+	taken     []byte
+	effective *pb.AgentConfigMap
 }
 
 func newAgent(opamp client.OpAMPClient, events *peer.Events, uid, name string) *agent {
@@ -188,6 +190,13 @@ func (a *agent) onRemoteConfig(ctx context.Context, offer *pb.AgentRemoteConfig)
 		"hash": hex.EncodeToString(offer.GetConfigHash()),
 		"msg":  peer.JSON(offer),
 	})
+	a.mu.Lock()
+	known := len(offer.GetConfigHash()) > 0 && bytes.Equal(a.taken, offer.GetConfigHash())
+	a.taken = offer.GetConfigHash()
+	a.mu.Unlock()
+	if known {
+		return
+	}
 	a.report(offer, pb.RemoteConfigStatuses_RemoteConfigStatuses_APPLYING, "")
 	if err := check(offer.GetConfig()); err != nil {
 		a.report(offer, pb.RemoteConfigStatuses_RemoteConfigStatuses_FAILED, err.Error())

@@ -54,7 +54,13 @@ async fn fuzz(subject: &Subject, options: &Options, args: &FuzzArgs) -> Result<u
         let json = serde_json::to_string_pretty(&finding.replay).map_err(|e| e.to_string())?;
         std::fs::write(&path, json)
             .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-        say(&format!("{:?}: play it again with --replay {}", finding.trouble, path.display()));
+        say(&format!(
+            "{:?}: play it again with --replay {}, or with what came before it: --seed {} --rounds {}",
+            finding.trouble,
+            path.display(),
+            options.seed,
+            finding.replay.round + 1,
+        ));
     }
     say(&format!("{} conversations, {} findings", outcome.rounds, outcome.findings.len()));
     Ok(u8::from(!outcome.findings.is_empty()))

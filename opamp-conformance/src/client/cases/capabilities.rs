@@ -2,7 +2,7 @@
 
 use opamp_proto::v1::AgentToServer;
 
-use super::common::{ask, due};
+use super::common::{ask, due, responsive};
 use super::moves::ask_full;
 use crate::case::{Case, Observed, Script};
 use crate::client::ClientStage;
@@ -73,7 +73,7 @@ pub(super) const CASES: &[Case] = &[
         does: "announces all 64 bits, then asks for a full report",
         expects: "the session goes on and the report comes",
         alone: false,
-        broken_by: &["full-state-flag-is-ignored", "unknown-server-capability-ends-the-session"],
+        broken_by: &["unknown-server-capability-ends-the-session"],
         script: Script::Client(|stage| Box::pin(server_unknown(stage))),
     },
 ];
@@ -150,7 +150,7 @@ async fn server_zero(stage: &mut ClientStage) -> Result<(), Stop> {
 }
 
 async fn server_unknown(stage: &mut ClientStage) -> Result<(), Stop> {
-    let (mut host, mut client, _) = stage.meet().await?;
+    let (mut host, mut client, _) = responsive(stage).await?;
     host.capabilities = u64::MAX;
     let full = ask_full(stage, &mut host).await?;
     let actual = match (&full, client.ended()) {

@@ -137,7 +137,7 @@ pub(super) async fn lives(
     comes_back(stage, host, client).await
 }
 
-/// Whether a message of the client comes, on whatever connection.
+/// Whether the client comes, on whatever connection.
 pub(super) async fn comes_back(
     stage: &ClientStage,
     host: &mut Host,
@@ -146,6 +146,7 @@ pub(super) async fn comes_back(
     let began = Instant::now();
     match host.hear(stage.pace.comeback() + stage.heartbeat(), |_| true).await {
         Some(_) => (true, format!("a message after {:.1} s", began.elapsed().as_secs_f64())),
+        None if host.is_connected() => (true, "a connection, on which it says nothing".to_owned()),
         None => {
             let ended = client.ended().map_or(String::new(), |how| format!("; its program {how}"));
             let waited = began.elapsed().as_secs_f64();

@@ -40,7 +40,7 @@ pub(super) const CASES: &[Case] = &[
         does: "refuses connections for three seconds, then listens",
         expects: "the client arrives",
         alone: false,
-        broken_by: &["waits-for-the-server-to-speak", "gives-up-connecting"],
+        broken_by: &["gives-up-connecting"],
         script: Script::Client(|stage| Box::pin(keeps_trying(stage))),
     },
     Case {

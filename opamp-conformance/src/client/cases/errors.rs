@@ -129,7 +129,8 @@ async fn retry_info_of_another_type(stage: &mut ClientStage) -> Result<(), Stop>
             // The first takes the error along.
             host.first(due(stage)).await?;
             host.answer().await;
-            let next = host.hear(stage.heartbeat() + due(stage), |_| true).await;
+            // A client may pause after any error, but not for the hour.
+            let next = host.hear(stage.heartbeat() + stage.pace.comeback(), |_| true).await;
             let holds = next.is_some();
             (holds, if holds { "the next request" } else { "no request" }.to_owned())
         }

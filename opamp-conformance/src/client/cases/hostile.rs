@@ -58,7 +58,7 @@ pub(super) const CASES: &[Case] = &[
         does: "redirects the client to where it is, for two seconds, then behaves",
         expects: "the client comes back",
         alone: false,
-        broken_by: &["waits-for-the-server-to-speak", "gives-up-connecting"],
+        broken_by: &["gives-up-connecting"],
         script: Script::Client(|stage| Box::pin(redirect_to_itself(stage))),
     },
     Case {
