@@ -75,7 +75,8 @@ impl Patience {
             500 + (rand::random::<u16>() % 501) as u32
         };
         if self.faults.has("pauses-do-not-grow") {
-            return 2 * jitter;
+            // Little jitter, or pauses could look as if they grew.
+            return 1_400 + jitter / 10;
         }
         self.failures = (self.failures + 1).min(6);
         jitter << self.failures
