@@ -142,6 +142,12 @@ impl Client {
         });
     }
 
+    /// Asks the server for another instance uid (ID-07); the present one serves until it comes, as
+    /// [`Event::InstanceUidChanged`].
+    pub fn request_instance_uid(&self) {
+        self.mailbox.put(|changes| changes.request_instance_uid = true);
+    }
+
     /// Reports the components the agent has, by an id of each; `None` withdraws the capability. Equal
     /// components cause no message.
     pub fn set_available_components(
@@ -357,6 +363,7 @@ struct Changes {
     resolution: Option<Resolution>,
     accepted_settings: Option<ConnectionKinds>,
     connection_settings: Option<ConnectionSettingsResolution>,
+    request_instance_uid: bool,
     available_components: Option<Option<BTreeMap<String, v1::ComponentDetails>>>,
     /// The last word on each hand-over.
     packages: BTreeMap<PackageOfferId, PackageResolution>,
@@ -451,6 +458,9 @@ impl Mailbox {
         }
         if let Some(kinds) = changes.accepted_settings {
             core.set_accepted_settings(kinds);
+        }
+        if changes.request_instance_uid {
+            core.request_instance_uid();
         }
         if let Some(components) = changes.available_components {
             core.set_available_components(components);

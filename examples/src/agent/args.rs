@@ -1,11 +1,12 @@
 //! What the agent can be told on its command line.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use opamp_client::core::{ClientState, Transport};
+use opamp_client::core::{ClientState, CustomCapabilities, Transport};
 use opamp_client::tls::Tls;
 use opamp_proto::InstanceUid;
 
@@ -56,6 +57,16 @@ pub struct AgentArgs {
     /// The private key of the client certificate, a PEM file
     #[arg(long, value_name = "PEM", requires = "cert")]
     pub key: Option<PathBuf>,
+
+    /// A custom capability, may be repeated: a name such as com.example.chat. Custom messages of it
+    /// are printed and sent back as they came. Default: none
+    #[arg(long = "custom-capability", value_name = "NAME")]
+    pub custom_capabilities: Vec<String>,
+
+    /// Serves the hooks of the conformance tester at this address: what is posted there is done. For
+    /// tests, as anyone who reaches it is obeyed. Default: not served
+    #[arg(long, value_name = "IP:PORT")]
+    pub hooks: Option<SocketAddr>,
 
     /// Seconds between heartbeats (WebSocket) or polls (HTTP), fractions allowed; 0 for no
     /// heartbeats. Default: 30
@@ -148,6 +159,8 @@ impl AgentArgs {
             ca: None,
             cert: None,
             key: None,
+            custom_capabilities: Vec::new(),
+            hooks: None,
             heartbeat_interval: None,
             instance_uid: None,
         }
@@ -155,6 +168,11 @@ impl AgentArgs {
 
     pub(super) fn new_client_state(&self) -> ClientState {
         ClientState::new(self.instance_uid.unwrap_or_else(InstanceUid::generate))
+    }
+
+    pub(super) fn custom_capabilities(&self) -> Result<CustomCapabilities, Failure> {
+        CustomCapabilities::new(&self.custom_capabilities)
+            .map_err(|error| Failure::new(error).of_usage())
     }
 
     /// What the arguments say of trust and identity.

@@ -5,8 +5,10 @@
 //! restarts when it is told to; and keeps its identity over restarts of the process.
 
 mod args;
+mod components;
 mod config;
 mod description;
+mod hooks;
 mod news;
 mod state;
 mod work;
@@ -17,6 +19,8 @@ use std::time::{Duration, SystemTime};
 
 use opamp_client::core::{Event, RemoteConfigOffer};
 use opamp_client::{Client, ErrorKind, Events};
+use opamp_proto::v1;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -24,6 +28,7 @@ pub use self::args::{AgentArgs, Attribute, Header, TransportChoice};
 pub use self::news::News;
 
 use self::config::Config;
+use self::hooks::{Answer, Asked, Hooks};
 use self::state::StateDir;
 use self::work::Work;
 use crate::program::Failure;
@@ -39,6 +44,7 @@ pub struct Agent {
     config: Config,
     work: Work,
     reload: Option<mpsc::Receiver<()>>,
+    hooks: Option<Hooks>,
 }
 
 impl Agent {
@@ -70,6 +76,8 @@ impl Agent {
             .effective_config(config.effective())
             .accept_remote_config()
             .accept_restart()
+            .available_components(components::all())
+            .custom_capabilities(args.custom_capabilities()?)
             .tls(args.tls()?);
         if let Some(transport) = args.transport.transport() {
             builder = builder.transport(transport);
@@ -92,7 +100,8 @@ impl Agent {
                 _ => Failure::caused_by("the agent cannot be started", error).of_usage(),
             })?;
         let driver = tokio::spawn(driver.run());
-        Ok(Self { args, client, events, driver, state, config, work, reload: None })
+        let hooks = Hooks::at(args.hooks);
+        Ok(Self { args, client, events, driver, state, config, work, reload: None, hooks })
     }
 
     /// Reads its configuration again whenever it is told so.
@@ -129,6 +138,7 @@ impl Agent {
                     None => break,
                 },
                 Some(()) = told(&mut self.reload) => self.reload(&mut tell).await?,
+                asked = asked(&mut self.hooks) => self.obey(asked?, &mut tell).await?,
                 () = &mut stop, if !stopping => {
                     stopping = true;
                     let client = self.client.clone();
@@ -157,6 +167,17 @@ impl Agent {
                 self.client.set_description(description::of(&self.args.attributes, new));
                 self.save_or_log().await;
                 tell(News::InstanceUidChanged { old, new });
+            }
+            Event::CustomMessage(message) => {
+                tell(News::CustomMessage {
+                    capability: &message.capability,
+                    kind: &message.r#type,
+                    len: message.data.len(),
+                });
+                // Nobody waits for it to arrive, but that it cannot be sent is worth a line.
+                if let Err(error) = self.client.send_custom_message(message) {
+                    tracing::warn!(%error, "a custom message is not sent back");
+                }
             }
             other => {
                 if let Some(news) = News::of(&other) {
@@ -189,6 +210,50 @@ impl Agent {
                 tell(News::ConfigFailed { hash: &hash, why: &why });
             }
         }
+        Ok(())
+    }
+
+    /// Does what the conformance tester posts.
+    async fn obey(&mut self, asked: Asked, tell: &mut impl FnMut(News<'_>)) -> Result<(), Failure> {
+        let action = &asked.action;
+        let answer = match action["hook"].as_str() {
+            Some("set_health") => {
+                let why = action["last_error"].as_str().filter(|why| !why.is_empty());
+                let failing = (action["healthy"] != true).then(|| why.unwrap_or("no reason"));
+                self.work.reconfigure(failing, SystemTime::now());
+                self.client.set_health(self.work.health());
+                Answer::Done
+            }
+            Some("set_description") => {
+                let given = action["attributes"].as_object().into_iter().flatten();
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                let given = given.map(|(key, value)| Attribute(key.clone(), text(value)));
+                self.args.attributes.extend(given);
+                let uid = self.client.instance_uid();
+                self.client.set_description(description::of(&self.args.attributes, uid));
+                Answer::Done
+            }
+            Some("set_effective_config") => {
+                let body = action["body"].as_str().unwrap_or_default().to_owned();
+                let file = v1::AgentConfigFile { body: body.into(), ..Default::default() };
+                let files = v1::AgentConfigMap { config_map: [(String::new(), file)].into() };
+                let config = self.config.clone();
+                let outcome = tokio::task::spawn_blocking(move || config.replaced_by(files))
+                    .await
+                    .map_err(|error| Failure::caused_by("taking a configuration failed", error))?;
+                match outcome {
+                    Ok(config) => {
+                        self.configure(config, tell);
+                        self.client.set_effective_config(self.config.effective());
+                        Answer::Done
+                    }
+                    Err(why) => Answer::Refused(why),
+                }
+            }
+            _ => hooks::act(&self.client, action).unwrap_or(Answer::Unsupported),
+        };
+        // The tester may have gone.
+        let _ = asked.answer.send(answer);
         Ok(())
     }
 
@@ -231,6 +296,14 @@ impl Agent {
         };
         let content = self.client.status().state.to_bytes();
         save(path, content).await
+    }
+}
+
+/// Waits until it is asked for something.
+async fn asked(hooks: &mut Option<Hooks>) -> Result<Asked, Failure> {
+    match hooks {
+        Some(hooks) => hooks.next().await,
+        None => std::future::pending().await,
     }
 }
 

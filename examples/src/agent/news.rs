@@ -66,6 +66,15 @@ pub enum News<'a> {
         /// The one from now on.
         new: InstanceUid,
     },
+    /// A custom message came, and is sent back.
+    CustomMessage {
+        /// Its capability.
+        capability: &'a str,
+        /// Its type.
+        kind: &'a str,
+        /// Bytes of its data.
+        len: usize,
+    },
     /// The server refused a report.
     Refused {
         /// The server's words.
@@ -121,6 +130,9 @@ impl fmt::Display for News<'_> {
             }
             Self::InstanceUidChanged { old, new } => {
                 write!(f, "instance-uid-changed old={old} new={new}")
+            }
+            Self::CustomMessage { capability, kind, len } => {
+                write!(f, "custom-message capability={capability:?} type={kind:?} bytes={len}")
             }
             Self::Refused { reason } => write!(f, "refused reason={reason:?}"),
             Self::Stopped => f.write_str("stopped"),

@@ -408,6 +408,13 @@ impl ClientCore {
         self.update_capabilities();
     }
 
+    /// Asks the server for another instance uid (ID-07); the present one serves until it comes
+    /// (ID-08), as [`Event::InstanceUidChanged`]. A server may not answer: until it does, every report
+    /// asks.
+    pub fn request_instance_uid(&mut self) {
+        self.report.set_flags(v1::AgentToServerFlags::RequestInstanceUid as u64);
+    }
+
     fn update_capabilities(&mut self) {
         let capabilities = self.config.capabilities(self.report.snapshot());
         self.report.set_capabilities(capabilities);

@@ -45,6 +45,8 @@ pub(super) struct Report {
     components: BTreeMap<String, v1::ComponentDetails>,
     /// They are owed, once (COMP-09).
     components_owed: bool,
+    /// A message with the flags is owed.
+    flags_owed: bool,
     /// The number of the last message; goes on over connections (SEQ-01, SEQ-02).
     sequence_num: u64,
     /// Messages sent on this connection.
@@ -82,6 +84,7 @@ impl Report {
             full: false,
             components: BTreeMap::new(),
             components_owed: false,
+            flags_owed: false,
             sequence_num: before_first,
             sent: 0,
             answered: 0,
@@ -135,7 +138,9 @@ impl Report {
         self.snapshot.instance_uid = uid;
     }
 
+    /// Sets the flags that go along with every report; flags that were not set before cause one.
     pub(super) fn set_flags(&mut self, flags: u64) {
+        self.flags_owed = flags != 0 && (self.flags_owed || flags != self.snapshot.flags);
         self.snapshot.flags = flags;
     }
 
@@ -212,6 +217,7 @@ impl Report {
         self.awaiting.is_none()
             && (self.opening
                 || self.full
+                || self.flags_owed
                 || self.components_owed
                 || !(self.dirty - self.withheld).is_empty())
     }
@@ -281,10 +287,11 @@ impl Report {
             self.park(part);
         }
         self.full = false;
-        if parts.is_empty() && !self.opening {
+        if parts.is_empty() && !self.opening && !self.flags_owed {
             return None;
         }
         self.opening = false;
+        self.flags_owed = false;
         self.record_sent(parts);
         self.awaiting = Some(self.sent);
         Some(message)
@@ -396,6 +403,7 @@ impl Report {
     /// What is outstanding may be lost: it is told again at the next opportunity (DELTA-04).
     pub(super) fn lost(&mut self) {
         self.dirty |= self.outstanding();
+        self.flags_owed |= self.snapshot.flags != 0;
         self.close();
     }
 

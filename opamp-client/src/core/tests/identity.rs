@@ -211,3 +211,29 @@ fn an_adopted_uid_survives_a_restart() {
     restarted.connect();
     assert_eq!(restarted.expect().instance_uid, other_uid().to_bytes());
 }
+
+#[test]
+fn an_agent_can_ask_for_a_uid_while_it_runs() {
+    let _judged = opamp_spec::judges(&["ID-07", "ID-08", "STATUS-14"]);
+    for transport in TRANSPORTS {
+        let mut pair = Pair::settled(transport);
+        pair.core.request_instance_uid();
+        pair.core.request_instance_uid();
+        let asking = pair.expect_parts(Parts::empty());
+        assert_eq!(asking.flags, REQUEST_INSTANCE_UID);
+        pair.expect_silence();
+        // What was asked in vain is asked again.
+        pair.lose();
+        pair.wait_for_retry();
+        pair.connect();
+        assert_eq!(pair.expect().flags, REQUEST_INSTANCE_UID);
+        pair.acknowledge();
+        pair.expect_silence();
+        pair.core.set_health(Some(health("two")));
+        assert_eq!(pair.expect().flags, REQUEST_INSTANCE_UID);
+        pair.receive(identification(other_uid().to_bytes()));
+        pair.expect_silence();
+        pair.core.set_health(Some(health("three")));
+        assert_eq!(pair.expect().flags, 0);
+    }
+}
