@@ -100,8 +100,9 @@ pub struct ClientConfig {
     pub limits: MessageLimits,
     /// Whether a WebSocket message without the header is taken. Default: no (WS-08).
     pub header_policy: HeaderPolicy,
-    /// How long a connection may take to be established, and how long an HTTP exchange may take.
-    /// Default: 30 s.
+    /// How long a WebSocket may take to be established, and how long an HTTP exchange may go without
+    /// progress. What the kernel has taken of a large request is allowed a second per 32 KiB more (at
+    /// most 2 min), and a whole exchange twenty times as long. Default: 30 s.
     pub connect_timeout: Duration,
     /// How long a report waits for its reply over WebSocket before the next one may be sent
     /// (RETRY-02). Default: 10 s.

@@ -2,8 +2,8 @@
 //!
 //! A fixed deadline would never let a large report over a slow link arrive, however often it is
 //! tried. So silence is what ends an exchange: no byte of the request taken, none of the response
-//! come. What the library and the kernel have taken but not sent cannot be seen, so the wait after a
-//! large request allows for it.
+//! come. What the library and the kernel have taken but not sent cannot be seen, so the wait allows
+//! for it.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -53,8 +53,10 @@ impl Patience {
         let mut sending = pin!(sending);
         loop {
             let taken = meter.taken();
-            let hidden = taken.min(HIDDEN) / SLOWEST;
-            let wait = self.silence + Duration::from_secs(hidden as u64);
+            // The kernel takes more when a third of its buffer is free.
+            let draining = if meter.is_empty() { HIDDEN } else { HIDDEN / 3 };
+            let hidden = Duration::from_secs((taken.min(draining) / SLOWEST) as u64);
+            let wait = self.silence + hidden;
             let until = (Instant::now() + wait).min(self.end);
             match timeout_at(until, sending.as_mut()).await {
                 Ok(done) => return Ok(done),
@@ -96,6 +98,10 @@ impl Meter {
 
     fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.taken() == self.body.len()
     }
 }
 

@@ -187,29 +187,6 @@ async fn a_response_that_never_comes_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_body_that_trickles_is_given_up() {
-    let server = http::Server::start().await;
-    let builder = agent(server.url()).configure(|config| {
-        config.connect_timeout = Duration::from_millis(200);
-    });
-    let mut agent = Agent::start(builder);
-    let mut request = server.request().await;
-    request.write(http::head(200, &[], 1000).as_bytes()).await;
-    let trickle = async {
-        loop {
-            request.write(b"x").await;
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::select! {
-        () = trickle => {}
-        failure = soon(agent.failure()) => {
-            assert!(!failure.0.message.is_empty());
-        }
-    }
-}
-
-#[tokio::test]
 async fn a_request_above_the_limit_is_not_made() {
     let _judged = opamp_spec::judges(&["SIZE-33", "SIZE-34", "SIZE-35"]);
     let server = http::Server::start().await;

@@ -16,6 +16,7 @@ mod faults;
 mod features;
 mod large;
 mod offer;
+mod patience;
 mod proxies;
 mod redirects;
 mod refusal;

@@ -13,6 +13,7 @@ use crate::support::{Agent, agent, healthy, offer_to, remote_config, reply_to, s
 
 const LIMIT: usize = 4096;
 const CONTINUATION: u8 = 0;
+const TEXT: u8 = 1;
 const BINARY: u8 = 2;
 const PING: u8 = 9;
 
@@ -148,22 +149,68 @@ async fn what_is_no_opamp_message_is_dropped_and_the_connection_goes_on() {
     assert_eq!(agent.offer().await.hash(), "h1");
 }
 
+/// The server is told why before the connection ends, and the client comes back.
 #[tokio::test]
 async fn what_is_no_websocket_frame_ends_the_connection() {
-    for broken in [
-        // A reserved opcode, reserved bits, a masked frame, a continuation of nothing, a length
-        // that no message has.
-        raw_frame(true, 3, b"x"),
-        raw_frame(true, BINARY | 0x70, b"x"),
-        vec![0x82, 0x81, 1, 2, 3, 4, b'x' ^ 1],
-        raw_frame(true, CONTINUATION, b"x"),
-        vec![0x82, 127, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+    let long = [0x82, 127, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+    for (broken, code) in [
+        // A reserved opcode, reserved bits, a masked frame, a continuation of nothing.
+        (raw_frame(true, 3, b"x"), 1002),
+        (raw_frame(true, BINARY | 0x70, b"x"), 1002),
+        (vec![0x82, 0x81, 1, 2, 3, 4, b'x' ^ 1], 1002),
+        (raw_frame(true, CONTINUATION, b"x"), 1002),
+        // Control frames in parts, and ones that are too long.
+        (raw_frame(false, PING, b"x"), 1002),
+        (raw_frame(true, PING, &[b'x'; 126]), 1002),
+        // A new message before the last one is whole.
+        ([raw_frame(false, BINARY, b"x"), raw_frame(true, BINARY, b"y")].concat(), 1002),
+        // Text that is none, whole and in parts.
+        (raw_frame(true, TEXT, b"\xff"), 1007),
+        ([raw_frame(false, TEXT, b"\xc3"), raw_frame(true, CONTINUATION, b"(")].concat(), 1007),
+        // A length that no message has is one that is too large.
+        (long.to_vec(), 1009),
     ] {
-        let (server, _agent, mut peer, report) = limited().await;
-        peer.write(&broken).await;
+        let (server, mut agent, mut peer, report) = limited().await;
+        // What is sent after it is not looked at any more.
+        let more = frame::encode(&offer_to(&report, "too late", "h1"));
+        peer.write(&[broken.clone(), raw_frame(true, BINARY, &more)].concat()).await;
+        assert_eq!(u16::from(peer.close_frame().await.code), code, "{broken:02x?}");
+        peer.ended().await;
+        let reason = agent.disconnected().await;
+        assert!(code == 1009 || reason.contains("breaks the WebSocket protocol"), "{reason}");
         let (_peer, again) = server.welcome().await;
         assert_eq!(again.sequence_num, report.sequence_num + 1, "{broken:02x?}");
+        assert!(agent.client.status().state.pending_remote_config.is_none());
     }
+}
+
+/// The end of the connection does not depend on the server.
+#[tokio::test]
+async fn a_server_that_breaks_the_protocol_and_never_closes_is_left() {
+    let (server, mut agent, mut peer, _) = limited().await;
+    peer.write(&raw_frame(true, 3, b"x")).await;
+    assert!(agent.disconnected().await.contains("protocol"));
+    server.welcome().await;
+    drop(peer);
+}
+
+/// Their contents cannot be told from those of a message that was compressed.
+#[tokio::test]
+async fn no_extension_is_offered_and_none_is_taken() {
+    let server = crate::support::http::Server::start().await;
+    let mut agent = Agent::start(agent(server.url().replace("http://", "ws://")));
+    let mut request = server.request().await;
+    assert_eq!(request.header("sec-websocket-extensions"), None);
+    let key = request.header("sec-websocket-key").unwrap();
+    let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+    );
+    request.write(answer.as_bytes()).await;
+    let (failure, _) = agent.failure().await;
+    assert_eq!(failure.kind, FailureKind::BadResponse, "{}", failure.message);
+    assert!(failure.message.contains("extension"), "{}", failure.message);
 }
 
 #[tokio::test]
