@@ -53,7 +53,7 @@ impl ClientUnderTest for Agents {
         let mut args = AgentArgs::new(start.url);
         args.heartbeat_interval = start.heartbeat;
         args.headers = start.headers.into_iter().map(|(name, value)| Header(name, value)).collect();
-        let agent = Agent::start(args).map_err(|error| Stop::Harness(error.to_string()))?;
+        let agent = Agent::start(args).await.map_err(|error| Stop::Harness(error.to_string()))?;
         let client = agent.client().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let mut task = JoinSet::new();

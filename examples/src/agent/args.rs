@@ -31,8 +31,9 @@ pub struct AgentArgs {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Keeps instance uid, configuration and its status over restarts; created if missing.
-    /// Default: nothing is kept
+    /// Keeps instance uid, configuration, accepted connection settings and what became of offers over
+    /// restarts; created if missing, and holds secrets. Default: nothing is kept, and certificates
+    /// are not accepted
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
 

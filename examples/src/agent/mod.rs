@@ -2,7 +2,8 @@
 //!
 //! It does no work worth the name: what it shows is how an agent is managed. It reports what it is,
 //! how it fares and what it runs; takes a remote configuration, or refuses it with the reason;
-//! restarts when it is told to; and keeps its identity over restarts of the process.
+//! restarts when it is told to; follows its server to other addresses and credentials, and comes
+//! back where that does not work; and keeps its identity and all that over restarts of the process.
 
 mod args;
 mod components;
@@ -14,11 +15,10 @@ mod state;
 mod work;
 
 use std::future::Future;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use opamp_client::core::{Event, RemoteConfigOffer};
-use opamp_client::{Client, ErrorKind, Events};
+use opamp_client::{Client, ErrorKind, Events, FileStore};
 use opamp_proto::v1;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -40,7 +40,8 @@ pub struct Agent {
     client: Client,
     events: Events,
     driver: JoinHandle<()>,
-    state: Option<StateDir>,
+    /// Locked as long as the agent runs.
+    _state: Option<StateDir>,
     config: Config,
     work: Work,
     reload: Option<mpsc::Receiver<()>>,
@@ -53,42 +54,37 @@ impl Agent {
     /// # Errors
     ///
     /// When a file cannot be read, or the arguments cannot work.
-    pub fn start(args: AgentArgs) -> Result<Self, Failure> {
+    pub async fn start(args: AgentArgs) -> Result<Self, Failure> {
         let state = args.state.as_deref().map(StateDir::open).transpose()?;
-        let kept = match &state {
-            Some(dir) => dir.client_state()?,
-            None => None,
-        };
         let config = Config::open(args.config.clone(), args.state.clone())?;
         let work = Work::start(config.failing(), SystemTime::now());
 
-        let client_state = kept.unwrap_or_else(|| args.new_client_state());
-        if let Some(asked) = args.instance_uid
-            && asked != client_state.instance_uid
-        {
-            let kept = client_state.instance_uid;
-            tracing::warn!(%kept, %asked, "the instance uid kept in the state directory is used");
-        }
-        let description = description::of(&args.attributes, client_state.instance_uid);
         let mut builder = Client::builder(&args.server)
-            .state(client_state)
+            .state(args.new_client_state())
             .health(work.health())
             .effective_config(config.effective())
             .accept_remote_config()
+            .accept_connection_settings()
             .accept_restart()
             .available_components(components::all())
             .custom_capabilities(args.custom_capabilities()?)
             .tls(args.tls()?);
+        if let Some(dir) = &state {
+            builder = builder
+                .store(FileStore::new(dir.client_state_path()))
+                .await
+                .map_err(|error| Failure::caused_by("the agent cannot be started", error))?;
+        }
         if let Some(transport) = args.transport.transport() {
             builder = builder.transport(transport);
         }
         for Header(name, value) in &args.headers {
             builder = builder.header(name, value);
         }
-        let interval = args.heartbeat_interval;
+        let (interval, attributes) = (args.heartbeat_interval, args.attributes.clone());
         let (client, events, driver) = builder
             .configure(move |config| {
-                config.description = description;
+                config.description = description::of(&attributes, config.state.instance_uid);
                 if let Some(interval) = interval {
                     config.heartbeat_interval = Some(interval).filter(|i| !i.is_zero());
                     config.polling_interval = config.heartbeat_interval.unwrap_or(POLLING_INTERVAL);
@@ -99,9 +95,15 @@ impl Agent {
                 ErrorKind::Tls => Failure::caused_by("TLS", error),
                 _ => Failure::caused_by("the agent cannot be started", error).of_usage(),
             })?;
+        let kept = client.instance_uid();
+        if let Some(asked) = args.instance_uid
+            && asked != kept
+        {
+            tracing::warn!(%kept, %asked, "the instance uid kept in the state directory is used");
+        }
         let driver = tokio::spawn(driver.run());
         let hooks = Hooks::at(args.hooks);
-        Ok(Self { args, client, events, driver, state, config, work, reload: None, hooks })
+        Ok(Self { args, client, events, driver, _state: state, config, work, reload: None, hooks })
     }
 
     /// Reads its configuration again whenever it is told so.
@@ -121,14 +123,13 @@ impl Agent {
     ///
     /// # Errors
     ///
-    /// When what has to survive a restart cannot be saved at the start or at the end.
+    /// When a part of the agent fails that cannot.
     pub async fn run(
         mut self,
         stop: impl Future<Output = ()>,
         mut tell: impl FnMut(News<'_>),
     ) -> Result<(), Failure> {
         tell(News::Started { instance_uid: self.client.instance_uid(), server: &self.args.server });
-        self.save().await?;
         let mut stop = std::pin::pin!(stop);
         let mut stopping = false;
         loop {
@@ -146,7 +147,6 @@ impl Agent {
                 }
             }
         }
-        self.save().await?;
         self.driver.await.map_err(|error| Failure::caused_by("the client failed", error))
     }
 
@@ -162,10 +162,8 @@ impl Agent {
                 self.client.set_health(self.work.health());
                 tell(News::Restarted { start_time: self.work.start_time() });
             }
-            Event::StateChanged => self.save_or_log().await,
             Event::InstanceUidChanged { old, new } => {
                 self.client.set_description(description::of(&self.args.attributes, new));
-                self.save_or_log().await;
                 tell(News::InstanceUidChanged { old, new });
             }
             Event::CustomMessage(message) => {
@@ -281,22 +279,6 @@ impl Agent {
             tell(News::Health { failing: self.work.failing() });
         }
     }
-
-    /// An agent that cannot save goes on: it is more useful managed than dead, and its next change
-    /// saves everything.
-    async fn save_or_log(&self) {
-        if let Err(error) = self.save().await {
-            tracing::error!(%error, "the state is not saved");
-        }
-    }
-
-    async fn save(&self) -> Result<(), Failure> {
-        let Some(path) = self.state.as_ref().map(StateDir::client_state_path) else {
-            return Ok(());
-        };
-        let content = self.client.status().state.to_bytes();
-        save(path, content).await
-    }
 }
 
 /// Waits until it is asked for something.
@@ -312,19 +294,6 @@ async fn told(reload: &mut Option<mpsc::Receiver<()>>) -> Option<()> {
     match reload {
         Some(reload) => reload.recv().await,
         None => std::future::pending().await,
-    }
-}
-
-async fn save(path: PathBuf, content: Vec<u8>) -> Result<(), Failure> {
-    let saved = tokio::task::spawn_blocking(move || {
-        crate::file::write_atomically(&path, &content).map_err(|error| (path, error))
-    });
-    match saved.await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err((path, error))) => {
-            Err(Failure::caused_by(format!("cannot write {}", path.display()), error))
-        }
-        Err(error) => Err(Failure::caused_by("saving failed", error)),
     }
 }
 

@@ -80,6 +80,13 @@ pub enum News<'a> {
         /// The server's words.
         reason: &'a str,
     },
+    /// The connection settings that the server offered work and are kept.
+    SettingsApplied,
+    /// The connection settings that the server offered are not used.
+    SettingsFailed {
+        /// Why.
+        why: &'a str,
+    },
     /// The agent said goodbye and stopped.
     Stopped,
 }
@@ -95,6 +102,8 @@ impl<'a> News<'a> {
             }
             Event::Throttled { retry_in } => Self::Throttled { retry_in: *retry_in },
             Event::Refused { reason, .. } => Self::Refused { reason },
+            Event::OpampSettingsApplied => Self::SettingsApplied,
+            Event::OpampSettingsFailed { reason } => Self::SettingsFailed { why: reason },
             Event::Stopped => Self::Stopped,
             _ => return None,
         })
@@ -135,6 +144,8 @@ impl fmt::Display for News<'_> {
                 write!(f, "custom-message capability={capability:?} type={kind:?} bytes={len}")
             }
             Self::Refused { reason } => write!(f, "refused reason={reason:?}"),
+            Self::SettingsApplied => f.write_str("settings-applied"),
+            Self::SettingsFailed { why } => write!(f, "settings-failed error={why:?}"),
             Self::Stopped => f.write_str("stopped"),
         }
     }

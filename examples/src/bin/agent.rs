@@ -16,5 +16,5 @@ async fn main() -> ExitCode {
 async fn run(args: AgentArgs) -> Result<(), Failure> {
     let stop = program::told_to_stop()?;
     let reload = program::told_to_reload()?;
-    Agent::start(args)?.reloading(reload).run(stop, |news| program::print(news)).await
+    Agent::start(args).await?.reloading(reload).run(stop, |news| program::print(news)).await
 }

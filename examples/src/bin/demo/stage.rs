@@ -110,22 +110,26 @@ impl Stage {
     }
 
     /// Starts the three agents, each on another transport.
-    pub(crate) fn start_agents(&mut self) -> Result<(), Failure> {
+    pub(crate) async fn start_agents(&mut self) -> Result<(), Failure> {
         let plain = self.plain()?.opamp_addr();
         let secure = self.secure()?.opamp_addr();
-        self.start_agent(WEBSOCKET, AgentArgs::new(format!("ws://{plain}")))?;
+        self.start_agent(WEBSOCKET, AgentArgs::new(format!("ws://{plain}"))).await?;
         let mut http = AgentArgs::new(format!("http://{plain}"));
         http.heartbeat_interval = Some(POLL);
-        self.start_agent(HTTP, http)?;
+        self.start_agent(HTTP, http).await?;
         let mut tls = AgentArgs::new(format!("wss://{secure}"));
         tls.ca = Some(self.path("ca.pem"));
-        self.start_agent(TLS, tls)
+        self.start_agent(TLS, tls).await
     }
 
-    fn start_agent(&mut self, name: &'static str, mut args: AgentArgs) -> Result<(), Failure> {
+    async fn start_agent(
+        &mut self,
+        name: &'static str,
+        mut args: AgentArgs,
+    ) -> Result<(), Failure> {
         args.state = Some(self.path(name));
         args.attributes = vec![Attribute("service.name".to_owned(), name.to_owned())];
-        let agent = Agent::start(args)?;
+        let agent = Agent::start(args).await?;
         self.uids.insert(name, agent.client().instance_uid().into());
         let (stop, stopped) = oneshot::channel();
         let run = agent.run(

@@ -112,7 +112,7 @@ async fn servers(stage: &mut Stage) -> Facts {
 }
 
 async fn connect(stage: &mut Stage) -> Facts {
-    stage.start_agents()?;
+    stage.start_agents().await?;
     for name in AGENTS {
         stage.until(name, "connected with a full report", is_complete).await?;
     }
