@@ -68,6 +68,15 @@ pub struct AgentArgs {
     /// tests, as anyone who reaches it is obeyed. Default: not served
     #[arg(long, value_name = "IP:PORT")]
     pub hooks: Option<SocketAddr>,
+    /// Takes packages and installs their files into this directory, created if missing; those that
+    /// are no longer offered are removed. Default: packages are not taken
+    #[arg(long, value_name = "DIR")]
+    pub packages: Option<PathBuf>,
+
+    /// Takes only packages signed with this minisign public key, a file as minisign writes it.
+    /// Default: packages are verified by the SHA-256 that the server says
+    #[arg(long, value_name = "FILE", requires = "packages")]
+    pub package_key: Option<PathBuf>,
 
     /// Seconds between heartbeats (WebSocket) or polls (HTTP), fractions allowed; 0 for no
     /// heartbeats. Default: 30
@@ -162,6 +171,8 @@ impl AgentArgs {
             key: None,
             custom_capabilities: Vec::new(),
             hooks: None,
+            packages: None,
+            package_key: None,
             heartbeat_interval: None,
             instance_uid: None,
         }
@@ -190,7 +201,7 @@ impl AgentArgs {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     fs::read(path)
         .map_err(|error| Failure::caused_by(format!("cannot read {}", path.display()), error))
 }

@@ -11,6 +11,7 @@ mod config;
 mod description;
 mod hooks;
 mod news;
+mod packages;
 mod state;
 mod work;
 
@@ -18,6 +19,7 @@ use std::future::Future;
 use std::time::{Duration, SystemTime};
 
 use opamp_client::core::{Event, RemoteConfigOffer};
+use opamp_client::packages::{PackageOffer, PackageRemoval};
 use opamp_client::{Client, ErrorKind, Events, FileStore};
 use opamp_proto::v1;
 use serde_json::Value;
@@ -29,6 +31,7 @@ pub use self::news::News;
 
 use self::config::Config;
 use self::hooks::{Answer, Asked, Hooks};
+use self::packages::Installation;
 use self::state::StateDir;
 use self::work::Work;
 use crate::program::Failure;
@@ -43,6 +46,7 @@ pub struct Agent {
     /// Locked as long as the agent runs.
     _state: Option<StateDir>,
     config: Config,
+    packages: Option<Installation>,
     work: Work,
     reload: Option<mpsc::Receiver<()>>,
     hooks: Option<Hooks>,
@@ -81,6 +85,13 @@ impl Agent {
         for Header(name, value) in &args.headers {
             builder = builder.header(name, value);
         }
+        let packages = match Installation::open(&args)? {
+            Some((installation, packages)) => {
+                builder = builder.packages(packages);
+                Some(installation)
+            }
+            None => None,
+        };
         let (interval, attributes) = (args.heartbeat_interval, args.attributes.clone());
         let (client, events, driver) = builder
             .configure(move |config| {
@@ -103,7 +114,18 @@ impl Agent {
         }
         let driver = tokio::spawn(driver.run());
         let hooks = Hooks::at(args.hooks);
-        Ok(Self { args, client, events, driver, _state: state, config, work, reload: None, hooks })
+        Ok(Self {
+            args,
+            client,
+            events,
+            driver,
+            _state: state,
+            config,
+            packages,
+            work,
+            reload: None,
+            hooks,
+        })
     }
 
     /// Reads its configuration again whenever it is told so.
@@ -162,6 +184,8 @@ impl Agent {
                 self.client.set_health(self.work.health());
                 tell(News::Restarted { start_time: self.work.start_time() });
             }
+            Event::Package(offer) => self.install(offer, tell).await?,
+            Event::PackageRemoval(removal) => self.remove(removal, tell).await?,
             Event::InstanceUidChanged { old, new } => {
                 self.client.set_description(description::of(&self.args.attributes, new));
                 tell(News::InstanceUidChanged { old, new });
@@ -252,6 +276,54 @@ impl Agent {
         };
         // The tester may have gone.
         let _ = asked.answer.send(answer);
+        Ok(())
+    }
+
+    /// Installs a package, or says why it cannot (PKG-16, PKG-26).
+    async fn install(
+        &mut self,
+        offer: PackageOffer,
+        tell: &mut impl FnMut(News<'_>),
+    ) -> Result<(), Failure> {
+        // Packages are offered to an agent that takes them only.
+        let Some(installation) = self.packages.clone() else { return Ok(()) };
+        let (offer, installed) = tokio::task::spawn_blocking(move || {
+            let installed = installation.install(&offer);
+            (offer, installed)
+        })
+        .await
+        .map_err(|error| Failure::caused_by("installing a package failed", error))?;
+        match installed {
+            Ok(()) => {
+                tell(News::PackageInstalled { name: offer.name(), version: offer.version() });
+                self.client.resolve_package(offer.installed());
+            }
+            // It is told with the event that comes of it.
+            Err(error) => self.client.resolve_package(offer.failed(error.to_string())),
+        }
+        Ok(())
+    }
+
+    /// Removes a package that is no longer offered, or says why it cannot (PKG-14).
+    async fn remove(
+        &mut self,
+        removal: PackageRemoval,
+        tell: &mut impl FnMut(News<'_>),
+    ) -> Result<(), Failure> {
+        let Some(installation) = self.packages.clone() else { return Ok(()) };
+        let (removal, removed) = tokio::task::spawn_blocking(move || {
+            let removed = installation.remove(&removal);
+            (removal, removed)
+        })
+        .await
+        .map_err(|error| Failure::caused_by("removing a package failed", error))?;
+        match removed {
+            Ok(()) => {
+                tell(News::PackageRemoved { name: removal.name() });
+                self.client.resolve_package(removal.removed());
+            }
+            Err(error) => self.client.resolve_package(removal.failed(error.to_string())),
+        }
         Ok(())
     }
 

@@ -49,6 +49,25 @@ pub enum News<'a> {
         /// Why.
         why: &'a str,
     },
+    /// The agent has an offered package.
+    PackageInstalled {
+        /// Its name.
+        name: &'a str,
+        /// Its version.
+        version: &'a str,
+    },
+    /// A package is not what the server wants it to be.
+    PackageFailed {
+        /// Its name.
+        name: &'a str,
+        /// Why.
+        why: &'a str,
+    },
+    /// A package that is no longer offered is gone.
+    PackageRemoved {
+        /// Its name.
+        name: &'a str,
+    },
     /// The agent's health is another one.
     Health {
         /// Why it is not healthy; `None` when it is.
@@ -101,6 +120,7 @@ impl<'a> News<'a> {
                 Self::ConnectFailed { reason: &failure.message, retry_in: *retry_in }
             }
             Event::Throttled { retry_in } => Self::Throttled { retry_in: *retry_in },
+            Event::PackageFailed { name, why } => Self::PackageFailed { name, why },
             Event::Refused { reason, .. } => Self::Refused { reason },
             Event::OpampSettingsApplied => Self::SettingsApplied,
             Event::OpampSettingsFailed { reason } => Self::SettingsFailed { why: reason },
@@ -131,6 +151,13 @@ impl fmt::Display for News<'_> {
             Self::ConfigFailed { hash, why } => {
                 write!(f, "config-failed hash={} error={why:?}", Hex(hash))
             }
+            Self::PackageInstalled { name, version } => {
+                write!(f, "package-installed name={name:?} version={version:?}")
+            }
+            Self::PackageFailed { name, why } => {
+                write!(f, "package-failed name={name:?} error={why:?}")
+            }
+            Self::PackageRemoved { name } => write!(f, "package-removed name={name:?}"),
             Self::Health { failing: None } => f.write_str("healthy"),
             Self::Health { failing: Some(why) } => write!(f, "unhealthy error={why:?}"),
             Self::Restarted { start_time } => {

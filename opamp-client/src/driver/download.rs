@@ -164,7 +164,7 @@ impl Downloader {
             .no_deflate();
         #[cfg(feature = "tls")]
         let builder = builder.tls_backend_preconfigured(match &packages.tls {
-            Some(tls) => (**tls).clone(),
+            Some(tls) => (*tls.config()?).clone(),
             // Packages served over http need no trust in anybody.
             None => match crate::tls::Tls::new().config() {
                 Ok(tls) => (*tls).clone(),

@@ -252,15 +252,25 @@ struct Place {
 impl Place {
     fn of(key: &FileKey) -> Self {
         Self {
-            package: escaped(key.package()),
+            package: file_name(key.package()),
             content: bounded(hex(key.content()), key.content()),
         }
     }
 }
 
-/// What is not a lower-case letter, a digit, `_`, `-` or an inner dot is written as `%XX`. The prefix
-/// keeps off names that mean something to a system, and the empty one.
-fn escaped(name: &str) -> String {
+/// A file name for a package: one name for each, fit for any file system, and nothing but a name.
+///
+/// It begins with `p-`, which keeps off names that mean something to a system, and the empty one.
+/// What is not a lower-case letter, a digit, `_`, `-` or an inner dot is written as `%XX`; too long a
+/// name is cut, and told from others by the SHA-256 of all of it.
+///
+/// ```
+/// # use opamp_client::packages::file_name;
+/// assert_eq!(file_name("collector-0.9"), "p-collector-0.9");
+/// assert_eq!(file_name("../../etc/Cron.d"), "p-%2E.%2F..%2Fetc%2F%43ron.d");
+/// ```
+#[must_use]
+pub fn file_name(name: &str) -> String {
     let mut escaped = String::from("p-");
     for (at, byte) in name.bytes().enumerate() {
         let inner_dot = byte == b'.' && at > 0 && at + 1 < name.len();

@@ -63,7 +63,7 @@ pub use crate::core::packages::{
 };
 
 #[cfg(feature = "file-store")]
-pub use self::file_store::FilePackageStore;
+pub use self::file_store::{FilePackageStore, file_name};
 #[cfg(feature = "minisign")]
 pub use self::minisign::{Minisign, MinisignKeyError};
 pub use self::store::{FileSource, PackageStore, StoredFile};
@@ -77,7 +77,7 @@ pub struct Packages {
     pub(crate) config: PackagesConfig,
     pub(crate) idle_timeout: Duration,
     #[cfg(feature = "tls")]
-    pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
+    pub(crate) tls: Option<crate::tls::Tls>,
 }
 
 impl fmt::Debug for Packages {
@@ -129,8 +129,8 @@ impl Packages {
     /// How `https` downloads are made: see [`tls`](crate::tls). Default: the system's trust store
     /// and no client certificate; those of the OpAMP connection are not used.
     #[cfg(feature = "tls")]
-    pub fn tls(mut self, config: Arc<rustls::ClientConfig>) -> Self {
-        self.tls = Some(config);
+    pub fn tls(mut self, tls: crate::tls::Tls) -> Self {
+        self.tls = Some(tls);
         self
     }
 
