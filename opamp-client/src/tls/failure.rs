@@ -52,6 +52,7 @@ fn advice(error: &Error) -> Option<&'static str> {
             | AlertDescription::UnsupportedCertificate
             | AlertDescription::BadCertificate
             | AlertDescription::UnknownCA
+            | AlertDescription::DecryptError
             | AlertDescription::AccessDenied => "the server refuses the client certificate",
             AlertDescription::ProtocolVersion => "the server speaks none of the TLS versions",
             AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => {

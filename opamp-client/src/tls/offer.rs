@@ -10,12 +10,9 @@
 //! | `cipher_suites` | the local ones | those of the local ones that are named (TLS-08) |
 //! | `insecure_skip_verify` | verified | only signatures are verified (TLS-05) |
 
-use std::sync::Arc;
-
 use opamp_proto::v1;
-use rustls::sign::CertifiedKey;
 
-use super::{Tls, TlsVersion, certificates};
+use super::{Tls, TlsVersion};
 use crate::error::{Error, ErrorKind};
 
 impl Tls {
@@ -30,7 +27,7 @@ impl Tls {
             result.restrict(offered)?;
         }
         if let Some(offered) = certificate.filter(|certificate| !certificate.cert.is_empty()) {
-            result = result.identified_by(offered)?;
+            result = result.identity_pem(&offered.cert, &offered.private_key)?;
         }
         Ok(result)
     }
@@ -68,24 +65,6 @@ impl Tls {
             }
         }
         Ok(())
-    }
-
-    /// A certificate without a key is one for a key that is already here (CERT-12, A19).
-    fn identified_by(self, offered: &v1::TlsCertificate) -> Result<Self, Error> {
-        if !offered.private_key.is_empty() {
-            return self.identity_pem(&offered.cert, &offered.private_key);
-        }
-        let unusable = |message: &str| Error::new(ErrorKind::Tls, message);
-        let chain = certificates(&offered.cert, "client certificate")?;
-        let Some(local) = &self.identity else {
-            return Err(unusable("the offered certificate has no private_key, and none is here"));
-        };
-        let identity = CertifiedKey::new(chain, Arc::clone(&local.key));
-        identity.keys_match().map_err(|error| {
-            let message = "the offered certificate has no private_key and matches no key here";
-            Error::with_source(ErrorKind::Tls, message, error)
-        })?;
-        Ok(Self { identity: Some(Arc::new(identity)), ..self })
     }
 }
 

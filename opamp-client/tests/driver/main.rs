@@ -21,6 +21,7 @@ mod proxies;
 mod redirects;
 mod refusal;
 mod report;
+mod rotation;
 mod secrets;
 mod stop;
 mod support;

@@ -73,7 +73,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    async fn upgrade(io: Box<dyn Io>) -> Self {
+    pub(crate) async fn upgrade(io: Box<dyn Io>) -> Self {
         let mut seen = None;
         #[expect(clippy::result_large_err, reason = "the library's signature")]
         let record = |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
