@@ -1,5 +1,6 @@
-//! What the conformance tester asks for is done to the server and the agent.
+//! What the conformance tester asks for is done to the server, and by the agent.
 
+use std::net::TcpListener;
 use std::process::Stdio;
 
 use serde_json::{Value, json};
@@ -57,16 +58,37 @@ async fn hooks_act_on_the_server_and_on_the_agent() {
         assert_eq!(hook(&admin, json!({"hook": "overload", "on": on})).await.0, Some(0));
     }
 
-    let pid = agent.id();
-    let ill = json!({"hook": "set_health", "healthy": false, "last_error": "no \"disk\"",
-                     "state": state, "pid": pid});
-    assert_eq!(hook(&["agent"], ill).await.0, Some(0));
+}
+
+#[tokio::test]
+async fn the_agent_does_what_is_posted_to_its_hooks() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    let server = Server::start(&[]).await;
+    let url = format!("ws://{}", server.opamp);
+    let mut agent = agent(&["--server", &url, "--hooks", &address]);
+    agent.line("connected").await;
+    let post = async |action: Value| {
+        let request = reqwest::Client::new().post(format!("http://{address}")).json(&action);
+        request.send().await.unwrap().status().as_u16()
+    };
+    let ill = json!({"hook": "set_health", "healthy": false, "last_error": "no \"disk\""});
+    assert_eq!(post(ill).await, 200);
     server.until("ill", |agent| agent["health"]["last_error"] == "no \"disk\"").await;
-    let config = json!({"hook": "set_effective_config", "body": "b: 2\n",
-                        "state": state, "pid": pid});
-    assert_eq!(hook(&["agent"], config).await.0, Some(0));
+    let config = json!({"hook": "set_effective_config", "body": "b: 2\n"});
+    assert_eq!(post(config).await, 200);
     let changed = |agent: &Value| agent["effective_config"][""]["body"] == "b: 2\n";
-    let agent = server.until("changed", changed).await;
-    assert_eq!(agent["health"]["healthy"], true);
-    assert_eq!(hook(&["agent"], json!({"hook": "request_certificate"})).await.0, Some(77));
+    let shown = server.until("changed", changed).await;
+    assert_eq!(shown["health"]["healthy"], true);
+    let zone = json!({"hook": "set_description", "attributes": {"zone": "north"}});
+    assert_eq!(post(zone).await, 200);
+    let told = |agent: &Value| {
+        agent["agent_description"]["non_identifying_attributes"]["zone"] == "north"
+    };
+    server.until("described", told).await;
+    // What cannot be sent is refused.
+    let message = json!({"hook": "send_custom_message", "capability": "org.example.chat",
+                         "type": "hello", "data": "aGk="});
+    assert_eq!(post(message).await, 400);
+    assert_eq!(post(json!({"hook": "make_coffee"})).await, 501);
 }

@@ -107,6 +107,12 @@ pub struct ClientConfig {
     /// How long a report waits for its reply over WebSocket before the next one may be sent
     /// (RETRY-02). Default: 10 s.
     pub reply_timeout: Duration,
+    /// How long a server may leave everything unanswered over WebSocket, although the connection is
+    /// alive, before the client leaves it for a new one (EST-02): counted from the first report, from
+    /// any other that comes after an answer, and from a heartbeat where the server has answered one
+    /// before. `None` waits for ever, for a server that answers nothing and is to push all the same.
+    /// Default: 60 s.
+    pub answer_timeout: Option<Duration>,
     /// How long the agent may take for an offer before it counts as failed. Default: 5 min.
     pub offer_timeout: Duration,
     /// How long a WebSocket may be silent before it is pinged; `None` never pings. Default: 30 s.
@@ -156,6 +162,7 @@ impl ClientConfig {
             header_policy: HeaderPolicy::Required,
             connect_timeout: Duration::from_secs(30),
             reply_timeout: Duration::from_secs(10),
+            answer_timeout: Some(Duration::from_secs(60)),
             offer_timeout: Duration::from_secs(300),
             ping_interval: Some(Duration::from_secs(30)),
             ping_timeout: Duration::from_secs(20),
@@ -171,6 +178,7 @@ impl ClientConfig {
             ("polling_interval", self.polling_interval),
             ("connect_timeout", self.connect_timeout),
             ("reply_timeout", self.reply_timeout),
+            ("answer_timeout", self.answer_timeout.unwrap_or(Duration::MAX)),
             ("offer_timeout", self.offer_timeout),
             ("ping_interval", self.ping_interval.unwrap_or(Duration::MAX)),
             ("ping_timeout", self.ping_timeout),

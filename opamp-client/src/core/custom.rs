@@ -25,7 +25,7 @@ use bytes::Bytes;
 use opamp_proto::{frame, v1};
 
 use super::timer::Timer;
-use super::{ClientCore, Event, Parts, PeerMisbehaved, Transport};
+use super::{ClientCore, Event, Parts, PeerMisbehaved};
 
 /// Names of a server's custom capabilities that are kept.
 const MAX_SERVER_CAPABILITIES: usize = 1024;
@@ -381,9 +381,7 @@ impl ClientCore {
         let (mut message, number) = self.report.carrier();
         message.custom_message = Some(outgoing.message.clone());
         self.custom.in_flight.push_back((number, outgoing));
-        if self.transport == Transport::WebSocket {
-            self.timers.set(Timer::Reply, now.checked_add(self.config.reply_timeout));
-        }
+        self.expect_answer(now);
         Some(message)
     }
 

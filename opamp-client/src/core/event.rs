@@ -192,6 +192,12 @@ pub enum PeerMisbehaved {
         /// The limit in bytes.
         limit: usize,
     },
+    /// Nothing the client said was answered for so long, while the connection was alive: the client
+    /// leaves it (EST-02).
+    NoAnswer {
+        /// How long.
+        within: Duration,
+    },
     /// A message for another agent (A33).
     ForeignInstanceUid,
     /// A new instance uid that is not 16 bytes long (ID-16).

@@ -151,6 +151,8 @@ impl ClientCore {
         }
         self.link = Link::Open;
         self.good = false;
+        self.heartbeat_unanswered = false;
+        self.answers_heartbeats = false;
         self.report.open();
         self.timers.stop(Timer::Connect);
         self.timers.stop(Timer::Heartbeat);
@@ -249,7 +251,9 @@ impl ClientCore {
 
     /// Nothing is open, and nothing is tried for `delay`.
     pub(super) fn pause(&mut self, delay: Duration, now: Instant) {
-        for timer in [Timer::Ping, Timer::Pong, Timer::Reply, Timer::Close, Timer::Heartbeat] {
+        for timer in
+            [Timer::Ping, Timer::Pong, Timer::Reply, Timer::Answer, Timer::Close, Timer::Heartbeat]
+        {
             self.timers.stop(timer);
         }
         self.ping_due = false;
@@ -315,10 +319,37 @@ impl ClientCore {
     /// left without a goodbye.
     pub(super) fn leave(&mut self, closing: Closing, then: After, now: Instant) {
         self.link = Link::Closing { closing, then };
-        for timer in [Timer::Ping, Timer::Pong, Timer::Heartbeat, Timer::Reply] {
+        for timer in [Timer::Ping, Timer::Pong, Timer::Heartbeat, Timer::Reply, Timer::Answer] {
             self.timers.stop(timer);
         }
         self.timers.set(Timer::Close, now.checked_add(self.config.close_timeout));
+    }
+
+    /// A message was sent whose answer is waited for.
+    pub(super) fn expect_answer(&mut self, now: Instant) {
+        if self.transport == Transport::WebSocket {
+            self.timers.set(Timer::Reply, now.checked_add(self.config.reply_timeout));
+            self.await_any_answer(now);
+        }
+    }
+
+    /// From the first unanswered message on, a later one does not begin the wait anew.
+    pub(super) fn await_any_answer(&mut self, now: Instant) {
+        if let Some(timeout) = self.config.answer_timeout
+            && self.link == Link::Open
+            && !self.timers.is_set(Timer::Answer)
+        {
+            self.timers.set(Timer::Answer, now.checked_add(timeout));
+        }
+    }
+
+    /// The connection is alive and nobody speaks OpAMP at its other end, any more or at all.
+    pub(super) fn leave_unanswered(&mut self, now: Instant) {
+        if let (Link::Open, Some(within)) = (&self.link, self.config.answer_timeout) {
+            self.misbehaved(PeerMisbehaved::NoAnswer { within });
+            let delay = self.delay_after_loss(now);
+            self.leave(Closing::Goodbye, After::Retry { delay }, now);
+        }
     }
 
     /// A WebSocket message above the receive limit came (SIZE-10, SIZE-11).

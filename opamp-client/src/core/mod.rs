@@ -157,6 +157,10 @@ pub struct ClientCore {
     outstanding_request: Option<Ticket>,
     last_request: u64,
     heartbeat_due: bool,
+    /// A heartbeat of this connection is unanswered.
+    heartbeat_unanswered: bool,
+    /// The server has answered a heartbeat of this connection.
+    answers_heartbeats: bool,
     ping_due: bool,
     backoff: Backoff,
     timers: Timers,
@@ -233,6 +237,8 @@ impl ClientCore {
             outstanding_request: None,
             last_request: 0,
             heartbeat_due: false,
+            heartbeat_unanswered: false,
+            answers_heartbeats: false,
             ping_due: false,
             backoff: Backoff::new(config.backoff.clone(), config.seed),
             timers: Timers::default(),

@@ -235,6 +235,7 @@ impl ClientCore {
             self.misbehaved(PeerMisbehaved::ForeignInstanceUid);
             return false;
         }
+        self.heard_answer(&message);
         if let Some(error) = message.error_response {
             self.process_error(error, now);
             return true;
@@ -297,6 +298,14 @@ impl ClientCore {
             self.process_custom_message(custom);
         }
         true
+    }
+
+    /// Whatever the server says, it is not one that says nothing.
+    fn heard_answer(&mut self, message: &v1::ServerToAgent) {
+        self.timers.stop(Timer::Answer);
+        let heartbeat = std::mem::take(&mut self.heartbeat_unanswered);
+        self.answers_heartbeats |=
+            heartbeat && !self.report.waiting() && is_acknowledgement(message);
     }
 
     /// Its own id, one it just replaced, or none (A33).

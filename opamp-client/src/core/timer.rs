@@ -14,6 +14,8 @@ pub(super) enum Timer {
     Heartbeat,
     /// When an unanswered report no longer holds back the next one.
     Reply,
+    /// When a server that answers nothing is left.
+    Answer,
     /// When another report may be sent after very many.
     Report,
     /// When another full report that was asked for may be sent.
@@ -39,11 +41,12 @@ pub(super) enum Timer {
 }
 
 impl Timer {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Retry,
         Self::Connect,
         Self::Heartbeat,
         Self::Reply,
+        Self::Answer,
         Self::Report,
         Self::FullState,
         Self::Offer,

@@ -89,6 +89,10 @@ impl ClientCore {
         }
         if self.heartbeat_due {
             let heartbeat = self.report.heartbeat();
+            self.heartbeat_unanswered = true;
+            if self.answers_heartbeats {
+                self.await_any_answer(now);
+            }
             return Some(self.send(&heartbeat, now));
         }
         if std::mem::take(&mut self.ping_due) {
@@ -164,9 +168,7 @@ impl ClientCore {
             let Oversized { part, size } = oversized;
             events.push(Event::TooLargeToSend { part, size, limit });
         })?;
-        if self.transport == Transport::WebSocket {
-            self.timers.set(Timer::Reply, now.checked_add(self.config.reply_timeout));
-        }
+        self.expect_answer(now);
         Some(message)
     }
 
@@ -252,6 +254,7 @@ impl ClientCore {
                 Timer::Connect => self.give_up("the connection was not established in time", now),
                 Timer::Heartbeat => self.heartbeat_due = true,
                 Timer::Reply => self.report.stop_waiting(),
+                Timer::Answer => self.leave_unanswered(now),
                 // The report is due, and polled for next.
                 Timer::Report => {}
                 Timer::FullState => self.grant_full_state(now),

@@ -1,6 +1,6 @@
-//! Brings about in the example server or the example agent what the conformance tester asks for: one
-//! action as JSON on standard input. The exit status is 0 when it was done, 77 when these programs
-//! cannot do it, and 1 when it failed.
+//! Brings about in the example server what the conformance tester asks for: one action as JSON on
+//! standard input. The exit status is 0 when it was done, 77 when the server cannot do it, and 1 when
+//! it failed. The example agent serves its hooks itself, with `--hooks`.
 
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -10,13 +10,12 @@ use clap::Parser;
 use opamp_examples::program::{self, Failure};
 use serde_json::Value;
 
-mod agent;
 mod server;
 
 /// The exit status for what is not supported.
 const UNSUPPORTED: u8 = 77;
 
-/// Does to the example programs what the conformance tester asks for on standard input.
+/// Does to the example server what the conformance tester asks for on standard input.
 #[derive(Debug, Parser)]
 #[command(name = "conformance-hook", version)]
 enum Args {
@@ -26,15 +25,13 @@ enum Args {
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4321")]
         admin: SocketAddr,
     },
-    /// To an agent, by the file in its state directory and SIGHUP
-    Agent,
 }
 
 /// What became of an action.
 enum Done {
     /// It was done, with this answer.
     Answer(Value),
-    /// These programs cannot do it.
+    /// The server cannot do it.
     Unsupported,
 }
 
@@ -58,7 +55,6 @@ fn run(args: &Args) -> Result<Done, Failure> {
         .map_err(|error| Failure::caused_by("the action is not JSON", error))?;
     match args {
         Args::Server { admin } => server::act(*admin, &action),
-        Args::Agent => agent::act(&action),
     }
 }
 

@@ -158,7 +158,10 @@ fn without_an_answer_the_next_report_goes_out_after_a_while() {
 #[test]
 fn an_overdue_answer_alone_is_no_reason_for_a_report() {
     let _judged = opamp_spec::judges(&["STATUS-14", "RETRY-01"]);
-    let mut pair = Pair::settled_with(WebSocket, |config| config.heartbeat_interval = None);
+    let mut pair = Pair::settled_with(WebSocket, |config| {
+        config.heartbeat_interval = None;
+        config.answer_timeout = None;
+    });
     pair.core.set_health(Some(health("well")));
     pair.expect_parts(Parts::HEALTH);
     pair.advance(seconds(600));

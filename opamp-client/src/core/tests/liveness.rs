@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use opamp_proto::v1;
+
 use super::pair::{Pair, WebSocket};
-use super::values::{health, seconds, unavailable};
-use crate::core::{ConnectionAction, Event, FailureKind, Parts, Received};
+use super::values::{acknowledgement, error, health, seconds, unavailable};
+use crate::core::{
+    ConnectionAction, Event, FailureKind, Parts, PeerMisbehaved, Received, Transmit,
+};
 
 const MOMENT: Duration = Duration::from_nanos(1);
 
@@ -202,4 +206,112 @@ fn pings_can_be_turned_off() {
     });
     pair.receive_frame(Received::Control);
     assert_eq!(pair.until_timeout(), None);
+}
+
+/// The core leaves in good order, and says why.
+fn expect_to_leave(pair: &mut Pair) {
+    pair.expect_goodbye();
+    let what = PeerMisbehaved::NoAnswer { within: seconds(60) };
+    assert!(pair.events().contains(&Event::PeerMisbehaved(what)));
+    let action = pair.core.poll_connection(pair.now);
+    assert!(matches!(action, Some(ConnectionAction::Close { .. })), "{action:?}");
+    pair.closed_by_server(1000);
+}
+
+#[test]
+fn a_server_that_answers_nothing_is_left_although_it_is_alive() {
+    let _judged = opamp_spec::judges(&["EST-02", "EST-04"]);
+    let mut pair = Pair::new(WebSocket, |config| config.ping_interval = Some(seconds(7)));
+    let mut last_pause = Duration::ZERO;
+    for attempt in 0..4 {
+        pair.connect();
+        let first = pair.expect();
+        assert!(first.health.is_some(), "what was not answered is told again");
+        for _ in 0..59 {
+            pair.advance(seconds(1));
+            while let Some(transmit) = pair.core.poll_transmit(pair.now) {
+                // Heartbeats and pings; the server's WebSocket answers the latter by itself.
+                if matches!(transmit, Transmit::Ping { .. }) {
+                    pair.receive_frame(Received::Control);
+                } else {
+                    pair.open(transmit);
+                }
+            }
+        }
+        pair.advance(seconds(1));
+        expect_to_leave(&mut pair);
+        let pause = pair.wait_for_retry();
+        assert!(pause >= Duration::from_millis(500 << attempt), "no hot loop: {pause:?}");
+        assert!(attempt == 0 || pause > last_pause / 2, "pauses grow");
+        last_pause = pause;
+    }
+}
+
+#[test]
+fn anything_a_server_says_to_the_agent_is_better_than_nothing() {
+    let _judged = opamp_spec::judges(&["EST-02"]);
+    for answer in [
+        acknowledgement(),
+        error(v1::ServerErrorResponseType::BadRequest, "what?"),
+        v1::ServerToAgent { flags: 1, ..acknowledgement() },
+    ] {
+        let mut pair = Pair::new(WebSocket, |config| config.heartbeat_interval = None);
+        pair.connect();
+        pair.expect();
+        pair.advance(seconds(59));
+        pair.receive(answer);
+        pair.advance(seconds(59));
+        assert!(pair.core.is_connected());
+    }
+}
+
+#[test]
+fn a_server_that_falls_silent_is_left() {
+    let _judged = opamp_spec::judges(&["EST-02", "RETRY-01"]);
+    let mut pair = Pair::settled_with(WebSocket, |config| config.heartbeat_interval = None);
+    pair.advance(seconds(600));
+    pair.core.set_health(Some(health("worse")));
+    pair.expect_parts(Parts::HEALTH);
+    pair.advance(seconds(50));
+    // Another report does not begin the wait anew.
+    pair.core.set_health(Some(health("dying")));
+    pair.expect_parts(Parts::HEALTH);
+    pair.advance(seconds(10));
+    expect_to_leave(&mut pair);
+    // The connection had worked.
+    assert_eq!(pair.wait_for_retry(), Duration::ZERO);
+    pair.connect();
+    assert_eq!(pair.expect().health, Some(health("dying")));
+}
+
+#[test]
+fn a_server_is_expected_to_answer_heartbeats_if_it_has_answered_one() {
+    let _judged = opamp_spec::judges(&["EST-02"]);
+    // Servers that answer reports and no heartbeats are out there.
+    let mut pair = Pair::settled(WebSocket);
+    for _ in 0..20 {
+        pair.advance(seconds(30));
+        pair.expect_heartbeat();
+    }
+    pair.acknowledge();
+    pair.advance(seconds(30));
+    pair.expect_heartbeat();
+    pair.advance(seconds(30));
+    pair.expect_heartbeat();
+    pair.advance(seconds(30));
+    expect_to_leave(&mut pair);
+}
+
+#[test]
+fn a_client_can_wait_for_an_answer_for_ever() {
+    let _judged = opamp_spec::judges(&["EST-02"]);
+    let mut pair = Pair::new(WebSocket, |config| {
+        config.answer_timeout = None;
+        config.heartbeat_interval = None;
+    });
+    pair.connect();
+    pair.expect();
+    pair.advance(seconds(3600));
+    pair.expect_silence();
+    assert!(pair.core.is_connected());
 }

@@ -171,7 +171,8 @@ impl Pair {
         assert_eq!(transmit, Some(Transmit::Ping { epoch }));
     }
 
-    fn open(&mut self, transmit: Transmit) -> v1::AgentToServer {
+    /// What goes out, checked for what holds for every message.
+    pub(super) fn open(&mut self, transmit: Transmit) -> v1::AgentToServer {
         let (body, claimed_uid) = match transmit {
             Transmit::Message { epoch, message } => {
                 assert_eq!(self.core.transport(), WebSocket);

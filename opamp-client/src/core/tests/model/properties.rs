@@ -100,6 +100,8 @@ fn a_server_that_never_answers_is_told_everything() {
     let _judged = opamp_spec::judges(&["STATUS-04", "RETRY-02", "STATUS-14"]);
     let ops = vec(prop_oneof![2 => application(), 3 => network()], 0..100);
     check((agent(), ops), |(agent, ops)| {
+        // A client that leaves says goodbye, and the server forgets it.
+        let agent = ClientConfig { answer_timeout: None, ..agent };
         let mut server = Server::new(false);
         server.silent = true;
         let mut world = run(agent, server, ops);

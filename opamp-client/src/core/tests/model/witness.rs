@@ -34,6 +34,9 @@ pub(super) struct Witness {
     stopping: bool,
     may_say_goodbye: bool,
     said_goodbye: bool,
+    answer_timeout: Option<Duration>,
+    /// Since when nothing on this connection is surely answered.
+    unanswered_since: Option<Instant>,
     pub(super) messages: u64,
 }
 
@@ -61,6 +64,8 @@ impl Witness {
             stopping: false,
             may_say_goodbye: false,
             said_goodbye: false,
+            answer_timeout: config.answer_timeout,
+            unanswered_since: None,
             messages: 0,
         }
     }
@@ -84,6 +89,7 @@ impl Witness {
         self.opening = true;
         self.orderly = true;
         self.said_goodbye = false;
+        self.unanswered_since = None;
     }
 
     /// The connection, or the exchange, is over: what was not surely received may be sent again.
@@ -114,6 +120,9 @@ impl Witness {
         before: Option<ServerCapabilities>,
         after: Option<ServerCapabilities>,
     ) {
+        if message.instance_uid == self.status.instance_uid {
+            self.unanswered_since = None;
+        }
         if let Some(error) = &message.error_response {
             if error.r#type == v1::ServerErrorResponseType::Unavailable as i32 {
                 self.may_say_goodbye = true;
@@ -177,7 +186,9 @@ impl Witness {
         }
         if message.agent_disconnect.is_some() {
             assert!(parts.is_empty());
-            assert!(self.may_say_goodbye, "a goodbye without a reason");
+            let unanswered = self.unanswered_since.zip(self.answer_timeout);
+            let gives_up = unanswered.is_some_and(|(since, timeout)| now >= since + timeout);
+            assert!(self.may_say_goodbye || gives_up, "a goodbye without a reason");
             self.said_goodbye = true;
             self.may_say_goodbye = false;
         } else if parts.is_empty() {
@@ -202,6 +213,7 @@ impl Witness {
         self.reasons -= parts | Parts::CAPABILITIES;
         self.unproven |= parts | Parts::CAPABILITIES;
         self.opening = false;
+        self.unanswered_since.get_or_insert(now);
         self.last_message = Some(now);
     }
 }
