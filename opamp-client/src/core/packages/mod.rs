@@ -35,9 +35,6 @@ mod record;
 mod status;
 mod work;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 

@@ -228,10 +228,12 @@ impl Packages {
         let failures = failures.saturating_add(1);
         self.trouble.insert(name.clone(), Trouble { failures, until });
         self.stale = true;
+        // What was answered is not to be cancelled.
+        if let Some(work) = self.work.get_mut(&name) {
+            work.stage = Stage::Waiting { until };
+        }
         if over {
             self.fail(&name, failure.why, false);
-        } else if let Some(work) = self.work.get_mut(&name) {
-            work.stage = Stage::Waiting { until };
         }
     }
 }

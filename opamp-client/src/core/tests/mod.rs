@@ -24,6 +24,7 @@ mod liveness;
 mod malformed;
 mod numbering;
 mod opening;
+mod packages;
 mod parts;
 mod polling;
 mod reconnect;

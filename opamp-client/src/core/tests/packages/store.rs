@@ -1,0 +1,178 @@
+//! A store that fails, or takes its time.
+
+use opamp_proto::v1::{self, PackageStatusEnum as State};
+
+use super::depot::{Depot, addon};
+use crate::core::packages::PackageAction;
+use crate::core::tests::pair::WebSocket;
+use crate::core::tests::values::seconds;
+use crate::core::{Event, PackageStoreTask};
+
+#[test]
+fn an_offer_waits_until_it_is_known_what_the_agent_has() {
+    let _judged = opamp_spec::judges(&["PKG-09", "PKG-27"]);
+    let before = Depot::having(&[("plugin", addon("1", "one"))]);
+    let mut depot = Depot::unloaded(WebSocket, |_| {});
+    depot.saved = before.saved.clone();
+    depot.work();
+    // The store takes so long that the agent connects without.
+    depot.start();
+    assert_eq!(depot.told, None, "an incomplete list would be wrong");
+    depot.offer("second", &[("plugin", addon("1", "one")), ("new", addon("1", "new"))]);
+    depot.expect_no_fetch();
+    assert_eq!(depot.told, None);
+    let saved = depot.saved.clone();
+    depot.pair.core.handle_packages_loaded(Ok(saved), depot.pair.now);
+    depot.settle();
+    assert_eq!(depot.listed(), ["new", "plugin"]);
+    assert_eq!(depot.state("plugin"), State::Installed);
+    assert_eq!(depot.fetches.len(), 1);
+}
+
+#[test]
+fn a_store_that_cannot_be_read_is_asked_again_and_the_server_told() {
+    let _judged = opamp_spec::judges(&["PKG-41", "PKG-42"]);
+    let before = Depot::having(&[("plugin", addon("1", "one"))]);
+    let mut depot = Depot::unloaded(WebSocket, |_| {});
+    depot.work();
+    let fail = |depot: &mut Depot| {
+        let why = Err("no such device".to_owned());
+        depot.pair.core.handle_packages_loaded(why, depot.pair.now);
+    };
+    fail(&mut depot);
+    depot.start();
+    let told = v1::PackageStatuses {
+        error_message: "the package store cannot be read: no such device".to_owned(),
+        ..Default::default()
+    };
+    assert_eq!(depot.told.as_ref(), Some(&told));
+    for round in 1..10 {
+        assert_eq!(depot.loads, round);
+        depot.wait();
+        fail(&mut depot);
+        depot.settle();
+    }
+    let events = depot.pair.events();
+    let failed = |event: &&Event| matches!(event, Event::PackageStoreFailed { .. });
+    assert_eq!(events.iter().filter(failed).count(), 1, "that is news once: {events:?}");
+    depot.wait();
+    depot.pair.core.handle_packages_loaded(Ok(before.saved.clone()), depot.pair.now);
+    depot.settle();
+    assert_eq!(depot.told, before.told);
+}
+
+#[test]
+fn nothing_is_handed_over_before_that_is_saved() {
+    let mut depot = Depot::new();
+    depot.offer("all", &[("plugin", addon("1", "one"))]);
+    depot.saves = false;
+    depot.fetched("plugin", "one");
+    depot.expect_nothing_handed();
+    assert_eq!(depot.state("plugin"), State::InstallPending);
+    depot.save();
+    depot.settle();
+    let saved = depot.saved.as_ref().unwrap();
+    assert_eq!(saved.packages["plugin"].handed_over, 1);
+    let offer = depot.take_package();
+    depot.resolve(offer.installed()).unwrap();
+}
+
+/// W-23 of the reference: a store that failed was taken for one that did not.
+#[test]
+fn a_package_whose_hand_over_cannot_be_saved_fails() {
+    let _judged = opamp_spec::judges(&["PKG-26", "PKG-60"]);
+    let mut depot = Depot::new();
+    depot.offer("all", &[("plugin", addon("1", "one"))]);
+    depot.saves = false;
+    depot.fetched("plugin", "one");
+    depot.pair.events();
+    for attempt in 0..5 {
+        assert_eq!(depot.state("plugin"), State::InstallPending, "{attempt}");
+        depot.fail_save();
+        depot.settle();
+        depot.expect_nothing_handed_but_failures(attempt);
+        while depot.saving.is_none() {
+            depot.wait();
+        }
+    }
+    let status = depot.status("plugin");
+    assert_eq!(status.status, State::InstallFailed as i32);
+    assert_eq!(status.error_message, "the package store cannot save: disk full");
+    // And when it can again, that is what is saved.
+    depot.save();
+    depot.settle();
+    assert!(depot.saved.as_ref().unwrap().packages["plugin"].failure.is_some());
+}
+
+#[test]
+fn an_installed_package_is_told_though_the_store_fails_and_saved_when_it_does_not() {
+    let _judged = opamp_spec::judges(&["PKG-45", "PKG-47"]);
+    let mut depot = Depot::new();
+    depot.offer("all", &[("plugin", addon("1", "one"))]);
+    depot.fetched("plugin", "one");
+    let offer = depot.take_package();
+    depot.saves = false;
+    depot.resolve(offer.installed()).unwrap();
+    // The agent has it: no disk makes that untrue.
+    assert_eq!(depot.state("plugin"), State::Installed);
+    for _ in 0..20 {
+        depot.fail_save();
+        while depot.saving.is_none() {
+            depot.wait();
+        }
+    }
+    assert_eq!(depot.state("plugin"), State::Installed);
+    let files = depot.retained.clone();
+    depot.save();
+    depot.settle();
+    assert_eq!(depot.retained, files);
+    let depot = depot.restart();
+    assert_eq!(depot.state("plugin"), State::Installed);
+}
+
+#[test]
+fn what_changed_last_is_saved_after_the_stop() {
+    let mut depot = Depot::new();
+    depot.offer("all", &[("plugin", addon("1", "one"))]);
+    depot.fetched("plugin", "one");
+    let offer = depot.take_package();
+    depot.pair.core.stop(depot.pair.now);
+    depot.pair.expect_goodbye();
+    assert!(depot.pair.core.poll_connection(depot.pair.now).is_some());
+    depot.pair.closed_by_server(1000);
+    depot.pair.core.resolve_package(offer.installed(), depot.pair.now).unwrap();
+    let action = depot.pair.core.poll_package_action(depot.pair.now);
+    let Some(PackageAction::Save { records, .. }) = action else { panic!("{action:?}") };
+    assert!(records.packages["plugin"].has.is_some());
+}
+
+#[test]
+fn files_that_stay_are_no_trouble() {
+    let (mut depot, mut failed) = (Depot::unloaded(WebSocket, |_| {}), 0);
+    depot.pair.core.poll_package_action(depot.pair.now);
+    depot.pair.core.handle_packages_loaded(Ok(None), depot.pair.now);
+    while let Some(action) = depot.pair.core.poll_package_action(depot.pair.now) {
+        let PackageAction::Retain { ticket, .. } = action else { panic!("{action:?}") };
+        let why = Err("busy".to_owned());
+        depot.pair.core.handle_packages_retained(ticket, why, depot.pair.now);
+        failed += 1;
+    }
+    assert_eq!(failed, 1);
+    let events = depot.pair.events();
+    let task = PackageStoreTask::Retain;
+    assert_eq!(events, [Event::PackageStoreFailed { task, why: "busy".to_owned() }]);
+    assert_eq!(depot.pair.until_timeout(), None);
+    depot.pair.advance(seconds(1));
+}
+
+impl Depot {
+    fn expect_nothing_handed_but_failures(&mut self, attempt: usize) {
+        let events = self.pair.events();
+        let failures = events.iter().filter(|event| {
+            matches!(event, Event::PackageStoreFailed { .. } | Event::PackageFailed { .. })
+        });
+        assert_eq!(failures.count(), events.len(), "{events:?}");
+        // The first time, and when it is given up.
+        assert_eq!(!events.is_empty(), attempt == 0 || attempt == 4, "{events:?}");
+    }
+}
