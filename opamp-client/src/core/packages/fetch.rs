@@ -31,6 +31,11 @@ impl FileKey {
         Self { package: package.to_owned(), content: content.clone() }
     }
 
+    #[cfg(test)]
+    pub(crate) fn for_tests(package: &str, content: &[u8]) -> Self {
+        Self::new(package, &Bytes::copy_from_slice(content), &Bytes::new())
+    }
+
     /// The package's name: whatever the server chose, up to 1,024 bytes. It is not fit to be a part
     /// of a path as it is.
     #[must_use]
