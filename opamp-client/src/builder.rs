@@ -185,6 +185,37 @@ impl Builder {
         self.accept_settings(ConnectionKinds::OPAMP)
     }
 
+    /// The agent asks the server for a client certificate of a key of its own, as soon as the server
+    /// takes such requests (CSR-04, CSR-25), and uses it from then on (CSR-13); it asks for another
+    /// one when two thirds of its time are over, and when the server gives the agent another uid
+    /// (CSR-16, CSR-21). This accepts [connection settings](Self::accept_connection_settings) and
+    /// needs a [`store`](Self::store): a key that is lost makes its certificate worthless.
+    ///
+    /// The first connection is made with what the builder is given: no client certificate, or a
+    /// bootstrap certificate (TOFU-01, CSR-03). The key is an ECDSA key on P-256 and never leaves the
+    /// agent; the common name is the uid, unless
+    /// [`certificate_names_uid`](ClientConfig::certificate_names_uid) says otherwise.
+    ///
+    /// ```
+    /// # #[cfg(feature = "file-store")]
+    /// # async fn agent() -> Result<(), opamp_client::Error> {
+    /// use opamp_client::{Client, FileStore};
+    ///
+    /// let (client, events, driver) = Client::builder("wss://opamp.example.com/v1/opamp")
+    ///     .identifying_attribute("service.name", "my-agent")
+    ///     .store(FileStore::new("/var/lib/my-agent/opamp-state"))
+    ///     .await?
+    ///     .request_certificate()
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "csr")]
+    pub fn request_certificate(mut self) -> Self {
+        self.config.requests_certificate = true;
+        self.accept_connection_settings()
+    }
+
     /// The agent sends its own metrics where the server wants them: it has to answer
     /// [`Event::ConnectionSettings`](crate::core::Event::ConnectionSettings) (TEL-08).
     pub fn accept_own_metrics(self) -> Self {

@@ -249,6 +249,14 @@ impl Client {
         self.status.borrow().state.connections.clone()
     }
 
+    /// Asks the server for a client certificate of a new key, whatever the agent has (CSR-16). A
+    /// request that has no answer yet is repeated instead. Without effect unless the builder was told
+    /// to [request certificates](Builder::request_certificate).
+    #[cfg(feature = "csr")]
+    pub fn request_certificate(&self) {
+        self.mailbox.put(|changes| changes.request_certificate = true);
+    }
+
     /// The agent's present instance uid; the server may change it (ID-12).
     #[must_use]
     pub fn instance_uid(&self) -> InstanceUid {
@@ -372,6 +380,8 @@ struct Changes {
     posted: Vec<Posted>,
     /// The driver is gone.
     closed: bool,
+    #[cfg(feature = "csr")]
+    request_certificate: bool,
     stop: bool,
 }
 
@@ -474,6 +484,10 @@ impl Mailbox {
         for (_, resolution) in changes.packages {
             // One that says nothing new needs no answer either.
             let _ = core.resolve_package(resolution, now);
+        }
+        #[cfg(feature = "csr")]
+        if changes.request_certificate {
+            core.request_certificate();
         }
         if changes.stop {
             core.stop(now);

@@ -46,6 +46,7 @@
 //! | `ws` | yes | the WebSocket transport |
 //! | `http` | yes | the plain HTTP transport |
 //! | `tls` | yes | `wss` and `https`, with rustls |
+//! | `csr` | no | client certificates that the agent asks its server for |
 //! | `file-store` | no | `FileStore`, which keeps the client's state in a file, and `FilePackageStore` |
 //! | `packages` | no | packages: downloads, and the trait for a store of them |
 //! | `minisign` | no | a verifier of packages signed with minisign |
@@ -54,6 +55,8 @@ pub mod core;
 
 #[cfg(any(feature = "ws", feature = "http"))]
 mod builder;
+#[cfg(all(feature = "csr", any(feature = "ws", feature = "http")))]
+mod csr;
 #[cfg(any(feature = "ws", feature = "http"))]
 mod custom;
 #[cfg(any(feature = "ws", feature = "http"))]

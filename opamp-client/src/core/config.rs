@@ -70,6 +70,15 @@ pub struct ClientConfig {
     pub allow_insecure_endpoint: bool,
     /// Whether offered settings may turn off the verification of certificates (TLS-05). Default: no.
     pub allow_insecure_skip_verify: bool,
+    /// Whether the agent asks the server for a client certificate of a key of its own, as long as no
+    /// accepted settings have one, and when that has to be renewed (CSR-04, CSR-16). Needs durable
+    /// storage and accepted OpAMP settings. Default: no.
+    pub requests_certificate: bool,
+    /// Whether the certificate names the instance uid (CSR-19); another uid then needs another
+    /// certificate (CSR-21). Default: yes.
+    pub certificate_names_uid: bool,
+    /// When a certificate is asked for again that was refused or did not come. Default: 1 h.
+    pub certificate_retry_interval: Duration,
     /// How long offered settings of the OpAMP connection may take to be checked and saved, and then
     /// to bring a good reply (A37). Default: 30 s.
     pub settings_timeout: Duration,
@@ -148,6 +157,9 @@ impl ClientConfig {
             accepted_settings: ConnectionKinds::empty(),
             allow_insecure_endpoint: false,
             allow_insecure_skip_verify: false,
+            requests_certificate: false,
+            certificate_names_uid: true,
+            certificate_retry_interval: Duration::from_secs(3600),
             settings_timeout: Duration::from_secs(30),
             packages: None,
             available_components: None,
@@ -183,6 +195,7 @@ impl ClientConfig {
             ("ping_interval", self.ping_interval.unwrap_or(Duration::MAX)),
             ("ping_timeout", self.ping_timeout),
             ("settings_timeout", self.settings_timeout),
+            ("certificate_retry_interval", self.certificate_retry_interval),
             ("close_timeout", self.close_timeout),
             ("custom_message_timeout", self.custom_message_timeout),
             ("backoff.initial", self.backoff.initial),
@@ -195,6 +208,12 @@ impl ClientConfig {
         }
         if self.limits.max_send() < MIN_SEND_LIMIT {
             return Err(ConfigError::SendLimitTooSmall { limit: self.limits.max_send() });
+        }
+        if self.requests_certificate
+            && (self.storage == Storage::Ephemeral
+                || !self.accepted_settings.contains(ConnectionKinds::OPAMP))
+        {
+            return Err(ConfigError::CertificateCannotBeKept);
         }
         if self.description.identifying_attributes.is_empty()
             && self.description.non_identifying_attributes.is_empty()
@@ -253,6 +272,11 @@ pub enum ConfigError {
         /// The limit that was given.
         limit: usize,
     },
+    /// A certificate that is asked for has to be accepted, and to survive a restart (CONN-20).
+    #[error(
+        "requests_certificate needs accepted OpAMP settings, and a store or another durable storage"
+    )]
+    CertificateCannotBeKept,
     /// An agent has to say what it is.
     #[error("description has no attributes: give at least service.name")]
     EmptyDescription,

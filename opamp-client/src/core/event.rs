@@ -118,6 +118,14 @@ pub enum Event {
         /// Why, as the server is told (CONN-35).
         reason: String,
     },
+    /// A request for a client certificate failed: it could not be made, or the server refused it
+    /// (CSR-15, ERR-14). The agent goes on with the credentials it has; another request, with another
+    /// key, follows after
+    /// [`certificate_retry_interval`](super::ClientConfig::certificate_retry_interval).
+    CertificateRequestFailed {
+        /// Why.
+        reason: String,
+    },
     /// What has to survive a restart could not be saved; it is tried again until it is (CONN-11).
     /// Told once until it works again.
     SaveFailed {

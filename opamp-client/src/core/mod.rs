@@ -50,6 +50,7 @@
 //! [`poll_timeout`]: ClientCore::poll_timeout
 
 mod backoff;
+mod certificate;
 mod components;
 mod config;
 mod connection_settings;
@@ -80,6 +81,7 @@ use bytes::Bytes;
 use opamp_proto::{AgentCapabilities, InstanceUid, ServerCapabilities, v1};
 
 pub use self::backoff::BackoffConfig;
+pub use self::certificate::CertificateOrder;
 pub use self::config::{ClientConfig, ConfigError, Storage, Transport};
 pub use self::connection_settings::{
     ConnectionSettingsOffer, ConnectionSettingsResolution, PendingConnectionSettings,
@@ -100,6 +102,7 @@ pub use self::state::{CertificateRequest, ClientState, SettingsCandidate, StateE
 pub use self::transmit::Transmit;
 
 use self::backoff::Backoff;
+use self::certificate::Certificates;
 use self::connection_settings::ConnectionSettings;
 use self::custom::Custom;
 use self::event::Events;
@@ -136,6 +139,7 @@ pub struct ClientCore {
     remote_config: RemoteConfig,
     connection_settings: ConnectionSettings,
     settings: Settings,
+    certificates: Certificates,
     /// That of the settings in use.
     transport: Transport,
     packages: Option<Box<Packages>>,
@@ -220,6 +224,7 @@ impl ClientCore {
             remote_config: RemoteConfig::default(),
             connection_settings: ConnectionSettings::default(),
             settings: Settings::default(),
+            certificates: Certificates::default(),
             transport: config.transport,
             packages: packages.map(Box::new),
             custom: Custom::default(),
@@ -251,6 +256,7 @@ impl ClientCore {
             core.withdraw_remote_config();
         }
         core.restore_settings(now);
+        core.restore_certificate_request();
         core.restore_connection_settings(now);
         core.set_available_components(core.config.available_components.clone());
         core.set_custom_capabilities(core.config.custom_capabilities.clone());

@@ -24,12 +24,14 @@ bitflags::bitflags! {
         const CONNECTION_SETTINGS_STATUS = 1 << 7;
         /// The capabilities mask itself: it is in every message, and a change of it causes one.
         const CAPABILITIES = 1 << 8;
+        /// `connection_settings_request`: no status, but told as surely.
+        const CERTIFICATE_REQUEST = 1 << 9;
     }
 }
 
 impl Parts {
     /// How many parts there are.
-    pub(super) const COUNT: usize = 9;
+    pub(super) const COUNT: usize = 10;
 
     /// The place of a single part in a table of [`Parts::COUNT`] entries.
     pub(super) fn index(self) -> usize {
@@ -62,6 +64,9 @@ impl Parts {
                 Self::CONNECTION_SETTINGS_STATUS => {
                     to.connection_settings_status.clone_from(&from.connection_settings_status);
                 }
+                Self::CERTIFICATE_REQUEST => {
+                    to.connection_settings_request.clone_from(&from.connection_settings_request);
+                }
                 _ => to.capabilities = from.capabilities,
             }
         }
@@ -82,6 +87,7 @@ impl Parts {
             Self::CUSTOM_CAPABILITIES => len(message.custom_capabilities.as_ref()),
             Self::AVAILABLE_COMPONENTS => len(message.available_components.as_ref()),
             Self::CONNECTION_SETTINGS_STATUS => len(message.connection_settings_status.as_ref()),
+            Self::CERTIFICATE_REQUEST => len(message.connection_settings_request.as_ref()),
             _ => Some(0),
         }
     }

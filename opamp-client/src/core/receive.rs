@@ -201,8 +201,11 @@ impl ClientCore {
         }
         let parts = if status == 413 { self.report.too_large() } else { self.report.refused() };
         self.events.push(Event::Refused { parts, reason: reason.to_owned() });
-        if status == 400 && self.settings_refused(reason, now) {
-            return;
+        if status == 400 {
+            self.certificate_refused(parts, reason, now);
+            if self.settings_refused(reason, now) {
+                return;
+            }
         }
         if parts.is_empty() {
             // Not even a poll is taken: asking again at once would be a hot loop.
@@ -256,6 +259,7 @@ impl ClientCore {
             self.events.push(Event::Connected);
         }
         self.good = true;
+        self.certificate_request_told(now);
         self.settings_proven(now);
         if !self.report.waiting() {
             self.timers.stop(Timer::Reply);
@@ -335,6 +339,9 @@ impl ClientCore {
             return;
         }
         self.settings_refused(&reason, now);
+        if error.r#type == v1::ServerErrorResponseType::BadRequest as i32 {
+            self.certificate_refused(parts, &reason, now);
+        }
         self.events.push(Event::Refused { parts, reason });
     }
 
@@ -373,6 +380,10 @@ impl ClientCore {
             Parts::PACKAGE_STATUSES,
             !capabilities.contains(ServerCapabilities::ACCEPTS_PACKAGES_STATUS),
         );
+        lacking.set(
+            Parts::CERTIFICATE_REQUEST,
+            !capabilities.contains(ServerCapabilities::ACCEPTS_CONNECTION_SETTINGS_REQUEST),
+        );
         self.report.withhold(lacking);
         self.events.push(Event::ServerCapabilities(capabilities));
     }
@@ -400,6 +411,7 @@ impl ClientCore {
         self.previous_uids.push(old);
         self.state.instance_uid = new;
         self.report.set_instance_uid(new.to_bytes());
+        self.certificate_names_another();
         self.events.push(Event::InstanceUidChanged { old, new });
         self.state_changed();
     }

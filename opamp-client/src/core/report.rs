@@ -389,6 +389,12 @@ impl Report {
         self.overdue = self.outstanding();
     }
 
+    /// Whether the server surely has the present value of a part.
+    pub(super) fn surely_told(&self, part: Parts) -> bool {
+        let sent = self.last_sent[part.index()];
+        !self.dirty.contains(part) && sent > 0 && sent <= self.answered
+    }
+
     /// Whether an answer is waited for before more content is sent.
     pub(super) fn waiting(&self) -> bool {
         self.awaiting.is_some()

@@ -68,6 +68,7 @@ impl ClientCore {
             return;
         }
         self.saving = Saving { saved: Some(version), ..Saving::default() };
+        self.send_saved_request();
         self.continue_saved_trial(now);
     }
 

@@ -305,7 +305,7 @@ impl ClientCore {
         self.custom_server_changed();
         self.report.lost();
         self.report.forget_delivered();
-        self.report.withhold(super::Parts::empty());
+        self.report.withhold(super::certificate::UNKNOWN_SERVER);
         self.server_capabilities = None;
         self.outstanding_request = None;
         self.good = false;
@@ -353,6 +353,7 @@ impl ClientCore {
         self.settings.in_force = Some(trial.settings);
         self.settings.unusable = false;
         self.state_changed();
+        self.certificate_in_force();
         self.events.push(Event::OpampSettingsApplied);
         self.opamp_settings_resolved(Ok(()));
         self.schedule_heartbeat(now);

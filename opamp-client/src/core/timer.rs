@@ -38,6 +38,8 @@ pub(super) enum Timer {
     Save,
     /// When settings on trial have taken too long.
     Settings,
+    /// When a certificate is asked for again.
+    Certificate,
 }
 
 impl Timer {
@@ -58,6 +60,7 @@ impl Timer {
         Self::Close,
         Self::Save,
         Self::Settings,
+        Self::Certificate,
     ];
 }
 

@@ -270,6 +270,7 @@ impl ClientCore {
                 Timer::Close => self.cut_close_short(now),
                 Timer::Save => self.retry_saving(),
                 Timer::Settings => self.settings_overdue(now),
+                Timer::Certificate => self.certificate_request_overdue(),
             }
         }
     }

@@ -23,6 +23,8 @@ mod packages;
 mod patience;
 mod proxy;
 mod redirect;
+#[cfg(feature = "csr")]
+mod renewal;
 mod saving;
 mod servers;
 #[cfg(feature = "ws")]
@@ -63,6 +65,8 @@ pub struct Driver {
     /// Boxed, or the future of `run` would be as large as a page of memory or two.
     core: Box<ClientCore>,
     servers: Servers,
+    #[cfg(feature = "csr")]
+    renewal: renewal::Renewal,
     saver: Saver,
     warehouse: Warehouse,
     io: Io,
@@ -118,7 +122,19 @@ impl Driver {
         let deliveries = Deliveries::new(Arc::clone(&mailbox));
         let warehouse = Warehouse::default();
         let io = Io::Nothing;
-        Self { core, servers, saver, warehouse, io, mailbox, deliveries, status, events }
+        Self {
+            core,
+            servers,
+            #[cfg(feature = "csr")]
+            renewal: renewal::Renewal::default(),
+            saver,
+            warehouse,
+            io,
+            mailbox,
+            deliveries,
+            status,
+            events,
+        }
     }
 
     /// The same, for an agent that takes packages.
@@ -160,6 +176,8 @@ impl Driver {
 
     /// Does what the core says, until it has nothing more to say.
     fn act(&mut self, now: Instant) {
+        #[cfg(feature = "csr")]
+        self.renewal.act(&mut self.core, now);
         if let Some(check) = self.core.poll_settings_check() {
             let outcome = self.servers.check(&check.settings);
             self.core.handle_settings_checked(check.id, outcome, now);
@@ -257,7 +275,11 @@ impl Driver {
 
     /// Waits for the next thing to happen and gives it to the core.
     async fn wait(&mut self) {
-        let deadlines = [self.core.poll_timeout(), self.io.deadline()];
+        #[cfg(feature = "csr")]
+        let renewal = self.renewal.deadline(now());
+        #[cfg(not(feature = "csr"))]
+        let renewal = None;
+        let deadlines = [self.core.poll_timeout(), self.io.deadline(), renewal];
         let wake = deadlines.into_iter().flatten().min();
         let has_events = self.core.has_events();
         let done = tokio::select! {
@@ -411,6 +433,9 @@ fn log(event: &Event) {
             warn!(reason, ?retry_in, "what has to survive a restart cannot be saved");
         }
         Event::OpampSettingsApplied => info!("the offered connection settings work and are kept"),
+        Event::CertificateRequestFailed { reason } => {
+            warn!(reason, "no client certificate was issued");
+        }
         Event::OpampSettingsFailed { reason } => {
             warn!(reason, "the offered connection settings are not used");
         }

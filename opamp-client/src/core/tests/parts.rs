@@ -31,6 +31,9 @@ fn whole() -> v1::AgentToServer {
             error_message: "no".to_owned(),
             ..Default::default()
         }),
+        connection_settings_request: Some(v1::ConnectionSettingsRequest {
+            opamp: Some(v1::OpAmpConnectionSettingsRequest::default()),
+        }),
         ..Default::default()
     }
 }
