@@ -59,6 +59,11 @@ pub struct AgentArgs {
     #[arg(long, value_name = "PEM", requires = "cert")]
     pub key: Option<PathBuf>,
 
+    /// Asks the server for a client certificate of a key of the agent's own, uses it, and renews it
+    /// in time. Default: the agent has the certificate it is given, or one the server offers
+    #[arg(long, requires = "state")]
+    pub csr: bool,
+
     /// A custom capability, may be repeated: a name such as com.example.chat. Custom messages of it
     /// are printed and sent back as they came. Default: none
     #[arg(long = "custom-capability", value_name = "NAME")]
@@ -68,6 +73,7 @@ pub struct AgentArgs {
     /// tests, as anyone who reaches it is obeyed. Default: not served
     #[arg(long, value_name = "IP:PORT")]
     pub hooks: Option<SocketAddr>,
+
     /// Takes packages and installs their files into this directory, created if missing; those that
     /// are no longer offered are removed. Default: packages are not taken
     #[arg(long, value_name = "DIR")]
@@ -169,6 +175,7 @@ impl AgentArgs {
             ca: None,
             cert: None,
             key: None,
+            csr: false,
             custom_capabilities: Vec::new(),
             hooks: None,
             packages: None,

@@ -79,6 +79,9 @@ impl Agent {
                 .await
                 .map_err(|error| Failure::caused_by("the agent cannot be started", error))?;
         }
+        if args.csr {
+            builder = builder.request_certificate();
+        }
         if let Some(transport) = args.transport.transport() {
             builder = builder.transport(transport);
         }
@@ -271,6 +274,10 @@ impl Agent {
                     }
                     Err(why) => Answer::Refused(why),
                 }
+            }
+            Some("request_certificate") if self.args.csr => {
+                self.client.request_certificate();
+                Answer::Done
             }
             _ => hooks::act(&self.client, action).unwrap_or(Answer::Unsupported),
         };

@@ -106,6 +106,11 @@ pub enum News<'a> {
         /// Why.
         why: &'a str,
     },
+    /// No client certificate was issued.
+    CertificateFailed {
+        /// Why.
+        why: &'a str,
+    },
     /// The agent said goodbye and stopped.
     Stopped,
 }
@@ -124,6 +129,7 @@ impl<'a> News<'a> {
             Event::Refused { reason, .. } => Self::Refused { reason },
             Event::OpampSettingsApplied => Self::SettingsApplied,
             Event::OpampSettingsFailed { reason } => Self::SettingsFailed { why: reason },
+            Event::CertificateRequestFailed { reason } => Self::CertificateFailed { why: reason },
             Event::Stopped => Self::Stopped,
             _ => return None,
         })
@@ -173,6 +179,7 @@ impl fmt::Display for News<'_> {
             Self::Refused { reason } => write!(f, "refused reason={reason:?}"),
             Self::SettingsApplied => f.write_str("settings-applied"),
             Self::SettingsFailed { why } => write!(f, "settings-failed error={why:?}"),
+            Self::CertificateFailed { why } => write!(f, "certificate-failed error={why:?}"),
             Self::Stopped => f.write_str("stopped"),
         }
     }

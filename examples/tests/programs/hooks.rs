@@ -57,7 +57,6 @@ async fn hooks_act_on_the_server_and_on_the_agent() {
     for on in [true, false] {
         assert_eq!(hook(&admin, json!({"hook": "overload", "on": on})).await.0, Some(0));
     }
-
 }
 
 #[tokio::test]
@@ -82,9 +81,8 @@ async fn the_agent_does_what_is_posted_to_its_hooks() {
     assert_eq!(shown["health"]["healthy"], true);
     let zone = json!({"hook": "set_description", "attributes": {"zone": "north"}});
     assert_eq!(post(zone).await, 200);
-    let told = |agent: &Value| {
-        agent["agent_description"]["non_identifying_attributes"]["zone"] == "north"
-    };
+    let told =
+        |agent: &Value| agent["agent_description"]["non_identifying_attributes"]["zone"] == "north";
     server.until("described", told).await;
     // What cannot be sent is refused.
     let message = json!({"hook": "send_custom_message", "capability": "org.example.chat",

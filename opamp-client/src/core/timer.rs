@@ -43,7 +43,7 @@ pub(super) enum Timer {
 }
 
 impl Timer {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Retry,
         Self::Connect,
         Self::Heartbeat,
