@@ -31,7 +31,7 @@ impl FileKey {
         Self { package: package.to_owned(), content: content.clone() }
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, feature = "file-store", feature = "packages"))]
     pub(crate) fn for_tests(package: &str, content: &[u8]) -> Self {
         Self::new(package, &Bytes::copy_from_slice(content), &Bytes::new())
     }

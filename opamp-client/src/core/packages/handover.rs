@@ -143,7 +143,8 @@ impl PackageOffer {
 /// A package that came from the server and is not offered any more: it is to be removed and
 /// answered with [`removed`](Self::removed) or [`failed`](Self::failed) (PKG-14, A21).
 ///
-/// Removals come when the packages of the same offer are done. As a [`PackageOffer`], it comes again
+/// A package that may be here, as it was handed over once and never answered, comes as well: removing
+/// what is not there has to be harmless. Removals come when the packages of the same offer are done. As a [`PackageOffer`], it comes again
 /// after a restart without an answer, and counts as failed after `install_timeout`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "a removal has to be answered: removed, or failed with the reason"]
@@ -166,7 +167,7 @@ impl PackageRemoval {
         &self.name
     }
 
-    /// What the agent has.
+    /// What the agent has, or may have.
     #[must_use]
     pub fn package(&self) -> &InstalledPackage {
         &self.package

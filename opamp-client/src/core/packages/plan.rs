@@ -145,8 +145,7 @@ impl Packages {
             return self.drop_work(name);
         };
         let handed = self.handed.get(name);
-        let from_server = record.has.as_ref().is_some_and(|has| has.from_server);
-        if !record.wanted && !from_server && handed.is_none() {
+        if !record.wanted && record.from_server().is_none() && handed.is_none() {
             // Nothing of it is here, or only what is none of the server's business (A21).
             self.records.packages.remove(name);
             self.changed();
@@ -261,6 +260,7 @@ impl Packages {
             return false;
         }
         record.handed_over += 1;
+        record.unanswered = record.as_offered();
         self.changed();
         let version = self.saving.version;
         if let Some(work) = self.work.get_mut(name) {
@@ -295,8 +295,8 @@ impl Packages {
     fn hand_over_removal(&mut self, now: Instant) {
         let unwanted = self.records.packages.iter().find_map(|(name, record)| {
             let due = !record.wanted && record.failure.is_none() && !self.handed.contains_key(name);
-            let has = record.has.as_ref().filter(|has| due && has.from_server)?;
-            Some((name.clone(), has.clone()))
+            let package = record.from_server().filter(|_| due)?;
+            Some((name.clone(), package.clone()))
         });
         if let Some((name, package)) = unwanted {
             let id = PackageOfferId(self.last_id + 1);
@@ -353,6 +353,13 @@ impl Packages {
             }
             PackageOutcome::Failed(why) => {
                 let token = self.handed.remove(&name).map(|handed| handed.token);
+                if let (Some(Token::Install(_)), Some(record)) =
+                    (&token, self.records.packages.get_mut(&name))
+                {
+                    // It has what it had.
+                    record.unanswered = None;
+                    self.changed();
+                }
                 self.refused(&name, token, why);
             }
         }
@@ -390,6 +397,7 @@ impl Packages {
     fn now_has(&mut self, name: &str, package: Option<InstalledPackage>) {
         let Some(record) = self.records.packages.get_mut(name) else { return };
         record.has = package;
+        record.unanswered = None;
         if record.is_installed() && record.wanted {
             record.forget_how();
         }

@@ -112,6 +112,9 @@ pub struct PackageRecord {
     /// How often it was handed to the agent without an outcome.
     #[prost(uint32, tag = "5")]
     pub handed_over: u32,
+    /// What was last handed to the agent to be installed and has no outcome: the agent may have it.
+    #[prost(message, optional, tag = "6")]
+    pub unanswered: Option<InstalledPackage>,
 }
 
 impl PackageRecord {
@@ -121,6 +124,14 @@ impl PackageRecord {
             (Some(has), Some(offered)) => has.is(offered),
             (has, None) => has.is_some(),
             (None, Some(_)) => false,
+        }
+    }
+
+    /// What the agent has, or may have, that came from the server.
+    pub(super) fn from_server(&self) -> Option<&InstalledPackage> {
+        match &self.has {
+            Some(has) => Some(has).filter(|has| has.from_server),
+            None => self.unanswered.as_ref(),
         }
     }
 

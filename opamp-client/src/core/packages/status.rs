@@ -58,14 +58,7 @@ impl Packages {
         let handed = self.handed.get(name);
         let has = record.has.as_ref();
         if !record.wanted {
-            // It came from the server once, or is just being installed.
-            let mut offered = has.filter(|has| has.from_server);
-            let mut state = PackageStatusEnum::Installed;
-            if let (None, Some(Token::Install(offer))) = (offered, handed.map(|h| &h.token)) {
-                offered = Some(&offer.package);
-                state = PackageStatusEnum::Installing;
-            }
-            return v1::PackageStatus { status: state.into(), ..named(name, has, offered) };
+            return unwanted(name, record, handed.map(|handed| &handed.token));
         }
         let as_offered = record.as_offered();
         let mut status = named(name, has, as_offered.as_ref());
@@ -91,6 +84,27 @@ impl Packages {
         };
         status.status = state.into();
         status
+    }
+}
+
+/// What is no longer offered, and is not gone yet.
+fn unwanted(name: &str, record: &PackageRecord, handed: Option<&Token>) -> v1::PackageStatus {
+    let has = record.has.as_ref();
+    let status = |offered, state: PackageStatusEnum| v1::PackageStatus {
+        status: state.into(),
+        ..named(name, has, offered)
+    };
+    match (record.from_server(), handed) {
+        (Some(offered), _) if has.is_some() => status(Some(offered), PackageStatusEnum::Installed),
+        (_, Some(Token::Install(offer))) => {
+            status(Some(&offer.package), PackageStatusEnum::Installing)
+        }
+        (Some(offered), _) => v1::PackageStatus {
+            error_message: "it is not known whether it was installed; it is being removed"
+                .to_owned(),
+            ..status(Some(offered), PackageStatusEnum::InstallFailed)
+        },
+        (None, _) => status(None, PackageStatusEnum::Installed),
     }
 }
 

@@ -5,6 +5,7 @@ mod depot;
 mod downloads;
 mod hand_over;
 mod install;
+mod model;
 mod offers;
 mod restart;
 mod statuses;
