@@ -62,6 +62,27 @@ async fn each_refused_handshake_has_its_class_and_is_tried_again() {
     assert_eq!(refuse_handshake(200, &[]).await.0, FailureKind::UnexpectedStatus(200));
 }
 
+/// One attempt, one event: whoever counts failures counts attempts.
+#[tokio::test]
+async fn each_attempt_that_fails_is_one_event() {
+    for scheme in ["ws", "http"] {
+        let server = http::Server::start().await;
+        let builder = agent(server.url().replace("http://", &format!("{scheme}://")));
+        let mut agent = Agent::start(builder);
+        for _ in 0..3 {
+            server.request().await.answer(307, &[("Location", "/elsewhere")], b"").await;
+            server.request().await.answer(500, &[], b"").await;
+        }
+        server.request().await.answer(401, &[], b"").await;
+        let mut kinds = Vec::new();
+        while kinds.last() != Some(&FailureKind::Unauthorized) {
+            kinds.push(agent.failure().await.0.kind);
+        }
+        let refused = FailureKind::UnexpectedStatus(500);
+        assert_eq!(kinds, [refused, refused, refused, FailureKind::Unauthorized]);
+    }
+}
+
 #[tokio::test]
 async fn each_refused_request_has_its_class_and_is_tried_again() {
     let _judged = opamp_spec::judges(&["EST-03", "AUTH-05", "THR-10", "DELTA-04", "RETRY-03"]);

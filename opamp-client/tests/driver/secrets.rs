@@ -5,8 +5,10 @@ use std::io;
 use std::sync::Once;
 
 use opamp_client::core::Event;
+use opamp_client::{HeaderError, Proxy};
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::support::gateway::Gateway;
 use crate::support::{Agent, agent, effective, http, offer_to, reply_to, soon, websocket};
 
 const HEADER: &str = "secret-of-the-header";
@@ -168,6 +170,52 @@ async fn no_secret_is_logged_or_shown_over_http() {
     drop(guard);
     let log = captured();
     assert!(log.contains("connected to the OpAMP server"), "the log is captured:\n{log}");
+    assert!(log.contains("reqwest"), "that of dependencies too:\n{log}");
+    assert_secret("the log", &log);
+}
+
+/// Users and passwords of proxies, headers for them, and what a redirect says.
+#[tokio::test]
+async fn no_secret_is_logged_on_the_way_to_a_server() {
+    let guard = capture();
+    for (scheme, kind) in
+        [("ws", "http"), ("wss", "http"), ("https", "http"), ("ws", "socks5h"), ("http", "socks5h")]
+    {
+        let gateway = Gateway::start().await;
+        let proxy = Proxy::url(&gateway.url_of(kind, &format!("{RUNNING}:{HEADER}@"))).unwrap();
+        let proxy = proxy.connect_header("X-Token", TOKEN).unwrap();
+        let provider = || async {
+            let value = ::http::HeaderValue::from_static(OFFERED);
+            Ok::<_, HeaderError>([(::http::header::AUTHORIZATION, value)].into_iter().collect())
+        };
+        let url = format!("{scheme}://opamp.invalid/v1/opamp?token={TOKEN}");
+        let builder = agent(url).proxy(proxy).header_provider(provider);
+        assert_secret("the builder", &format!("{builder:?}"));
+        let mut agent = Agent::start(builder);
+        match kind {
+            "http" => drop(gateway.connect().await),
+            // The password is not the right one.
+            _ => drop(gateway.socks(true).await),
+        }
+        let (failure, _) = agent.failure().await;
+        assert_secret("a failure", &failure.message);
+        agent.abort_driver().await;
+    }
+    for scheme in ["ws", "http"] {
+        let server = http::Server::start().await;
+        let url = server.url().replace("http", scheme);
+        let mut agent = Agent::start(agent(url).header("Authorization", HEADER));
+        let location = format!("/elsewhere?token={TOKEN}");
+        server.request().await.answer(307, &[("Location", &location)], b"").await;
+        server.request().await.answer(307, &[("Location", &location)], b"").await;
+        let (failure, _) = agent.failure().await;
+        assert!(failure.message.contains("circle"), "{}", failure.message);
+        assert_secret("a failure", &failure.message);
+        agent.abort_driver().await;
+    }
+    drop(guard);
+    let log = captured();
+    assert!(log.contains("following a redirect"), "the log is captured:\n{log}");
     assert!(log.contains("reqwest"), "that of dependencies too:\n{log}");
     assert_secret("the log", &log);
 }
