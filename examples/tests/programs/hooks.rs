@@ -68,7 +68,8 @@ async fn the_agent_does_what_is_posted_to_its_hooks() {
     let mut agent = agent(&["--server", &url, "--hooks", &address]);
     agent.line("connected").await;
     let post = async |action: Value| {
-        let request = reqwest::Client::new().post(format!("http://{address}")).json(&action);
+        let request = reqwest::Client::new().post(format!("http://{address}"));
+        let request = request.header("content-type", "application/json").body(action.to_string());
         request.send().await.unwrap().status().as_u16()
     };
     let ill = json!({"hook": "set_health", "healthy": false, "last_error": "no \"disk\""});

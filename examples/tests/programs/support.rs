@@ -54,11 +54,6 @@ impl Program {
             .unwrap_or_else(|_| panic!("it never printed {begin:?}"))
     }
 
-    /// Its process id.
-    pub(crate) fn id(&self) -> Option<u32> {
-        self.child.id()
-    }
-
     /// Sends SIGTERM and gives the exit status.
     pub(crate) async fn terminate(mut self) -> Option<i32> {
         let id = self.child.id().unwrap().to_string();

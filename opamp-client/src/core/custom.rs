@@ -391,24 +391,53 @@ impl ClientCore {
         self.schedule_custom();
     }
 
-    /// The message that was waited for was refused. Says whether it was a custom message.
+    /// A message was refused. Says whether it was surely a custom message. One that may have been it
+    /// is unconfirmed: who takes it for refused might send it again.
     pub(super) fn custom_refused(&mut self, reason: &str) -> bool {
-        let Some(outgoing) = self.awaited_custom() else { return false };
-        self.report.answered();
-        self.custom.finish(&outgoing, CustomOutcome::Refused(reason.to_owned()));
+        let refusable = self.report.refusable();
+        let sure = refusable.start() == refusable.end();
+        let mut refused = false;
+        for number in refusable {
+            if let Some(outgoing) = self.custom.take_in_flight(number) {
+                let outcome = match sure {
+                    true => CustomOutcome::Refused(reason.to_owned()),
+                    false => CustomOutcome::Unconfirmed,
+                };
+                self.custom.finish(&outgoing, outcome);
+                refused = sure;
+            }
+        }
+        if refused {
+            self.report.answered();
+        }
         self.schedule_custom();
+        refused
+    }
+
+    /// Something was too large for the server. Says whether it can only have been a custom message.
+    pub(super) fn custom_too_large(&mut self, reason: &str) -> bool {
+        let in_flight = self.custom.in_flight.iter();
+        let largest = in_flight.max_by_key(|(_, outgoing)| outgoing.size);
+        let Some(number) = largest.map(|(number, _)| *number) else { return false };
+        if !(self.report.outstanding() - Parts::CAPABILITIES).is_empty() {
+            return false;
+        }
+        if let Some(outgoing) = self.custom.take_in_flight(number) {
+            self.custom.finish(&outgoing, CustomOutcome::Refused(reason.to_owned()));
+        }
         true
     }
 
-    /// The message that was waited for was turned away unread: a custom message will be sent again.
+    /// A message was turned away unread: a custom message, if it surely was one, will be sent again.
     pub(super) fn custom_turned_away(&mut self) {
-        if let Some(outgoing) = self.awaited_custom() {
+        let refusable = self.report.refusable();
+        if refusable.start() == refusable.end()
+            && let Some(outgoing) = self.custom.take_in_flight(*refusable.start())
+        {
             self.custom.queued.push_front(outgoing);
+            // The consent may be gone since it was sent.
+            self.custom.drop_unsupported(&self.config.custom_capabilities);
         }
-    }
-
-    fn awaited_custom(&mut self) -> Option<Outgoing> {
-        self.custom.take_in_flight(self.report.awaited()?)
     }
 
     /// The connection, or a response, is lost.

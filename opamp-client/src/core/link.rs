@@ -196,7 +196,7 @@ impl ClientCore {
         let delay = match &loss {
             Loss::Closed { code: Some(1009), .. } => {
                 let reason = "the server takes no message of that size (close 1009)";
-                if !self.custom_refused(reason) {
+                if !self.custom_too_large(reason) {
                     let parts = self.report.too_large();
                     if !parts.is_empty() {
                         let reason = reason.to_owned();

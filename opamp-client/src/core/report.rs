@@ -25,6 +25,7 @@
 
 use std::collections::BTreeMap;
 use std::mem;
+use std::ops::RangeInclusive;
 
 use opamp_proto::{AgentCapabilities, Message, v1};
 
@@ -312,9 +313,11 @@ impl Report {
         (message, self.sent)
     }
 
-    /// The number on this connection of the message whose answer is waited for.
-    pub(super) fn awaited(&self) -> Option<u64> {
-        self.awaiting
+    /// The numbers on this connection of the messages that an error may answer. It is never a push, so
+    /// that is the oldest unanswered one, unless something came before that may have been its answer.
+    pub(super) fn refusable(&self) -> RangeInclusive<u64> {
+        let oldest = self.answered + 1;
+        oldest..=oldest + self.perhaps_answered
     }
 
     /// The messages of this connection up to this number are surely answered.
@@ -401,7 +404,7 @@ impl Report {
     }
 
     /// What was sent on this connection, was not withdrawn since, and is not surely with the server.
-    fn outstanding(&self) -> Parts {
+    pub(super) fn outstanding(&self) -> Parts {
         let sent = Parts::all().present_in(&self.snapshot);
         sent.iter().filter(|part| self.last_sent[part.index()] > self.answered).collect()
     }

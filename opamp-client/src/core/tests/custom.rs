@@ -319,6 +319,32 @@ fn a_message_a_server_was_too_busy_for_is_sent_later() {
 }
 
 #[test]
+fn a_message_that_was_turned_away_is_not_sent_without_consent() {
+    let _judged = opamp_spec::judges(&["CUST-09"]);
+    let mut pair = settled(Http);
+    let id = send(&mut pair, "1");
+    expect_custom(&mut pair, "1");
+    pair.core.set_custom_capabilities(capabilities(&[LOGS]));
+    pair.respond(401, None, Bytes::new());
+    expect_outcome(&mut pair, id, CustomOutcome::Dropped(NotSent::NotAnnounced));
+}
+
+#[test]
+fn an_error_that_may_be_the_messages_is_no_refusal_of_it() {
+    let _judged = opamp_spec::judges(&["ERR-06"]);
+    let mut pair = settled(WebSocket);
+    pair.core.set_health(Some(health("odd")));
+    pair.expect_parts(Parts::HEALTH);
+    let custom_message = Some(message(CHAT, "push"));
+    pair.receive(v1::ServerToAgent { custom_message, ..acknowledgement() });
+    let id = send(&mut pair, "1");
+    expect_custom(&mut pair, "1");
+    // To the report, if what came was a push, or to the message, if it was the reply.
+    pair.receive(error(BadRequest, "no"));
+    expect_outcome(&mut pair, id, CustomOutcome::Unconfirmed);
+}
+
+#[test]
 fn a_message_too_big_for_the_server_is_refused_and_not_repeated() {
     let _judged = opamp_spec::judges(&["SIZE-24"]);
     let mut pair = settled(WebSocket);

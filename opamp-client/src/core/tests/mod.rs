@@ -14,6 +14,7 @@ mod components;
 mod config;
 mod connection_settings;
 mod custom;
+mod custom_model;
 mod errors;
 mod events;
 mod full_state;

@@ -17,3 +17,5 @@ mod server;
 mod sizes;
 mod witness;
 mod world;
+
+pub(super) use self::properties::check;

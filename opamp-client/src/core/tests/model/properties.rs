@@ -13,7 +13,7 @@ use crate::core::{ClientConfig, Event, Parts, Transport};
 
 /// Runs `test` with 256 generated values, or as many as `PROPTEST_CASES` says. A failing value is
 /// written down as a scenario, not kept as a seed.
-pub(super) fn check<S: Strategy>(strategy: S, test: impl Fn(S::Value)) {
+pub(in crate::core::tests) fn check<S: Strategy>(strategy: S, test: impl Fn(S::Value)) {
     let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::default() });
     let result = runner.run(&strategy, |value| {
         test(value);
