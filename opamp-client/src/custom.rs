@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use opamp_proto::v1;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
 use crate::core::{ClientConfig, ClientCore, CustomMessageId, CustomOutcome, NotSent};
 use crate::handle::Mailbox;
@@ -86,7 +86,10 @@ impl Room {
         message: v1::CustomMessage,
     ) -> Result<(Posted, CustomDelivery), NotSent> {
         let bytes = self.bytes_of(&message)?;
-        let full = |_| NotSent::Full;
+        let full = |error| match error {
+            TryAcquireError::NoPermits => NotSent::Full,
+            TryAcquireError::Closed => NotSent::Stopped,
+        };
         let room = [
             Arc::clone(&self.messages).try_acquire_owned().map_err(full)?,
             Arc::clone(&self.bytes).try_acquire_many_owned(bytes).map_err(full)?,

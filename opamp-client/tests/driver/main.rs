@@ -11,6 +11,7 @@
 
 mod coding;
 mod credentials;
+mod custom;
 mod exchange;
 mod faults;
 mod features;
