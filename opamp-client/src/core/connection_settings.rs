@@ -456,10 +456,12 @@ impl ClientCore {
         self.report_connection_settings_status();
     }
 
-    /// An agent that takes no settings has no status of them (CONN-07).
+    /// An agent that takes no settings has no status of them (CONN-07). A status without a hash says
+    /// that no offer was ever taken, or that none is known any more.
     fn report_connection_settings_status(&mut self) {
-        let status = self.state.connection_settings_status.clone();
-        let status = status.filter(|_| !self.config.accepted_settings.is_empty());
+        let accepts = !self.config.accepted_settings.is_empty();
+        let known = self.state.connection_settings_status.clone();
+        let status = accepts.then(|| known.unwrap_or_default());
         let part = Parts::CONNECTION_SETTINGS_STATUS;
         self.report.update(part, |s| &mut s.connection_settings_status, status);
     }

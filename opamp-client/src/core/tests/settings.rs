@@ -1,8 +1,11 @@
 //! Offers of settings for the OpAMP connection: tried out, and kept or taken back.
 
 mod certificate;
+mod faults;
+mod model;
 mod outcomes;
 mod policy;
 mod restart;
 mod stage;
 mod together;
+mod world;
