@@ -11,7 +11,7 @@ use crate::error::Error;
 pub(super) type TlsConfig = std::sync::Arc<rustls::ClientConfig>;
 /// There is none in this build.
 #[cfg(not(feature = "tls"))]
-pub(super) type TlsConfig = ();
+pub(super) type TlsConfig = std::sync::Arc<()>;
 
 /// Reaches one server, over one transport, as one identity.
 pub(crate) struct Connector {

@@ -190,6 +190,21 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// A location is anybody's text.
+        #[test]
+        fn any_location_leads_to_a_usable_url_or_is_refused(
+            location in "[a-z:/?#.%@\\[\\] \\PC]{0,40}",
+        ) {
+            let base = Endpoint::parse("https://one.example/a/b").unwrap();
+            if let Ok(next) = base.join(&location) {
+                let again = Endpoint::parse(&next.http_url()).unwrap();
+                assert_eq!((again.host, again.port), (next.host, next.port));
+                assert!(next.path_and_query.starts_with('/'), "{}", next.path_and_query);
+            }
+        }
+    }
+
     #[test]
     fn a_wrong_url_is_refused_with_what_to_do() {
         for (url, hint) in [

@@ -63,6 +63,10 @@ where
     }
 }
 
+/// The most headers of a handshake or request that come from outside. Servers take fewer; the type
+/// that holds them panics at some ten thousand.
+const MAX_HEADERS: usize = 256;
+
 /// Where the headers of one connector come from.
 #[derive(Clone)]
 pub(super) struct HeaderSource {
@@ -105,6 +109,11 @@ impl HeaderSource {
             }
             Err(_) => return Err(failed("the header provider did not answer in time".to_owned())),
         };
+        if headers.len() + given.len() > MAX_HEADERS {
+            return Err(failed(format!(
+                "the header provider gave more than {MAX_HEADERS} headers"
+            )));
+        }
         for name in given.keys() {
             check_name(name).map_err(|error| failed(error.to_string()))?;
             headers.remove(name);
@@ -138,9 +147,11 @@ pub(crate) fn append(map: &mut HeaderMap, name: &str, value: &str) -> Result<(),
         Error::with_source(ErrorKind::Header, message, error)
     })?;
     value.set_sensitive(true);
-    map.try_append(parsed, value).map_err(|error| {
-        Error::with_source(ErrorKind::Header, "there are too many headers", error)
-    })?;
+    if map.len() >= MAX_HEADERS {
+        let message = format!("there are more than {MAX_HEADERS} headers");
+        return Err(Error::new(ErrorKind::Header, message));
+    }
+    map.append(parsed, value);
     Ok(())
 }
 
@@ -169,5 +180,28 @@ fn check_name(name: &HeaderName) -> Result<(), Error> {
             let message = format!("the header {name} is set by the client itself");
             Err(Error::new(ErrorKind::Header, message))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_number_of_headers_is_a_panic() {
+        let header = |count| v1::Header { key: format!("x-{count}"), value: String::new() };
+        let offered = |count: usize| v1::Headers { headers: (0..count).map(header).collect() };
+        assert_eq!(read(&offered(MAX_HEADERS)).unwrap().len(), MAX_HEADERS);
+        assert_eq!(read(&offered(MAX_HEADERS + 1)).unwrap_err().kind(), ErrorKind::Header);
+        assert_eq!(read(&offered(40_000)).unwrap_err().kind(), ErrorKind::Header);
+    }
+
+    #[test]
+    fn every_value_of_a_name_is_kept_and_none_is_shown() {
+        let header = |value: &str| v1::Header { key: "x-a".to_owned(), value: value.to_owned() };
+        let map = read(&v1::Headers { headers: vec![header("one"), header("two")] }).unwrap();
+        let values: Vec<_> = map.get_all("X-A").iter().collect();
+        assert_eq!(values, ["one", "two"]);
+        assert!(!format!("{map:?}").contains("one"));
     }
 }

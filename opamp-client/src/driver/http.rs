@@ -211,7 +211,13 @@ fn client(route: Option<&Route>, tls: Option<TlsConfig>) -> Result<reqwest::Clie
         // A redirect would take the credentials along, wherever it leads.
         .redirect(reqwest::redirect::Policy::none())
         // The environment was asked already.
-        .no_proxy();
+        .no_proxy()
+        .referer(false)
+        // The limit is for what comes out, whatever else the library is built with.
+        .no_gzip()
+        .no_brotli()
+        .no_zstd()
+        .no_deflate();
     let builder = match route {
         None => builder,
         Some(route) => builder.proxy(proxy(route)?),

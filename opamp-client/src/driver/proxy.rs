@@ -149,9 +149,10 @@ impl Proxy {
     /// When the name or value is not legal.
     pub fn connect_header(mut self, name: &str, value: &str) -> Result<Self, Error> {
         if let Choice::Fixed(route) = &mut self.0 {
-            let mut given = HeaderMap::new();
-            headers::append(&mut given, name, value)?;
-            route.add(given);
+            if name.eq_ignore_ascii_case(PROXY_AUTHORIZATION.as_str()) {
+                route.headers.remove(PROXY_AUTHORIZATION);
+            }
+            headers::append(&mut route.headers, name, value)?;
         }
         Ok(self)
     }
@@ -163,6 +164,15 @@ impl Proxy {
             route.add(headers::read(offered)?);
         }
         Ok(Self(Choice::Fixed(route)))
+    }
+
+    /// The one that was given by its URL.
+    #[cfg(all(test, feature = "ws"))]
+    pub(super) fn fixed(&self) -> Option<Route> {
+        match &self.0 {
+            Choice::Fixed(route) => Some(route.clone()),
+            _ => None,
+        }
     }
 
     /// Whether TLS is needed for the proxy as far as is known beforehand.
@@ -234,7 +244,7 @@ impl Route {
         })
     }
 
-    /// Adds headers of the user's or the server's, which go before the user in the URL.
+    /// Adds headers of the server's, which go before the user in the URL.
     fn add(&mut self, given: HeaderMap) {
         if given.contains_key(PROXY_AUTHORIZATION) {
             self.headers.remove(PROXY_AUTHORIZATION);

@@ -221,3 +221,48 @@ async fn read<const N: usize>(io: &mut (impl AsyncRead + Unpin)) -> io::Result<[
     io.read_exact(&mut bytes).await?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::driver::Proxy;
+
+    /// What a proxy may answer: bytes that are nearly right, and any others.
+    fn answers() -> impl Strategy<Value = Vec<u8>> {
+        let right = prop_oneof![
+            Just(b"HTTP/1.1 200 OK\r\n\r\n".to_vec()),
+            Just(vec![5, 0, 5, 0, 0, 1, 127, 0, 0, 1, 0, 80]),
+            Just(vec![5, 2, 1, 0, 5, 0, 0, 3, 2, b'a', b'b', 0, 80]),
+            Just(vec![5, 0, 5, 0, 0, 4]),
+            any::<Vec<u8>>(),
+        ];
+        (right, any::<prop::sample::Index>(), any::<u8>()).prop_map(|(mut bytes, at, byte)| {
+            if !bytes.is_empty() {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            bytes
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_proxy_answers_the_attempt_ends(
+            answer in answers(),
+            url in prop_oneof!["http://u:p@h", "https://h", "socks5h://h", "socks5h://u:p@h"],
+        ) {
+            let route = Proxy::url(&url).unwrap().fixed().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let (mut here, mut there) = tokio::io::duplex(1 << 16);
+                there.write_all(&answer).await.unwrap();
+                there.shutdown().await.unwrap();
+                if let Err(failure) = open(&mut here, &route, "host", 4320).await {
+                    assert!(failure.message.contains("through the proxy"), "{failure:?}");
+                }
+            });
+        }
+    }
+}
