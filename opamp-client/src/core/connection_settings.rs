@@ -197,6 +197,9 @@ impl ClientCore {
             let why = "the agent takes no settings for some of these connections any more";
             self.fail_connections(why);
         }
+        if !kinds.contains(ConnectionKinds::OPAMP) {
+            self.withdraw_opamp_settings();
+        }
         if !(kinds - before).is_empty() {
             self.connection_settings.identity = None;
             if let Some(status) = self.state.connection_settings_status.as_mut()

@@ -167,11 +167,21 @@ impl ClientCore {
         if !self.config.accepted_settings.contains(ConnectionKinds::OPAMP) {
             return self.drop_trial("the agent takes no such settings any more".to_owned());
         }
-        if candidate.starts > MAX_PENDING_STARTS {
-            let starts = candidate.starts;
-            return self.drop_trial(format!("the agent started {starts} times without an outcome"));
-        }
         self.try_out(candidate.settings, candidate.heartbeat_interval_seconds, true, now);
+        if candidate.starts > MAX_PENDING_STARTS {
+            // Settings that may bring the agent down are not tried first any more.
+            let why = format!("the agent started {} times without an outcome", candidate.starts);
+            if let Some(phase) = self.settings.phase() {
+                *phase = Phase::Returning { why };
+            }
+        }
+    }
+
+    /// The agent takes no such settings any more: those that are not being tried yet are dropped.
+    pub(super) fn withdraw_opamp_settings(&mut self) {
+        if self.settings.hold_connecting() {
+            self.drop_trial("the agent takes no such settings any more".to_owned());
+        }
     }
 
     /// Whether offered settings have no outcome yet.
@@ -185,15 +195,19 @@ impl ClientCore {
         offered: v1::OpAmpConnectionSettings,
         now: Instant,
     ) {
-        if self.settings.trial.take().is_some() {
+        let before = self.settings.trial.take();
+        let mut pending = None;
+        if let Some(before) = before {
             self.timers.stop(Timer::Settings);
             self.forget_candidate();
+            // A newer offer leaves out what the server has said already.
+            pending = Some((before.settings, before.heartbeat_interval_seconds));
         }
-        let proposal = match self.lay_over(offered) {
+        let proposal = match self.lay_over(offered, pending) {
             Ok(proposal) => proposal,
             Err(why) => return self.settings_failed(why),
         };
-        if proposal.only_interval {
+        if self.settings.in_force.as_deref().unwrap_or(&Default::default()) == &proposal.settings {
             self.state.heartbeat_interval_seconds = proposal.heartbeat_interval_seconds;
             self.state.settings_endpoint.clone_from(&self.config.endpoint);
             self.state_changed();

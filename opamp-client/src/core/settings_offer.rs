@@ -1,6 +1,8 @@
 //! What an offer of OpAMP connection settings amounts to: laid over what is in force, and held
 //! against the agent's own policy (A01, A17, A19).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use opamp_proto::v1;
 
@@ -13,31 +15,33 @@ use super::server_url::Scheme;
 pub(super) struct Proposal {
     pub(super) settings: v1::OpAmpConnectionSettings,
     pub(super) heartbeat_interval_seconds: Option<u64>,
-    /// Nothing but the heartbeat interval differs from what is in force, if that does.
-    pub(super) only_interval: bool,
 }
 
 impl ClientCore {
     /// Makes an offer complete, or says why the agent does not take it. What it leaves out stays as it
-    /// is, lest an agent lock itself out; but no certificate means none (CERT-03), unless the offer is
-    /// about nothing but the heartbeat interval.
+    /// is, or as an offer that is `pending` would have made it, lest an agent lock itself out; but no
+    /// certificate means none (CERT-03), unless the offer is about nothing but the heartbeat interval.
     pub(super) fn lay_over(
         &self,
         offered: v1::OpAmpConnectionSettings,
+        pending: Option<(Arc<v1::OpAmpConnectionSettings>, Option<u64>)>,
     ) -> Result<Proposal, String> {
-        let current = self.opamp_settings().cloned().unwrap_or_default();
+        let in_force = self.opamp_settings().cloned().unwrap_or_default();
         let interval = offered.heartbeat_interval_seconds;
+        let (current, current_interval) = match pending {
+            Some((settings, interval)) => (v1::OpAmpConnectionSettings::clone(&settings), interval),
+            None => (in_force.clone(), self.state.heartbeat_interval_seconds),
+        };
         let settings = self.complete(offered, &current);
-        let only_interval = settings == current;
-        if !only_interval {
-            self.judge(&settings, &current)?;
+        if settings != in_force {
+            self.judge(&settings, &in_force)?;
         }
         let heartbeat_interval_seconds = match interval {
             // Servers that offer a certificate or headers rarely mean to silence the agent (A01).
-            0 if !only_interval => self.state.heartbeat_interval_seconds,
+            0 if settings != current => current_interval,
             seconds => Some(seconds),
         };
-        Ok(Proposal { settings, heartbeat_interval_seconds, only_interval })
+        Ok(Proposal { settings, heartbeat_interval_seconds })
     }
 
     fn complete(

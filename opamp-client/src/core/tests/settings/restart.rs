@@ -85,9 +85,18 @@ fn a_candidate_that_brings_the_agent_down_fails_after_three_starts() {
         let mut pair = Pair::restarted(&saved, from);
         assert_eq!(pair.core.poll_settings_check(), None);
         let first = pair.arrive(None);
+        assert_eq!(first.connection_settings_status, status("h1", Applying, ""));
+        pair.acknowledge();
         let failed = status("h1", Failed, "the agent started 4 times without an outcome");
-        assert_eq!(first.connection_settings_status, failed);
+        assert_eq!(pair.expect().connection_settings_status, failed);
         assert_eq!(pair.core.state().settings_candidate, None);
+        // Where the old server does not let it in any more, it is tried all the same.
+        let mut pair = Pair::restarted(&saved, from);
+        pair.fail_to_arrive(None, FailureKind::Unauthorized);
+        pair.wait_for_retry();
+        pair.arrive(Some(&to(away(towards))));
+        pair.acknowledge();
+        assert_eq!(pair.settings_status(), status("h1", Applied, ""));
     }
 }
 

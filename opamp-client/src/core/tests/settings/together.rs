@@ -1,10 +1,11 @@
 //! Offers that come while another is on trial.
 
+use opamp_proto::v1;
 use opamp_proto::v1::ConnectionSettingsStatuses::{Applied, Applying};
 
 use super::stage::{away, offer, status, to};
 use crate::core::tests::pair::{Http, Pair, TRANSPORTS, WebSocket};
-use crate::core::tests::values::acknowledgement;
+use crate::core::tests::values::{acknowledgement, seconds};
 use crate::core::{FailureKind, Parts};
 
 const NEWER: &str = "wss://newer.example.com";
@@ -36,6 +37,43 @@ fn a_newer_offer_supersedes_one_that_is_checked_or_saved() {
             assert_eq!(pair.settings_status(), status("h2", Applied, ""));
         }
     }
+}
+
+/// CONN-21: a server leaves out what it has said already.
+#[test]
+fn a_newer_offer_is_laid_over_one_that_is_on_trial() {
+    let _judged = opamp_spec::judges(&["CONN-31", "HB-04"]);
+    let mut pair = Pair::at_home(WebSocket);
+    pair.receive_offer("h1", to(away(WebSocket)));
+    pair.check_settings();
+    let headers = Some(super::stage::headers("new"));
+    let newer = v1::OpAmpConnectionSettings { headers: headers.clone(), ..Default::default() };
+    pair.receive(offer("h2", newer));
+    let both = v1::OpAmpConnectionSettings { headers, ..to(away(WebSocket)) };
+    assert_eq!(*pair.check_settings(), both);
+    let interval =
+        v1::OpAmpConnectionSettings { heartbeat_interval_seconds: 7, ..Default::default() };
+    pair.receive(offer("h3", interval));
+    assert_eq!(*pair.check_settings(), both);
+    pair.save();
+    pair.leave();
+    pair.arrive(Some(&both));
+    pair.acknowledge();
+    assert_eq!(pair.settings_status(), status("h3", Applied, ""));
+    assert_eq!(pair.core.heartbeat_interval(), Some(seconds(7)));
+}
+
+#[test]
+fn an_agent_that_takes_no_settings_any_more_drops_what_it_does_not_try_yet() {
+    let mut pair = Pair::at_home(WebSocket);
+    pair.receive_offer("h1", to(away(WebSocket)));
+    pair.core.set_accepted_settings(crate::core::ConnectionKinds::empty());
+    assert_eq!(pair.core.poll_settings_check(), None);
+    pair.save();
+    pair.expect();
+    pair.acknowledge();
+    pair.expect_silence();
+    assert!(!pair.core.opamp_settings_pending());
 }
 
 #[test]
