@@ -17,6 +17,8 @@ mod faults;
 mod features;
 mod large;
 mod offer;
+#[cfg(all(feature = "packages", feature = "file-store", feature = "minisign"))]
+mod packages;
 mod patience;
 mod proxies;
 mod redirects;

@@ -145,7 +145,7 @@ impl Packages {
             return self.drop_work(name);
         };
         let handed = self.handed.get(name);
-        if !record.wanted && record.from_server().is_none() && handed.is_none() {
+        if !record.wanted && record.server_package().is_none() && handed.is_none() {
             // Nothing of it is here, or only what is none of the server's business (A21).
             self.records.packages.remove(name);
             self.changed();
@@ -295,7 +295,7 @@ impl Packages {
     fn hand_over_removal(&mut self, now: Instant) {
         let unwanted = self.records.packages.iter().find_map(|(name, record)| {
             let due = !record.wanted && record.failure.is_none() && !self.handed.contains_key(name);
-            let package = record.from_server().filter(|_| due)?;
+            let package = record.server_package().filter(|_| due)?;
             Some((name.clone(), package.clone()))
         });
         if let Some((name, package)) = unwanted {

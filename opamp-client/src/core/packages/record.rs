@@ -128,7 +128,7 @@ impl PackageRecord {
     }
 
     /// What the agent has, or may have, that came from the server.
-    pub(super) fn from_server(&self) -> Option<&InstalledPackage> {
+    pub(super) fn server_package(&self) -> Option<&InstalledPackage> {
         match &self.has {
             Some(has) => Some(has).filter(|has| has.from_server),
             None => self.unanswered.as_ref(),

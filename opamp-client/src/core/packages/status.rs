@@ -94,7 +94,7 @@ fn unwanted(name: &str, record: &PackageRecord, handed: Option<&Token>) -> v1::P
         status: state.into(),
         ..named(name, has, offered)
     };
-    match (record.from_server(), handed) {
+    match (record.server_package(), handed) {
         (Some(offered), _) if has.is_some() => status(Some(offered), PackageStatusEnum::Installed),
         (_, Some(Token::Install(offer))) => {
             status(Some(&offer.package), PackageStatusEnum::Installing)
