@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind};
 use crate::handle::{Client, Events, Mailbox, Status};
 #[cfg(feature = "packages")]
 use crate::packages::Packages;
+use crate::redaction::Redaction;
 use crate::store::SettingsStore;
 
 type Configure = Box<dyn FnOnce(&mut ClientConfig) + Send>;
@@ -33,6 +34,7 @@ pub struct Builder {
     packages: Option<Packages>,
     config: ClientConfig,
     configure: Vec<Configure>,
+    redaction: Redaction,
     header_provider: Option<Arc<dyn HeaderProvider>>,
     proxy: Proxy,
     max_redirects: u8,
@@ -61,6 +63,7 @@ impl Builder {
             packages: None,
             config: ClientConfig::new(unset, v1::AgentDescription::default()),
             configure: Vec::new(),
+            redaction: Redaction::default(),
             header_provider: None,
             proxy: Proxy::system(),
             max_redirects: 5,
@@ -135,6 +138,39 @@ impl Builder {
     /// What the agent runs at the start; with it the agent announces that it reports it.
     pub fn effective_config(mut self, config: v1::EffectiveConfig) -> Self {
         self.config.effective_config = Some(config);
+        self
+    }
+
+    /// Lets `redact` take out of every effective configuration what the server is not to see, secrets
+    /// for example, before it is reported, wherever it comes from:
+    /// [`effective_config`](Self::effective_config),
+    /// [`Client::set_effective_config`] or
+    /// [`RemoteConfigOffer::applied_with`](crate::core::RemoteConfigOffer::applied_with).
+    ///
+    /// It runs on the thread that sets the configuration, and may be called from several at once.
+    ///
+    /// ```
+    /// # #[cfg(feature = "ws")] {
+    /// use opamp_client::Client;
+    /// use opamp_proto::v1::EffectiveConfig;
+    ///
+    /// let builder = Client::builder("ws://127.0.0.1:4320/v1/opamp")
+    ///     .identifying_attribute("service.name", "my-agent")
+    ///     .redact_effective_config(|config: &mut EffectiveConfig| {
+    ///         let files = config.config_map.iter_mut().flat_map(|map| map.config_map.values_mut());
+    ///         for file in files {
+    ///             let shown = String::from_utf8_lossy(&file.body).replace("hunter2", "[redacted]");
+    ///             file.body = shown.into();
+    ///         }
+    ///     });
+    /// # builder.build().expect("it is complete");
+    /// # }
+    /// ```
+    pub fn redact_effective_config(
+        mut self,
+        redact: impl Fn(&mut v1::EffectiveConfig) + Send + Sync + 'static,
+    ) -> Self {
+        self.redaction = Redaction::new(redact);
         self
     }
 
@@ -361,6 +397,9 @@ impl Builder {
         for configure in self.configure {
             configure(&mut config);
         }
+        if let Some(effective) = &mut config.effective_config {
+            self.redaction.apply(effective);
+        }
         let mut headers = http::HeaderMap::new();
         for (name, value) in &self.headers {
             append_header(&mut headers, name, value)?;
@@ -381,7 +420,7 @@ impl Builder {
         let servers = Servers::new(base)?;
         config.transport = servers.transport();
         config.endpoint = self.url.into();
-        let mailbox = Arc::new(Mailbox::new(&config));
+        let mailbox = Arc::new(Mailbox::new(&config, self.redaction));
         #[expect(clippy::disallowed_methods, reason = "the driver reads the clock for the core")]
         let core = ClientCore::new(config, Instant::now())
             .map_err(|error| Error::with_source(ErrorKind::Config, error.to_string(), error))?;

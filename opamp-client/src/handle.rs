@@ -17,6 +17,7 @@ use crate::core::{
     Connections, CustomCapabilities, Event, NotSent, Resolution,
 };
 use crate::custom::{CustomDelivery, Posted, Room};
+use crate::redaction::Redaction;
 
 /// The handle of a running client: takes what is to be reported. Cheap to clone.
 ///
@@ -92,12 +93,13 @@ impl Client {
     }
 
     /// Reports what the agent runs; `None` withdraws the capability. An equal configuration causes
-    /// no message.
+    /// no message. It is redacted first, where [`Builder::redact_effective_config`] says how.
     pub fn set_effective_config(&self, config: impl Into<Option<v1::EffectiveConfig>>) {
-        let config = config.into();
-        self.mailbox.put(|changes| {
-            changes.effective_config = Some(config);
-        });
+        let mut config = config.into();
+        if let Some(config) = &mut config {
+            self.mailbox.redaction.apply(config);
+        }
+        self.mailbox.put(|changes| changes.effective_config = Some(config));
     }
 
     /// Turns remote configuration on or off while the client runs (CAP-03).
@@ -113,9 +115,13 @@ impl Client {
     /// Tells the server what became of an offer. Without effect when a newer offer took its place
     /// or its deadline passed.
     pub fn resolve(&self, mut resolution: Resolution) {
+        let mut effective = resolution.take_effective();
+        if let Some(effective) = &mut effective {
+            self.mailbox.redaction.apply(effective);
+        }
         self.mailbox.put(|changes| {
             // What the agent runs now is true whatever becomes of the offer.
-            if let Some(effective) = resolution.take_effective() {
+            if let Some(effective) = effective {
                 changes.effective_config = Some(Some(effective));
             }
             let newer = |kept: &Resolution| kept.id() > resolution.id();
@@ -390,12 +396,13 @@ pub(crate) struct Mailbox {
     changes: Mutex<Changes>,
     filled: Notify,
     room: Room,
+    redaction: Redaction,
 }
 
 impl Mailbox {
-    pub(crate) fn new(config: &ClientConfig) -> Self {
+    pub(crate) fn new(config: &ClientConfig, redaction: Redaction) -> Self {
         let changes = Mutex::new(Changes::default());
-        Self { changes, filled: Notify::new(), room: Room::new(config) }
+        Self { changes, filled: Notify::new(), room: Room::new(config), redaction }
     }
 
     fn post(&self, posted: Posted) -> Result<(), NotSent> {

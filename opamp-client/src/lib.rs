@@ -70,6 +70,8 @@ mod handle;
 #[cfg(all(feature = "packages", any(feature = "ws", feature = "http")))]
 pub mod packages;
 #[cfg(any(feature = "ws", feature = "http"))]
+mod redaction;
+#[cfg(any(feature = "ws", feature = "http"))]
 mod store;
 #[cfg(all(feature = "tls", any(feature = "ws", feature = "http")))]
 pub mod tls;

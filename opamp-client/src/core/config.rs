@@ -131,7 +131,8 @@ pub struct ClientConfig {
     /// How long an orderly close may take, and how long stopping may take. Default: 5 s.
     pub close_timeout: Duration,
     /// Least time between two reconnects without a delay; a connection lost again before that is
-    /// tried again with backoff, also when it had worked (EST-06). Default: 10 s.
+    /// tried again with backoff, also when it had worked (EST-06). Default: 10 s; zero is refused, as a
+    /// server that answers once and drops would be asked again for ever without a pause.
     pub immediate_reconnect_interval: Duration,
     /// Seed of all jitter and of the first sequence number. Neither two agents nor two processes of
     /// one should share it; the drivers draw one at random. Default: 0, for which the first number
@@ -197,6 +198,7 @@ impl ClientConfig {
             ("settings_timeout", self.settings_timeout),
             ("certificate_retry_interval", self.certificate_retry_interval),
             ("close_timeout", self.close_timeout),
+            ("immediate_reconnect_interval", self.immediate_reconnect_interval),
             ("custom_message_timeout", self.custom_message_timeout),
             ("backoff.initial", self.backoff.initial),
             ("backoff.max", self.backoff.max),

@@ -266,12 +266,13 @@ impl ClientCore {
         }
         self.custom_answered();
         self.process_capabilities(message.capabilities);
-        if let Some(command) = message.command
-            && self.capabilities().contains(AgentCapabilities::ACCEPTS_RESTART_COMMAND)
-        {
-            // A command travels alone; what else is in its message is ignored (CMD-02).
-            self.process_command(command.r#type);
-            return true;
+        if let Some(command) = message.command {
+            if self.capabilities().contains(AgentCapabilities::ACCEPTS_RESTART_COMMAND) {
+                // A command travels alone; what else is in its message is ignored (CMD-02).
+                self.process_command(command.r#type);
+                return true;
+            }
+            self.misbehaved(PeerMisbehaved::NotAnnounced("command"));
         }
         if let Some(list) = message.custom_capabilities {
             self.process_custom_capabilities(list);

@@ -213,7 +213,9 @@ async fn telemetry_settings_reach_the_application_and_are_kept() {
     );
     peer.send(&reply_to(&report)).await;
     agent.client.resolve_connection_settings(taken.applied());
-    let status = peer.report().await.connection_settings_status.unwrap();
+    let report = peer.report().await;
+    peer.send(&reply_to(&report)).await;
+    let status = report.connection_settings_status.unwrap();
     assert_eq!(status.status(), Applied);
     assert_eq!(agent.client.connections().own_metrics, Some(settings));
     agent.client.set_accepted_settings(ConnectionKinds::empty());

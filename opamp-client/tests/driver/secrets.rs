@@ -248,3 +248,26 @@ fn no_secret_is_in_an_error() {
         assert_secret("an error", &format!("{error} {error:?}"));
     }
 }
+
+#[tokio::test]
+async fn the_effective_config_is_redacted_wherever_it_comes_from() {
+    let _judged = opamp_spec::judges(&["CFG-04", "CFG-05"]);
+    let redact = |config: &mut opamp_proto::v1::EffectiveConfig| {
+        let files = config.config_map.iter_mut().flat_map(|map| map.config_map.values_mut());
+        for file in files {
+            file.body = String::from_utf8_lossy(&file.body).replace("hush", "***").into();
+        }
+    };
+    let server = websocket::Server::start().await;
+    let builder = agent(server.url()).accept_remote_config().effective_config(effective("a: hush"));
+    let mut agent = Agent::start(builder.redact_effective_config(redact));
+    let (mut peer, first) = server.welcome().await;
+    assert_eq!(first.effective_config, Some(effective("a: ***")));
+    agent.client.set_effective_config(effective("b: hush"));
+    let report = peer.report().await;
+    assert_eq!(report.effective_config, Some(effective("b: ***")));
+    peer.send(&offer_to(&report, "c: hush", "h1")).await;
+    let offer = agent.offer().await;
+    agent.client.resolve(offer.applied_with(effective("c: hush")));
+    assert_eq!(peer.report().await.effective_config, Some(effective("c: ***")));
+}

@@ -51,7 +51,10 @@ fn an_agent_that_cannot_restart_ignores_the_command() {
         pair.advance(seconds(30));
         pair.expect_heartbeat();
         pair.receive(command(v1::CommandType::Restart.into()));
-        assert!(!pair.events().contains(&Event::Restart));
+        let events = pair.events();
+        assert!(!events.contains(&Event::Restart));
+        let what = PeerMisbehaved::NotAnnounced("command");
+        assert!(events.contains(&Event::PeerMisbehaved(what)));
     }
 }
 

@@ -17,7 +17,7 @@ fn refusal(adapt: impl FnOnce(&mut ClientConfig)) -> Option<ConfigError> {
 #[test]
 fn an_interval_of_zero_is_refused() {
     type Field = (&'static str, fn(&mut ClientConfig) -> &mut Duration);
-    let fields: [Field; 10] = [
+    let fields: [Field; 14] = [
         ("heartbeat_interval", |config| config.heartbeat_interval.get_or_insert_default()),
         ("polling_interval", |config| &mut config.polling_interval),
         ("connect_timeout", |config| &mut config.connect_timeout),
@@ -26,6 +26,10 @@ fn an_interval_of_zero_is_refused() {
         ("ping_interval", |config| config.ping_interval.get_or_insert_default()),
         ("ping_timeout", |config| &mut config.ping_timeout),
         ("close_timeout", |config| &mut config.close_timeout),
+        ("answer_timeout", |config| config.answer_timeout.get_or_insert_default()),
+        ("settings_timeout", |config| &mut config.settings_timeout),
+        ("custom_message_timeout", |config| &mut config.custom_message_timeout),
+        ("immediate_reconnect_interval", |config| &mut config.immediate_reconnect_interval),
         ("backoff.initial", |config| &mut config.backoff.initial),
         ("backoff.max", |config| &mut config.backoff.max),
     ];
@@ -83,6 +87,9 @@ fn with_durations(config: &mut ClientConfig, duration: Duration) {
     config.ping_interval = Some(duration);
     config.ping_timeout = duration;
     config.close_timeout = duration;
+    config.answer_timeout = Some(duration);
+    config.custom_message_timeout = duration;
+    config.settings_timeout = duration;
     config.immediate_reconnect_interval = duration;
     config.backoff.initial = duration;
     config.backoff.max = duration;

@@ -28,6 +28,7 @@ mod opening;
 mod packages;
 mod parts;
 mod polling;
+mod quirks;
 mod reconnect;
 mod remote_config;
 mod restored;
