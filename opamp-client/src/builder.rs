@@ -32,7 +32,8 @@ pub struct Builder {
     store: Option<Arc<dyn SettingsStore>>,
     #[cfg(feature = "packages")]
     packages: Option<Packages>,
-    config: ClientConfig,
+    /// Boxed, or the futures that hold a builder would be large.
+    config: Box<ClientConfig>,
     configure: Vec<Configure>,
     redaction: Redaction,
     header_provider: Option<Arc<dyn HeaderProvider>>,
@@ -61,7 +62,7 @@ impl Builder {
             store: None,
             #[cfg(feature = "packages")]
             packages: None,
-            config: ClientConfig::new(unset, v1::AgentDescription::default()),
+            config: Box::new(ClientConfig::new(unset, v1::AgentDescription::default())),
             configure: Vec::new(),
             redaction: Redaction::default(),
             header_provider: None,
@@ -391,7 +392,7 @@ impl Builder {
     ///
     /// When the URL, a header, the TLS configuration or an option cannot work.
     pub fn build(self) -> Result<(Client, Events, Driver), Error> {
-        let mut config = self.config;
+        let mut config = *self.config;
         config.state = self.state.unwrap_or_else(|| ClientState::new(InstanceUid::generate()));
         config.seed = seed();
         for configure in self.configure {
