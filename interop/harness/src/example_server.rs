@@ -71,7 +71,7 @@ impl Server {
         self.process.kill().await
     }
 
-    async fn ask(&self, method: &str, path: &str, body: String) -> Result<(u16, Value), Failed> {
+    async fn ask(&self, method: &str, path: &str, body: Vec<u8>) -> Result<(u16, Value), Failed> {
         let what = format!("the admin API answers {method} {path}");
         let method = reqwest::Method::from_bytes(method.as_bytes()).needed(&what)?;
         let request = self.http.request(method, format!("http://{}{path}", self.admin)).body(body);
@@ -86,16 +86,20 @@ impl Server {
         &self,
         method: &str,
         path: &str,
-        body: &str,
+        body: impl AsRef<[u8]>,
         expected: u16,
     ) -> Result<Value, Failed> {
-        let (status, body) = self.ask(method, path, body.to_owned()).await?;
+        let (status, body) = self.ask(method, path, body.as_ref().to_vec()).await?;
         equal(&format!("the status of {method} {path} ({body})"), &status, &expected)?;
         Ok(body)
     }
 
     /// Sets a config and returns its hash. The path says for whom.
-    pub(crate) async fn put_config(&self, path: &str, body: &str) -> Result<String, Failed> {
+    pub(crate) async fn put_config(
+        &self,
+        path: &str,
+        body: impl AsRef<[u8]>,
+    ) -> Result<String, Failed> {
         let path = format!("{path}?name={CONFIG_NAME}&content_type=text/yaml");
         let reply = self.call("PUT", &path, body, 200).await?;
         Ok(reply["config_hash"].as_str().unwrap_or_default().to_owned())
@@ -115,14 +119,35 @@ impl Server {
     ) -> Result<Value, Failed> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let (status, agent) =
-                self.ask("GET", &format!("/v1/agents/{uid}"), String::new()).await?;
+            let (status, agent) = self.ask("GET", &format!("/v1/agents/{uid}"), Vec::new()).await?;
             if status == 200 && is_so(&agent) {
                 return Ok(agent);
             }
             if Instant::now() > deadline {
                 let seen = format_args!("status {status}, {agent}");
                 return Err(Failed::new(format_args!("the admin API shows: {what}"), seen));
+            }
+            tokio::time::sleep(PACE).await;
+        }
+    }
+
+    /// Waits until there is an agent as described, and gives it.
+    pub(crate) async fn only_agent(
+        &self,
+        what: &str,
+        mut is_so: impl FnMut(&Value) -> bool,
+    ) -> Result<Value, Failed> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let agents = self.agents().await?;
+            if let [agent] = &agents[..]
+                && is_so(agent)
+            {
+                return Ok(agent.clone());
+            }
+            if Instant::now() > deadline {
+                let expected = format_args!("the admin API shows: {what}, and no other");
+                return Err(Failed::new(expected, Value::from(agents)));
             }
             tokio::time::sleep(PACE).await;
         }

@@ -1,4 +1,4 @@
-//! Drives agents and servers built on opamp-go against the example programs `server` and `agent`.
+//! Drives peers built on other implementations against the example programs `server` and `agent`.
 //!
 //! A scenario starts its own processes, makes something happen through what they offer (the admin
 //! API, JSON lines, signals) and judges what the other side says it saw. Scenarios share nothing, so
@@ -11,6 +11,7 @@ mod example_server;
 mod go_agent;
 mod go_server;
 mod log;
+mod other_agents;
 mod process;
 mod relay;
 mod scenario;
@@ -32,7 +33,7 @@ use crate::check::Failed;
 use crate::scenario::Case;
 use crate::stage::Equipment;
 
-/// Runs the scenarios between the example programs and the peers built on opamp-go.
+/// Runs the scenarios between the example programs and peers built on other implementations.
 #[derive(Debug, clap::Parser)]
 #[command(name = "opamp-interop", version)]
 struct Args {
@@ -40,9 +41,9 @@ struct Args {
     #[arg(long, value_name = "DIR")]
     examples: PathBuf,
 
-    /// Where opamp-go-server and opamp-go-agent are
-    #[arg(long, value_name = "DIR")]
-    peers: PathBuf,
+    /// Whose peers take part
+    #[arg(long, value_name = "PEER", required = true)]
+    peer: Vec<Peer>,
 
     /// Runs only the scenarios whose line contains the text; may be repeated
     #[arg(long, value_name = "TEXT")]
@@ -57,15 +58,24 @@ struct Args {
     list: bool,
 }
 
+/// Other implementations. Their programs are found from the root of the checkout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Peer {
+    Go,
+    Python,
+    Node,
+    Java,
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    let cases = scenario::cases(&args.only);
+    let cases = scenario::cases(&args.peer, &args.only);
     if args.list {
         cases.iter().for_each(|case| print(format_args!("{case}")));
         return ExitCode::SUCCESS;
     }
-    let equipment = match Equipment::new(&args.examples, &args.peers) {
+    let equipment = match Equipment::new(&args.examples, &args.peer) {
         Ok(equipment) => Arc::new(equipment),
         Err(failed) => {
             print(format_args!("{failed}"));

@@ -31,6 +31,9 @@ impl Process {
         let mut child = Command::new(program)
             .args(args)
             .env_remove("RUST_LOG")
+            // They take the place of the authority that Python is told to trust.
+            .env_remove("REQUESTS_CA_BUNDLE")
+            .env_remove("CURL_CA_BUNDLE")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::check::{Failed, cut};
 use crate::stage::{Equipment, Logs, Stage, Transport};
-use crate::{Outcome, agents_of_go, servers_of_go};
+use crate::{Outcome, Peer, agents_of_go, other_agents, servers_of_go};
 
 /// No scenario may hold up the rest, whatever happens in it.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -42,11 +42,18 @@ impl fmt::Display for Case {
     }
 }
 
-/// Every case whose line has one of the texts, or all if there is no text.
-pub(crate) fn cases(only: &[String]) -> Vec<Case> {
-    let both =
-        [("go agent > server", agents_of_go::ALL), ("agent > go server", servers_of_go::ALL)];
-    let scenarios = both.iter().flat_map(|(ends, all)| all.iter().map(move |one| (*ends, *one)));
+/// Every case with one of the peers whose line has one of the texts, or all if there is no text.
+pub(crate) fn cases(peers: &[Peer], only: &[String]) -> Vec<Case> {
+    let all = [
+        (Peer::Go, "go agent > server", agents_of_go::ALL),
+        (Peer::Go, "agent > go server", servers_of_go::ALL),
+        (Peer::Python, "python agent > server", other_agents::PYTHON),
+        (Peer::Node, "node agent > server", other_agents::NODE),
+        (Peer::Java, "java agent > server", other_agents::JAVA),
+        (Peer::Java, "java agent > server", other_agents::JAVA_ON_WEBSOCKET),
+    ];
+    let wanted = all.iter().filter(|(peer, ..)| peers.contains(peer));
+    let scenarios = wanted.flat_map(|(_, ends, all)| all.iter().map(move |one| (*ends, *one)));
     scenarios
         .flat_map(|(ends, one)| one.transports.iter().map(move |on| (ends, one, *on)))
         .enumerate()

@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tempfile::TempDir;
 
+use crate::Peer;
 use crate::check::{Failed, Needed as _};
 use crate::log::Log;
+use crate::other_agents::Client;
 use crate::process::Process;
 use crate::tls::Certificates;
 
@@ -47,24 +49,24 @@ impl fmt::Display for Transport {
 pub(crate) struct Equipment {
     server: PathBuf,
     agent: PathBuf,
-    go_server: PathBuf,
-    go_agent: PathBuf,
 }
 
+const GO_SERVER: &str = "interop/go/bin/opamp-go-server";
+const GO_AGENT: &str = "interop/go/bin/opamp-go-agent";
+
 impl Equipment {
-    pub(crate) fn new(examples: &Path, peers: &Path) -> Result<Self, Failed> {
-        let program = |dir: &Path, name: &str| {
-            let path = dir.join(name);
-            match path.is_file() {
-                true => Ok(path),
-                false => Err(Failed::new(format_args!("a program {}", path.display()), "none")),
-            }
+    pub(crate) fn new(examples: &Path, peers: &[Peer]) -> Result<Self, Failed> {
+        let program = |path: PathBuf| match path.is_file() {
+            true => Ok(path),
+            false => Err(Failed::new(format_args!("a program {}", path.display()), "none")),
         };
+        if peers.contains(&Peer::Go) {
+            program(GO_SERVER.into())?;
+            program(GO_AGENT.into())?;
+        }
         Ok(Self {
-            server: program(examples, "server")?,
-            agent: program(examples, "agent")?,
-            go_server: program(peers, "opamp-go-server")?,
-            go_agent: program(peers, "opamp-go-agent")?,
+            server: program(examples.join("server"))?,
+            agent: program(examples.join("agent"))?,
         })
     }
 }
@@ -109,12 +111,20 @@ impl Stage {
 
     pub(crate) fn go_server(&self, args: &[&str]) -> Result<Process, Failed> {
         let name = "opamp-go-server";
-        self.listed(name, Process::start(name, &self.equipment.go_server, args))
+        self.listed(name, Process::start(name, Path::new(GO_SERVER), args))
     }
 
     pub(crate) fn go_agent(&self, args: &[&str]) -> Result<Process, Failed> {
         let name = "opamp-go-agent";
-        self.listed(name, Process::start(name, &self.equipment.go_agent, args))
+        self.listed(name, Process::start(name, Path::new(GO_AGENT), args))
+    }
+
+    pub(crate) fn other_agent(&self, client: Client, args: &[&str]) -> Result<Process, Failed> {
+        let [program, first @ ..] = client.command() else {
+            return Err(Failed::new("a command", "none"));
+        };
+        let args = first.iter().chain(args);
+        self.listed(client.name(), Process::start(client.name(), Path::new(program), args))
     }
 
     fn listed(

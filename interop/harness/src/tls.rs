@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 use crate::check::{Failed, Needed as _};
 
@@ -54,6 +54,8 @@ impl Certificates {
 
 fn authority() -> Result<CertifiedIssuer<'static, KeyPair>, Failed> {
     let mut params = CertificateParams::new([]).needed("no subject name")?;
+    // OpenSSL takes a certificate for self-signed if its issuer is named as it is itself.
+    params.distinguished_name.push(DnType::CommonName, "authority of a scenario");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().needed("a key pair")?;
     CertifiedIssuer::self_signed(params, key).needed("a certificate authority")

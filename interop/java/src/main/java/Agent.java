@@ -7,7 +7,11 @@ import io.opentelemetry.opamp.client.internal.request.service.WebSocketRequestSe
 import io.opentelemetry.opamp.client.internal.response.MessageData;
 import io.opentelemetry.opamp.client.internal.state.State;
 import io.opentelemetry.opamp.client.request.service.RequestService;
+import java.nio.charset.CharacterCodingException;
+import java.nio.charset.StandardCharsets;
 import java.time.Duration;
+import java.util.Collection;
+import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CountDownLatch;
 import okio.ByteString;
@@ -109,14 +113,23 @@ public final class Agent implements OpampClient.Callbacks {
       return;
     }
     lastHash = offer.config_hash;
-    if (offer.config != null) {
-      for (AgentConfigFile file : offer.config.config_map.values()) {
-        config.set(file.body);
-        break;
+    RemoteConfigStatuses status = RemoteConfigStatuses.RemoteConfigStatuses_APPLIED;
+    String error = "";
+    try {
+      for (AgentConfigFile file : files(offer)) {
+        StandardCharsets.UTF_8.newDecoder().decode(file.body.asByteBuffer());
       }
+      for (AgentConfigFile file : files(offer)) {
+        config.set(file.body);
+      }
+    } catch (CharacterCodingException problem) {
+      status = RemoteConfigStatuses.RemoteConfigStatuses_FAILED;
+      error = problem.toString();
     }
-    client.setRemoteConfigStatus(
-        new RemoteConfigStatus(
-            offer.config_hash, RemoteConfigStatuses.RemoteConfigStatuses_APPLIED, ""));
+    client.setRemoteConfigStatus(new RemoteConfigStatus(offer.config_hash, status, error));
+  }
+
+  private static Collection<AgentConfigFile> files(AgentRemoteConfig offer) {
+    return offer.config == null ? List.of() : offer.config.config_map.values();
   }
 }
