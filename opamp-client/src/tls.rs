@@ -5,10 +5,12 @@
 //! narrow versions and cipher suites, never widen them.
 
 mod failure;
+mod files;
 mod offer;
 mod unverified;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
@@ -18,6 +20,8 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, SupportedCipherSuite, SupportedProtocolVersion};
 
 pub(crate) use self::failure::explain;
+pub(crate) use self::files::Stamp;
+use self::files::{Files, read};
 use crate::error::{Error, ErrorKind};
 
 /// A version of TLS. Older ones than these are broken, and not implemented.
@@ -70,6 +74,7 @@ pub struct Tls {
     trusted: Vec<CertificateDer<'static>>,
     system: bool,
     identity: Option<Arc<CertifiedKey>>,
+    files: Files,
     lowest: TlsVersion,
     highest: TlsVersion,
     suites: Vec<SupportedCipherSuite>,
@@ -89,6 +94,7 @@ impl fmt::Debug for Tls {
             .field("trusted", &self.trusted.len())
             .field("system", &self.system)
             .field("identity", &self.identity.is_some())
+            .field("files", &self.files)
             .field("versions", &(self.lowest..=self.highest))
             .field("cipher_suites", &self.suites.len())
             .field("verify", &self.verify)
@@ -103,6 +109,7 @@ impl Tls {
             trusted: Vec::new(),
             system: false,
             identity: None,
+            files: Files::default(),
             lowest: TlsVersion::Tls12,
             highest: TlsVersion::Tls13,
             suites: provider().cipher_suites,
@@ -124,6 +131,20 @@ impl Tls {
             })?;
         }
         self.trusted.extend(authorities);
+        Ok(self)
+    }
+
+    /// Trusts the certificate authorities in a PEM file, and again whatever is in it when it has
+    /// changed: the next handshake or request looks. As long as it cannot be read then, the last
+    /// contents hold.
+    ///
+    /// # Errors
+    ///
+    /// As [`trust_pem`](Self::trust_pem), and when the file cannot be read.
+    pub fn trust_file(mut self, path: impl Into<PathBuf>) -> Result<Self, Error> {
+        let path = path.into();
+        let _ = Self::new().trust_pem(&read(&path)?)?;
+        self.files.trusted.push(path);
         Ok(self)
     }
 
@@ -151,6 +172,37 @@ impl Tls {
             Error::with_source(ErrorKind::Tls, message, error)
         })?;
         self.identity = Some(Arc::new(identity));
+        self.files.identity = None;
+        Ok(self)
+    }
+
+    /// As [`identity_pem`](Self::identity_pem), with PEM files, which are read again when they have
+    /// changed: a certificate that something else renews is in use with the next handshake. Put new
+    /// files in the place of the old ones by renaming; as long as they do not fit, the last ones
+    /// hold.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), opamp_client::Error> {
+    /// let tls = opamp_client::tls::Tls::new()
+    ///     .trust_file("/etc/my-agent/ca.pem")?
+    ///     .identity_files("/etc/my-agent/tls.crt", "/etc/my-agent/tls.key")?;
+    /// # drop(tls);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As there, and when a file cannot be read.
+    pub fn identity_files(
+        mut self,
+        certificates: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Result<Self, Error> {
+        let (certificates, key) = (certificates.into(), key.into());
+        let _ = Self::new().identity_pem(&read(&certificates)?, &read(&key)?)?;
+        self.identity = None;
+        self.files.identity = Some((certificates, key));
         Ok(self)
     }
 
@@ -171,9 +223,14 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// When the system's trust store is needed and has no usable certificate, or no version is left
-    /// between the lowest and the highest.
+    /// When the system's trust store is needed and has no usable certificate, a file cannot be used,
+    /// or no version is left between the lowest and the highest.
     pub fn config(&self) -> Result<Arc<ClientConfig>, Error> {
+        let loaded = self.loaded()?;
+        loaded.config_of_loaded()
+    }
+
+    fn config_of_loaded(&self) -> Result<Arc<ClientConfig>, Error> {
         let versions: Vec<_> = [TlsVersion::Tls13, TlsVersion::Tls12]
             .into_iter()
             .filter(|version| (self.lowest..=self.highest).contains(version))
@@ -228,7 +285,8 @@ impl Tls {
 
     /// The same without a client certificate, for another server than the one it is for.
     pub(crate) fn anonymous(&self) -> Self {
-        Self { identity: None, ..self.clone() }
+        let files = Files { identity: None, ..self.files.clone() };
+        Self { identity: None, files, ..self.clone() }
     }
 }
 

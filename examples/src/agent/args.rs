@@ -199,10 +199,10 @@ impl AgentArgs {
         let unusable = |error| Failure::caused_by("TLS", error);
         let mut tls = Tls::new();
         if let Some(ca) = &self.ca {
-            tls = tls.trust_pem(&read(ca)?).map_err(unusable)?;
+            tls = tls.trust_file(ca).map_err(unusable)?;
         }
         if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
-            tls = tls.identity_pem(&read(cert)?, &read(key)?).map_err(unusable)?;
+            tls = tls.identity_files(cert, key).map_err(unusable)?;
         }
         Ok(tls)
     }

@@ -41,6 +41,19 @@ impl Connector {
         })
     }
 
+    /// Whether a new one would have other certificates.
+    pub(super) fn is_stale(&self) -> bool {
+        #[cfg(feature = "ws")]
+        if let Some(dialer) = &self.websocket {
+            return dialer.is_stale();
+        }
+        #[cfg(feature = "http")]
+        if let Some(exchanger) = &self.http {
+            return exchanger.is_stale();
+        }
+        false
+    }
+
     /// The transport that its settings ask for.
     pub(crate) fn transport(&self) -> Transport {
         self.transport
@@ -55,6 +68,8 @@ impl Connector {
 pub(super) struct Credentials {
     #[cfg(feature = "tls")]
     settings: crate::tls::Tls,
+    #[cfg(feature = "tls")]
+    stamp: crate::tls::Stamp,
     own: Option<TlsConfig>,
 }
 
@@ -63,8 +78,21 @@ impl Credentials {
     #[cfg(feature = "tls")]
     pub(super) fn of(target: &Target) -> Result<Self, Error> {
         let needed = target.endpoint.secure || target.proxy.is_secure();
+        // Before the files are read: a change after that is seen later.
+        let stamp = target.tls.stamp();
         let own = needed.then(|| target.tls.config()).transpose()?;
-        Ok(Self { settings: target.tls.clone(), own })
+        Ok(Self { settings: target.tls.clone(), stamp, own })
+    }
+
+    /// Whether files of certificates have changed since these were made.
+    #[cfg(feature = "tls")]
+    pub(super) fn are_stale(&self) -> bool {
+        self.own.is_some() && self.settings.stamp() != self.stamp
+    }
+
+    #[cfg(not(feature = "tls"))]
+    pub(super) fn are_stale(&self) -> bool {
+        false
     }
 
     #[cfg(not(feature = "tls"))]

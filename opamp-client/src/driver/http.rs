@@ -49,6 +49,10 @@ impl Exchanger {
         Ok(Self { inner: Arc::new(Inner { target, credentials, home, requests }) })
     }
 
+    pub(super) fn is_stale(&self) -> bool {
+        self.inner.credentials.are_stale()
+    }
+
     /// Makes the request and reads the response (HTTP-01, HTTP-02, HTTP-14, HTTP-22).
     pub(super) async fn exchange(
         self,

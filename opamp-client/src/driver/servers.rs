@@ -40,6 +40,14 @@ impl Servers {
         if settings != self.settings {
             self.connector = self.base.connector(settings.as_deref())?;
             self.settings = settings;
+        } else if self.connector.is_stale() {
+            match self.base.connector(settings.as_deref()) {
+                Ok(renewed) => self.connector = renewed,
+                // Somebody may be writing them just now.
+                Err(Failure { message, .. }) => {
+                    tracing::warn!(message, "the new certificates cannot be used yet");
+                }
+            }
         }
         Ok(&self.connector)
     }

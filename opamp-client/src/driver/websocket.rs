@@ -106,6 +106,10 @@ impl Dialer {
         Ok(Self { inner: Arc::new(Inner { target, credentials, config }) })
     }
 
+    pub(super) fn is_stale(&self) -> bool {
+        self.inner.credentials.are_stale()
+    }
+
     /// Opens a WebSocket, wherever redirects lead.
     pub(super) async fn dial(self) -> Result<Socket, DialError> {
         let Inner { target, credentials, config } = &*self.inner;

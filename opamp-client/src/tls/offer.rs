@@ -37,6 +37,7 @@ impl Tls {
         if !offered.ca_pem_contents.is_empty() {
             let authorities = Self::new().trust_pem(offered.ca_pem_contents.as_bytes())?;
             self.trusted = authorities.trusted;
+            self.files.trusted.clear();
             self.system = false;
         }
         self.system |= offered.include_system_ca_certs_pool;

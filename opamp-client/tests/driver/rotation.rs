@@ -410,3 +410,87 @@ async fn settings_that_cannot_be_used_are_refused_where_they_came() {
         assert!(!why.contains("cret") && !why.contains("bearer"), "{why}");
     }
 }
+
+/// What something else renews on disk is in use with the next handshake, and not before it fits.
+#[tokio::test]
+async fn renewed_files_are_in_use_with_the_next_handshake() {
+    let (authority, next) = (Authority::new(), Authority::new());
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let put = |name: &str, text: &str| {
+        std::fs::write(path("new"), text).unwrap();
+        std::fs::rename(path("new"), path(name)).unwrap();
+    };
+    let mut identity = authority.client("agent-7");
+    put("ca.pem", &authority.pem());
+    put("agent.pem", &identity.certificate);
+    put("agent-key.pem", &identity.key);
+    let tls = Tls::new()
+        .trust_file(path("ca.pem"))
+        .and_then(|tls| tls.identity_files(path("agent.pem"), path("agent-key.pem")))
+        .unwrap();
+    let mut server = Glass::start(authority.mutual_acceptor(&authority.server("127.0.0.1"))).await;
+    let mut agent = Agent::start(movable(wss(server.port()), tls));
+    let (_, first, peer, _) = server.welcome().await;
+
+    // Half of the new pair is there: the old one holds.
+    identity = authority.client("agent-7");
+    put("agent.pem", &identity.certificate);
+    drop(peer);
+    agent.disconnected().await;
+    let (_, again, peer, _) = server.welcome().await;
+    assert_eq!(again, first);
+
+    put("agent-key.pem", &identity.key);
+    drop(peer);
+    agent.disconnected().await;
+    let (kind, renewed, peer, _) = server.welcome().await;
+    assert_eq!(kind, HandshakeKind::Full);
+    assert_ne!(renewed, first);
+
+    // The server moves to another authority, which the agent has been told to trust beside.
+    put("ca.pem", &(authority.pem() + &next.pem()));
+    server.acceptor = authority.mutual_acceptor(&next.server("127.0.0.1"));
+    drop(peer);
+    agent.disconnected().await;
+    server.welcome().await;
+}
+
+#[tokio::test]
+async fn renewed_files_are_in_use_with_the_next_request() {
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let put = |identity: &Identity| {
+        std::fs::write(path("agent.pem"), &identity.certificate).unwrap();
+        std::fs::write(path("agent-key.pem"), &identity.key).unwrap();
+    };
+    put(&authority.client("agent-7"));
+    let tls =
+        trusting(&authority).identity_files(path("agent.pem"), path("agent-key.pem")).unwrap();
+    let server = Glass::start(authority.mutual_acceptor(&authority.server("127.0.0.1"))).await;
+    let url = wss(server.port()).replace("wss", "https");
+    let agent = Agent::start(agent(url).tls(tls));
+    let mut shown = Vec::new();
+    for health in ["one", "two"] {
+        let stream = server.accept().await;
+        shown.push(stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned());
+        let request = soon(http::Request::read(Box::new(stream))).await;
+        put(&authority.client("agent-7"));
+        agent.client.set_health(crate::support::healthy(health));
+        let reply = reply_to(&request.report());
+        request.reply(&reply).await;
+    }
+    assert_ne!(shown[0], shown[1]);
+}
+
+#[test]
+fn files_that_cannot_be_used_are_refused_at_once() {
+    let missing = Tls::new().trust_file("/nowhere/ca.pem").unwrap_err();
+    assert!(missing.to_string().contains("/nowhere/ca.pem"), "{missing}");
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("empty.pem");
+    std::fs::write(&empty, "").unwrap();
+    assert_eq!(Tls::new().trust_file(&empty).unwrap_err().kind(), opamp_client::ErrorKind::Tls);
+    assert!(Tls::new().identity_files(&empty, &empty).is_err());
+}

@@ -102,7 +102,7 @@ pub(crate) async fn read_request(io: &mut (impl Io + ?Sized)) -> Parts {
 }
 
 impl Request {
-    async fn read(mut io: Box<dyn Io>) -> Self {
+    pub(crate) async fn read(mut io: Box<dyn Io>) -> Self {
         let Parts { method, path_and_query, headers, body } = read_request(&mut *io).await;
         Self { method, path_and_query, headers, body, io }
     }
