@@ -27,6 +27,7 @@ mod report;
 mod rotation;
 mod secrets;
 mod stop;
+mod store;
 mod support;
 mod tls;
 mod websocket;
