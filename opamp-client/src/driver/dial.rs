@@ -1,6 +1,7 @@
 //! The byte stream to a server: TCP, a tunnel through the proxy, TLS.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 #[cfg(feature = "tls")]
@@ -59,15 +60,25 @@ fn unreachable(message: String) -> Failure {
     Failure { kind: FailureKind::Unreachable, message }
 }
 
+async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let addresses = alternating(tokio::net::lookup_host((host, port)).await?);
+    let tcp = first_of(addresses, TcpStream::connect).await?;
+    // Messages are small and wanted now. A socket that refuses the option works all the same.
+    let _ = tcp.set_nodelay(true);
+    Ok(tcp)
+}
+
 /// Connects to the first address that answers. One that swallows everything must not use up the
 /// time for the others.
-async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
-    let mut addresses = alternating(tokio::net::lookup_host((host, port)).await?);
+async fn first_of<T, Attempt: Future<Output = io::Result<T>>>(
+    mut addresses: VecDeque<SocketAddr>,
+    connect: impl Fn(SocketAddr) -> Attempt,
+) -> io::Result<T> {
     let mut attempts = FuturesUnordered::new();
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     loop {
         match addresses.pop_front() {
-            Some(address) => attempts.push(TcpStream::connect(address)),
+            Some(address) => attempts.push(connect(address)),
             None if attempts.is_empty() => return Err(failed),
             None => {}
         }
@@ -79,12 +90,7 @@ async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
         };
         tokio::select! {
             Some(attempt) = attempts.next() => match attempt {
-                Ok(tcp) => {
-                    // Messages are small and wanted now. A socket that refuses the option works all
-                    // the same.
-                    let _ = tcp.set_nodelay(true);
-                    return Ok(tcp);
-                }
+                Ok(connected) => return Ok(connected),
                 Err(error) => failed = error,
             },
             () = patience => {}
@@ -168,5 +174,35 @@ mod tests {
         assert_eq!(read(&mixed), ["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"]);
         assert_eq!(read(&["1.1.1.1:1", "[::1]:1"]), ["1.1.1.1:1", "[::1]:1"]);
         assert!(read(&[]).is_empty());
+    }
+
+    /// What becomes of each address, by its port, and after how long one of them is connected with.
+    async fn race(ports: &[(u16, Option<bool>)]) -> (Result<u16, io::ErrorKind>, Duration) {
+        let addresses = ports.iter().map(|(port, _)| ([127, 0, 0, 1], *port).into()).collect();
+        let connect = |address: SocketAddr| {
+            let answer = ports.iter().find(|(port, _)| *port == address.port());
+            let answer = answer.and_then(|(_, answer)| *answer);
+            async move {
+                match answer {
+                    Some(true) => Ok(address.port()),
+                    Some(false) => Err(io::ErrorKind::ConnectionRefused.into()),
+                    None => std::future::pending().await,
+                }
+            }
+        };
+        let started = tokio::time::Instant::now();
+        let outcome = first_of(addresses, connect).await.map_err(|error| error.kind());
+        (outcome, started.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_swallows_everything_delays_the_others_a_little() {
+        let (refused, now) = (Err(io::ErrorKind::ConnectionRefused), Duration::ZERO);
+        assert_eq!(race(&[(1, Some(true)), (2, Some(true))]).await, (Ok(1), now));
+        assert_eq!(race(&[(1, Some(false)), (2, Some(true))]).await, (Ok(2), now));
+        assert_eq!(race(&[(1, Some(false)), (2, Some(false))]).await, (refused, now));
+        assert_eq!(race(&[]).await, (Err(io::ErrorKind::NotFound), now));
+        let (outcome, after) = race(&[(1, None), (2, None), (3, Some(true))]).await;
+        assert_eq!((outcome, after.as_millis() / 10), (Ok(3), 50));
     }
 }

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -52,16 +52,12 @@ impl Patience {
     ) -> Result<T, Failure> {
         let mut sending = pin!(sending);
         loop {
-            let taken = meter.taken();
-            // The kernel takes more when a third of its buffer is free.
-            let draining = if meter.is_empty() { HIDDEN } else { HIDDEN / 3 };
-            let hidden = Duration::from_secs((taken.min(draining) / SLOWEST) as u64);
-            let wait = self.silence + hidden;
-            let until = (Instant::now() + wait).min(self.end);
-            match timeout_at(until, sending.as_mut()).await {
-                Ok(done) => return Ok(done),
-                Err(_) if meter.taken() > taken && Instant::now() < self.end => {}
-                Err(_) => return Err(self.too_long()),
+            let until = meter.patient_until(self.silence).min(self.end);
+            if until <= Instant::now() {
+                return Err(self.too_long());
+            }
+            if let Ok(done) = timeout_at(until, sending.as_mut()).await {
+                return Ok(done);
             }
         }
     }
@@ -81,34 +77,45 @@ impl Patience {
     }
 }
 
-/// A request's body that knows how much of it was taken.
+/// A request's body that knows how much of it was taken, and when.
 pub(super) struct Meter {
     body: Bytes,
-    taken: Arc<AtomicUsize>,
+    begun: Instant,
+    taken: Arc<Taken>,
+}
+
+#[derive(Default)]
+struct Taken {
+    bytes: AtomicUsize,
+    /// After how many milliseconds the last of them were.
+    at: AtomicU64,
 }
 
 impl Meter {
     pub(super) fn new(body: Bytes) -> Self {
-        Self { body, taken: Arc::default() }
+        Self { body, begun: Instant::now(), taken: Arc::default() }
     }
 
     pub(super) fn body(&self) -> Metered {
-        Metered { rest: self.body.clone(), taken: Arc::clone(&self.taken) }
+        Metered { rest: self.body.clone(), begun: self.begun, taken: Arc::clone(&self.taken) }
     }
 
-    fn taken(&self) -> usize {
-        self.taken.load(Ordering::Relaxed)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.taken() == self.body.len()
+    /// How long to wait for something to move, as far as is known now.
+    fn patient_until(&self, silence: Duration) -> Instant {
+        let taken = self.taken.bytes.load(Ordering::Relaxed);
+        let at = Duration::from_millis(self.taken.at.load(Ordering::Relaxed));
+        // The kernel takes more when a third of its buffer is free.
+        let draining = if taken == self.body.len() { HIDDEN } else { HIDDEN / 3 };
+        let hidden = Duration::from_secs((taken.min(draining) / SLOWEST) as u64);
+        self.begun + at + silence + hidden
     }
 }
 
 /// See [`Meter`].
 pub(super) struct Metered {
     rest: Bytes,
-    taken: Arc<AtomicUsize>,
+    begun: Instant,
+    taken: Arc<Taken>,
 }
 
 impl Body for Metered {
@@ -124,7 +131,9 @@ impl Body for Metered {
         }
         let length = self.rest.len().min(CHUNK);
         let chunk = self.rest.split_to(length);
-        self.taken.fetch_add(length, Ordering::Relaxed);
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.taken.at.store(now, Ordering::Relaxed);
+        self.taken.bytes.fetch_add(length, Ordering::Relaxed);
         Poll::Ready(Some(Ok(Frame::data(chunk))))
     }
 
@@ -134,5 +143,72 @@ impl Body for Metered {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.rest.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, poll_fn};
+
+    use super::*;
+
+    const SILENCE: Duration = Duration::from_secs(30);
+
+    /// After how many seconds a request is given up of which so much is taken at these seconds.
+    async fn given_up(size: usize, taken: &[(u64, usize)]) -> u64 {
+        let meter = Meter::new(Bytes::from(vec![0; size]));
+        let mut body = meter.body();
+        let started = Instant::now();
+        let sending = async {
+            for (at, upto) in taken {
+                tokio::time::sleep_until(started + Duration::from_secs(*at)).await;
+                while body.taken.bytes.load(Ordering::Relaxed) < *upto {
+                    let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+                    assert!(frame.is_some_and(|frame| frame.is_ok()));
+                }
+            }
+            pending::<()>().await;
+        };
+        let failure = Patience::new(SILENCE).send(sending, &meter).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Unreachable);
+        started.elapsed().as_secs()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_given_up_when_nothing_moves() {
+        assert_eq!(given_up(100, &[]).await, 30);
+        assert_eq!(given_up(100, &[(0, 100)]).await, 30);
+        // A second for each 32 KiB that may still be in a buffer.
+        assert_eq!(given_up(64 * 1024, &[(0, 64 * 1024)]).await, 32);
+        assert_eq!(given_up(64 << 20, &[(0, 64 << 20)]).await, 30 + 128);
+        // A part of it is with the kernel, which takes no more for now.
+        assert_eq!(given_up(64 << 20, &[(0, 4 << 20)]).await, 30 + 42);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_goes_on_as_long_as_it_moves_but_not_for_ever() {
+        let steps: Vec<_> = (1..).map(|step| (25 * step, step as usize * CHUNK)).take(10).collect();
+        assert_eq!(given_up(100 * CHUNK, &steps).await, 250 + 30 + 5);
+        // It is the last movement that counts, not when it is looked for.
+        assert_eq!(given_up(100 * CHUNK, &[(29, CHUNK)]).await, 29 + 30);
+        let steps: Vec<_> = (1..).map(|step| (25 * step, step as usize * CHUNK)).take(99).collect();
+        assert_eq!(given_up(100 * CHUNK, &steps).await, 600);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_does_a_response() {
+        let started = Instant::now();
+        let patience = Patience::new(SILENCE);
+        let failure = loop {
+            let piece = tokio::time::sleep(SILENCE - Duration::from_secs(1));
+            if let Err(failure) = patience.more(piece).await {
+                break failure;
+            }
+        };
+        assert!(failure.message.contains("in all"), "{}", failure.message);
+        assert_eq!(started.elapsed().as_secs(), 600);
+        let failure = Patience::new(SILENCE).more(pending::<()>()).await.unwrap_err();
+        assert!(failure.message.contains("nothing moved"), "{}", failure.message);
+        assert_eq!(started.elapsed().as_secs(), 630);
     }
 }

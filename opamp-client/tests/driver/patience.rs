@@ -27,7 +27,7 @@ async fn a_large_report_over_a_slow_link_arrives() {
 #[tokio::test]
 async fn a_response_that_comes_in_pieces_is_waited_for() {
     let server = http::Server::start().await;
-    let silence = Duration::from_millis(400);
+    let silence = Duration::from_secs(1);
     let builder = agent(server.url()).accept_remote_config();
     let mut agent = Agent::start(builder.configure(move |config| config.connect_timeout = silence));
     let mut request = server.request().await;
@@ -40,30 +40,6 @@ async fn a_response_that_comes_in_pieces_is_waited_for() {
     }
     assert_eq!(agent.offer().await.hash(), "h1");
     assert!(started.elapsed() > silence, "{:?}", started.elapsed());
-}
-
-/// What still moves, but never ends, is given up as well.
-#[tokio::test]
-async fn an_exchange_has_an_end_however_it_moves() {
-    let server = http::Server::start().await;
-    let mut agent = Agent::start(
-        agent(server.url()).configure(|config| config.connect_timeout = Duration::from_millis(100)),
-    );
-    let mut request = server.request().await;
-    let trickle = tokio::spawn(async move {
-        request.write(head(200, &[], 1_000_000).as_bytes()).await;
-        loop {
-            request.write(b"x").await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    });
-    let started = Instant::now();
-    let (failure, _) = agent.failure().await;
-    assert_eq!(failure.kind, FailureKind::Unreachable);
-    assert!(failure.message.contains("in all"), "{}", failure.message);
-    // Twenty times the time without progress.
-    assert!(started.elapsed() >= Duration::from_millis(1900), "{:?}", started.elapsed());
-    trickle.abort();
 }
 
 #[tokio::test]
