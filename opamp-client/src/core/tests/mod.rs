@@ -13,6 +13,7 @@ mod command;
 mod components;
 mod config;
 mod connection_settings;
+mod connection_settings_model;
 mod custom;
 mod custom_model;
 mod errors;
