@@ -422,6 +422,14 @@ impl Builder {
         config.transport = servers.transport();
         config.endpoint = self.url.into();
         let mailbox = Arc::new(Mailbox::new(&config, self.redaction));
+        #[cfg(feature = "packages")]
+        let has_store = self.packages.is_some();
+        #[cfg(not(feature = "packages"))]
+        let has_store = false;
+        if config.packages.is_some() && !has_store {
+            let message = "packages need a store: set them up with Builder::packages";
+            return Err(Error::new(ErrorKind::Config, message));
+        }
         #[expect(clippy::disallowed_methods, reason = "the driver reads the clock for the core")]
         let core = ClientCore::new(config, Instant::now())
             .map_err(|error| Error::with_source(ErrorKind::Config, error.to_string(), error))?;

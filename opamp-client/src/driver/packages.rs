@@ -171,3 +171,106 @@ async fn in_time<T>(operation: impl Future<Output = io::Result<T>>) -> io::Resul
         Err(io::Error::other(format!("the store took longer than {seconds} s")))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use bytes::Bytes;
+    use opamp_proto::{InstanceUid, v1};
+
+    use super::*;
+    use crate::core::packages::{FileKey, PackagesConfig};
+    use crate::core::{ClientConfig, ClientState};
+    use crate::packages::{FileSource, PackageStore, StoredFile};
+
+    /// A store that answers the loading, and nothing else, if it answers at all.
+    struct Hanging {
+        loads: bool,
+    }
+
+    #[async_trait::async_trait]
+    impl PackageStore for Hanging {
+        async fn load(&self) -> io::Result<Option<PackageRecords>> {
+            match self.loads {
+                true => Ok(None),
+                false => std::future::pending().await,
+            }
+        }
+
+        async fn save(&self, _: &PackageRecords) -> io::Result<()> {
+            std::future::pending().await
+        }
+
+        async fn find(&self, _: &FileKey) -> io::Result<Option<StoredFile>> {
+            std::future::pending().await
+        }
+
+        async fn start(&self, _: &FileKey, _: &FileSource) -> io::Result<()> {
+            std::future::pending().await
+        }
+
+        async fn append(&self, _: &FileKey, _: u64, _: Bytes) -> io::Result<()> {
+            std::future::pending().await
+        }
+
+        async fn read(&self, _: &FileKey, _: u64, _: usize) -> io::Result<Bytes> {
+            std::future::pending().await
+        }
+
+        async fn commit(&self, _: &FileKey) -> io::Result<PathBuf> {
+            std::future::pending().await
+        }
+
+        async fn discard(&self, _: &FileKey) -> io::Result<()> {
+            std::future::pending().await
+        }
+
+        async fn retain(&self, _: &[FileKey]) -> io::Result<()> {
+            std::future::pending().await
+        }
+    }
+
+    fn core() -> ClientCore {
+        let state = ClientState::new(InstanceUid::from_parts(1, [7; 10]));
+        let description = v1::AgentDescription {
+            identifying_attributes: vec![v1::KeyValue::new("service.name", "any")],
+            ..Default::default()
+        };
+        let mut config = ClientConfig::new(state, description);
+        config.packages = Some(PackagesConfig::default());
+        ClientCore::new(config, now()).unwrap()
+    }
+
+    fn warehouse(store: Hanging) -> Warehouse {
+        Warehouse::new(&Packages::verified_by_hash(store)).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_hangs_holds_up_the_first_connection_for_a_moment_only() {
+        let (mut core, mut warehouse) = (core(), warehouse(Hanging { loads: false }));
+        let start = now();
+        warehouse.load(&mut core).await;
+        assert_eq!(now() - start, FIRST_LOAD);
+        assert!(core.poll_connection(now()).is_some());
+        // And it counts as failed in the end, so that it is asked again.
+        let done = warehouse.done().await;
+        assert_eq!(now() - start, STORE_TIMEOUT);
+        assert!(matches!(&done, Done::Loaded(Err(_))));
+        warehouse.tell(done, &mut core, now());
+        assert!(core.poll_timeout().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_hangs_does_not_hold_up_the_end() {
+        let (mut core, mut warehouse) = (core(), warehouse(Hanging { loads: true }));
+        let start = now();
+        warehouse.load(&mut core).await;
+        assert_eq!(now() - start, Duration::ZERO);
+        // What is under way is given its time, and no more.
+        warehouse.start(&mut core, now());
+        core.stop(now());
+        warehouse.finish(&mut core).await;
+        assert_eq!(now() - start, LAST_SAVE);
+    }
+}

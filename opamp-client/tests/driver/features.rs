@@ -30,6 +30,9 @@ fn what_cannot_work_is_refused_when_it_is_built() {
     let hasty =
         agent("ws://127.0.0.1").configure(|config| config.polling_interval = Default::default());
     assert_eq!(kind(hasty), ErrorKind::Config);
+    let without_store =
+        agent("ws://127.0.0.1").configure(|config| config.packages = Some(Default::default()));
+    assert_eq!(kind(without_store), ErrorKind::Config);
 }
 
 /// The names of the packages that the crate itself needs with these features.

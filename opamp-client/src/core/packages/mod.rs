@@ -67,7 +67,7 @@ pub(super) struct Packages {
     backoff: Backoff,
     records: PackageRecords,
     /// What tells the last offer from others.
-    identity: Option<Bytes>,
+    identity: Option<Identity>,
     /// An offer that came before the records were loaded.
     early_offer: Option<v1::PackagesAvailable>,
     /// What is being done about packages that are wanted and not there.
@@ -92,6 +92,23 @@ pub(super) struct Packages {
     /// When the progress of downloads is told next.
     progress_due: Option<Instant>,
     notices: VecDeque<Event>,
+}
+
+/// What tells an offer from others: its hash, which is there for that (PKG-34). From a server that
+/// breaks PKG-37 all of it, or each of its replies would be new work.
+#[derive(Debug, PartialEq)]
+enum Identity {
+    Hash(Bytes),
+    Content(v1::PackagesAvailable),
+}
+
+impl Identity {
+    fn of(offer: &v1::PackagesAvailable) -> Self {
+        match offer.all_packages_hash.is_empty() {
+            true => Self::Content(offer.clone()),
+            false => Self::Hash(offer.all_packages_hash.clone()),
+        }
+    }
 }
 
 /// Whether the records are there.

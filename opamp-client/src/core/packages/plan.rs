@@ -4,15 +4,15 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use opamp_proto::{Message as _, v1};
+use opamp_proto::v1;
 
 use super::fetch::{self, MAX_HASH, MAX_NAME};
 use super::handover::PackageOutcome;
 use super::work::{Stage, Work};
 use super::{
-    Expected, FileKey, HandOver, InstalledPackage, Loading, MAX_HAND_OVERS, PackageFailure,
-    PackageOffer, PackageOfferId, PackageRecord, PackageRecords, PackageRemoval, PackageResolution,
-    Packages, Token,
+    Expected, FileKey, HandOver, Identity, InstalledPackage, Loading, MAX_HAND_OVERS,
+    PackageFailure, PackageOffer, PackageOfferId, PackageRecord, PackageRecords, PackageRemoval,
+    PackageResolution, Packages, Token,
 };
 use crate::core::offer::cut;
 use crate::core::{Event, NotPending};
@@ -25,7 +25,7 @@ impl Packages {
             self.early_offer = Some(offer);
             return;
         }
-        let identity = identity(&offer);
+        let identity = Identity::of(&offer);
         if self.identity.as_ref() == Some(&identity) {
             return;
         }
@@ -118,7 +118,7 @@ impl Packages {
     pub(super) fn restore(&mut self, records: PackageRecords, now: Instant) {
         self.records = records;
         let hash = &self.records.all_packages_hash;
-        self.identity = (!hash.is_empty()).then(|| hash.clone());
+        self.identity = (!hash.is_empty()).then(|| Identity::Hash(hash.clone()));
         for record in self.records.packages.values_mut() {
             let refused = record.failure.as_ref().is_some_and(|failure| failure.by_agent);
             if !(refused && record.wanted) {
@@ -439,15 +439,6 @@ impl Packages {
             self.refused(&name, Some(handed.token), why);
             self.plan(&name, now);
         }
-    }
-}
-
-/// What tells an offer from others: its hash, which is there for that (PKG-34). From a server that
-/// breaks PKG-37 all of it, or each of its replies would be new work.
-fn identity(offer: &v1::PackagesAvailable) -> Bytes {
-    match offer.all_packages_hash.is_empty() {
-        true => offer.encode_to_vec().into(),
-        false => offer.all_packages_hash.clone(),
     }
 }
 
