@@ -198,3 +198,18 @@ async fn a_whole_file_whose_end_was_not_seen_is_not_fetched_again() {
     drop(request);
     scene.install(&content).await;
 }
+
+#[tokio::test]
+async fn a_file_that_was_changed_on_the_disk_is_fetched_again() {
+    let _judged = opamp_spec::judges(&["PKG-71"]);
+    let mut scene = Scene::new().await;
+    let content = content(LARGE);
+    scene.offer_one(&package("1.0", &scene.url("/1"), &content)).await;
+    scene.downloads.request().await.answer(200, &[], &content).await;
+    let offer = scene.handed().await;
+    std::fs::write(offer.location(), &content[1..]).unwrap();
+    // The agent stops before it answers, and is handed the package again.
+    let mut scene = scene.restarted().await;
+    scene.downloads.request().await.answer(200, &[], &content).await;
+    scene.install(&content).await;
+}
