@@ -1,6 +1,5 @@
 //! Proxies between the agent and its server, of every kind, on both transports.
 
-use std::process::Command;
 use std::time::Duration;
 
 use opamp_client::core::FailureKind;
@@ -9,7 +8,7 @@ use opamp_client::{Client, Proxy};
 
 use crate::support::certificates::Authority;
 use crate::support::gateway::Gateway;
-use crate::support::{Agent, agent, http, soon, websocket};
+use crate::support::{Agent, agent, http, run_in_environment, soon, websocket};
 
 /// A name that only a proxy could know.
 const HOST: &str = "opamp.invalid";
@@ -234,20 +233,6 @@ async fn a_proxy_that_never_answers_is_given_up() {
     }
 }
 
-/// Runs a test of this file, which is ignored otherwise, with variables in its environment.
-fn run_with(test: &str, variables: &[(&str, &str)]) {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--ignored", "--nocapture"]);
-    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
-        command.env_remove(name).env_remove(name.to_lowercase());
-    }
-    let output = command.envs(variables.iter().copied()).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
-}
-
-/// The environment of a process cannot be changed safely while it has threads: the agents run in
-/// another one.
 #[tokio::test]
 async fn the_environment_names_the_proxy_of_both_transports() {
     let gateway = Gateway::start().await;
@@ -255,7 +240,7 @@ async fn the_environment_names_the_proxy_of_both_transports() {
     let inner = tokio::task::spawn_blocking(move || {
         let variables =
             [("HTTP_PROXY", url.as_str()), ("https_proxy", &url), ("NO_PROXY", "localhost")];
-        run_with("proxies::agents_in_an_environment_with_a_proxy", &variables);
+        run_in_environment("proxies::agents_in_an_environment_with_a_proxy", &variables);
     });
     let server = websocket::Server::start().await;
     let passage = gateway.connect().await;

@@ -19,7 +19,7 @@ use tokio_rustls::server::TlsStream;
 use crate::support::certificates::{Authority, Identity};
 use crate::support::gateway::Gateway;
 use crate::support::websocket::{Peer, Server};
-use crate::support::{Agent, agent, http, reply_to, soon};
+use crate::support::{Agent, agent, http, reply_to, run_in_environment, soon};
 
 fn movable(url: String, tls: Tls) -> Builder {
     let builder = agent(url).tls(tls).accept_connection_settings();
@@ -173,6 +173,50 @@ async fn a_certificate_that_the_server_refuses_leads_back_to_the_old_one() {
     assert_eq!(status.status, i32::from(ConnectionSettingsStatuses::Failed));
     let why = status.error_message;
     assert!(why.contains("refuses the client certificate"), "{why}");
+}
+
+/// The variable that names the system's authorities.
+const SYSTEM: &str = "SSL_CERT_FILE";
+
+#[test]
+fn the_systems_authorities_are_trusted_by_default_and_where_an_offer_says_so() {
+    let _judged = opamp_spec::judges(&["TLS-03", "TLS-04"]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("system.pem");
+    let variables = [(SYSTEM, file.to_str().unwrap()), ("SSL_CERT_DIR", "")];
+    run_in_environment("rotation::agents_with_authorities_of_the_system", &variables);
+}
+
+#[tokio::test]
+#[ignore = "needs an environment of its own"]
+async fn agents_with_authorities_of_the_system() {
+    let (system, private) = (Authority::new(), Authority::new());
+    std::fs::write(std::env::var_os(SYSTEM).unwrap(), system.pem()).unwrap();
+    let public = Server::start_tls(Authority::acceptor(&system.server("127.0.0.1"))).await;
+    let _agent = Agent::start(agent(wss(public.port())));
+    public.welcome().await;
+
+    let home = Server::start_tls(Authority::acceptor(&private.server("127.0.0.1"))).await;
+    for include in [true, false] {
+        let destination = Server::start().await;
+        let acceptor = Authority::acceptor(&system.server("127.0.0.1"));
+        let _agent = Agent::start(movable(wss(home.port()), trusting(&private)));
+        let (mut peer, report) = home.welcome().await;
+        let tls = TlsConnectionSettings {
+            ca_pem_contents: private.pem(),
+            include_system_ca_certs_pool: include,
+            ..Default::default()
+        };
+        let settings = OpAmpConnectionSettings {
+            destination_endpoint: wss(destination.port()),
+            tls: Some(tls),
+            ..Default::default()
+        };
+        peer.send(&offer(&report, settings)).await;
+        see_off(peer);
+        let shaken = acceptor.accept(destination.accept_tcp().await).await;
+        assert_eq!(shaken.is_ok(), include);
+    }
 }
 
 #[tokio::test]

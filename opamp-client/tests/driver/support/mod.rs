@@ -7,6 +7,7 @@ pub(crate) mod proxy;
 pub(crate) mod websocket;
 
 use std::future::Future;
+use std::process::Command;
 use std::time::Duration;
 
 use opamp_client::core::{ClientConfig, Event, Failure, RemoteConfigOffer};
@@ -43,6 +44,19 @@ pub(crate) fn agent(url: impl Into<String>) -> Builder {
 pub(crate) fn quick(config: &mut ClientConfig) {
     config.heartbeat_interval = Some(Duration::from_millis(100));
     config.polling_interval = Duration::from_millis(100);
+}
+
+/// Runs a test that is ignored otherwise in a process with these variables, and without any that name
+/// a proxy: the environment of a process cannot be changed safely while it has threads.
+pub(crate) fn run_in_environment(test: &str, variables: &[(&str, &str)]) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--ignored", "--nocapture"]);
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+        command.env_remove(name).env_remove(name.to_lowercase());
+    }
+    let output = command.envs(variables.iter().copied()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
 /// A client under way.
