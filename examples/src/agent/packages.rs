@@ -10,8 +10,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use opamp_client::packages::{
-    FilePackageStore, Minisign, PackageOffer, PackageRemoval, Packages, file_name,
+    FilePackageStore, InstalledPackage, Minisign, PackageOffer, PackageRemoval, Packages, file_name,
 };
+use opamp_proto::v1::PackageType;
 
 use super::args::{AgentArgs, read};
 use crate::program::Failure;
@@ -37,7 +38,11 @@ impl Installation {
                 Packages::verified_by_signature(store, key)
             }
         };
-        Ok(Some((Self { directory }, packages.tls(args.tls()?))))
+        // The program itself did not come from the server.
+        let version = env!("CARGO_PKG_VERSION");
+        let program = InstalledPackage::local(PackageType::TopLevel, version).with_hash(version);
+        let packages = packages.local(env!("CARGO_PKG_NAME"), program).tls(args.tls()?);
+        Ok(Some((Self { directory }, packages)))
     }
 
     fn path(&self, name: &str) -> PathBuf {
