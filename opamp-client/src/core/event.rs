@@ -183,6 +183,9 @@ pub enum FailureKind {
     UnexpectedStatus(u16),
     /// The answer was not OpAMP, was for another agent, or was larger than is accepted.
     BadResponse,
+    /// The connection settings that the server offered cannot be used, whatever the server does: by
+    /// this build, or any more. What the agent was started with serves instead.
+    UnusableSettings,
     /// The local configuration makes the connection impossible: an unusable URL or header.
     Configuration,
 }

@@ -470,14 +470,12 @@ impl ClientCore {
     }
 
     /// Settings in force that no connection can be made with, in a build that lacks a feature for
-    /// example, must not cost the agent its server: what it is started with takes turns with them.
+    /// example, must not cost the agent its server: what it is started with serves, until there are
+    /// others or the agent is started again.
     fn fall_back(&mut self, failure: &Failure) {
         let verifying = matches!(self.settings.phase(), Some(Phase::Verifying));
-        if failure.kind == FailureKind::Configuration
-            && self.settings.in_force.is_some()
-            && !verifying
-        {
-            self.settings.unusable = !self.settings.unusable;
+        if failure.kind == FailureKind::UnusableSettings && !verifying {
+            self.settings.unusable = true;
             self.transport = self.transport_of(self.settings.present().as_deref());
         }
     }
@@ -518,13 +516,14 @@ impl ClientCore {
 /// reached, or is overloaded, is tried again as long as there is time.
 fn is_final(kind: FailureKind) -> bool {
     match kind {
-        FailureKind::Unreachable | FailureKind::Throttled => false,
+        // What the configuration is asked for, a token for example, may come later.
+        FailureKind::Unreachable | FailureKind::Throttled | FailureKind::Configuration => false,
         FailureKind::UnexpectedStatus(status) => status < 500,
         FailureKind::Tls
         | FailureKind::Unauthorized
         | FailureKind::NotFound
         | FailureKind::BadResponse
-        | FailureKind::Configuration => true,
+        | FailureKind::UnusableSettings => true,
     }
 }
 

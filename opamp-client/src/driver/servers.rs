@@ -38,7 +38,11 @@ impl Servers {
 
     fn connector(&mut self, settings: Option<SharedSettings>) -> Result<&Connector, Failure> {
         if settings != self.settings {
-            self.connector = self.base.connector(settings.as_deref())?;
+            let connector = self.base.connector(settings.as_deref());
+            self.connector = connector.map_err(|failure| match settings {
+                Some(_) => Failure { kind: FailureKind::UnusableSettings, ..failure },
+                None => failure,
+            })?;
             self.settings = settings;
         } else if self.connector.is_stale() {
             match self.base.connector(settings.as_deref()) {

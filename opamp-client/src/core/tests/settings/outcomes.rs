@@ -100,7 +100,7 @@ fn settings_that_do_not_work_are_taken_back() {
             FailureKind::Unauthorized,
             FailureKind::NotFound,
             FailureKind::BadResponse,
-            FailureKind::Configuration,
+            FailureKind::UnusableSettings,
             FailureKind::UnexpectedStatus(418),
         ] {
             let (mut pair, settings) = on_its_way(from, towards);
@@ -125,7 +125,11 @@ fn settings_that_do_not_work_are_taken_back() {
 fn a_server_that_cannot_be_reached_yet_is_tried_again_until_the_deadline() {
     let _judged = opamp_spec::judges(&["CONN-18", "CONN-19"]);
     for (from, towards) in ROUTES {
-        for kind in [FailureKind::Unreachable, FailureKind::UnexpectedStatus(502)] {
+        for kind in [
+            FailureKind::Unreachable,
+            FailureKind::UnexpectedStatus(502),
+            FailureKind::Configuration,
+        ] {
             let (mut pair, settings) = on_its_way(from, towards);
             let start = pair.now;
             let mut attempts = 0;

@@ -167,7 +167,10 @@ fn settings_that_no_connection_can_be_made_with_any_more_do_not_cost_the_agent_i
             config.state.settings_endpoint.clone_from(&config.endpoint);
             config.state.opamp_settings = Some(to(away(towards)));
         });
+        // A token that could not be fetched is no reason to go anywhere else.
         pair.fail_to_arrive(Some(&to(away(towards))), FailureKind::Configuration);
+        pair.wait_for_retry();
+        pair.fail_to_arrive(Some(&to(away(towards))), FailureKind::UnusableSettings);
         pair.wait_for_retry();
         pair.arrive(None);
         pair.acknowledge();
