@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::core::ClientCore;
 
 #[derive(Default)]
-pub(crate) struct Warehouse;
+pub(crate) struct Warehouse {}
 
 impl Warehouse {
     pub(super) async fn load(&mut self, _: &mut ClientCore) {}
