@@ -7,6 +7,7 @@
 //! - `service` (feature `service`): `OpampService` answers HTTP requests and WebSockets at a path of an
 //!   existing application, `Server` listens by itself. A `Handler` decides who may connect and is
 //!   told what changed.
+//! - [`websocket`]: the framing of WebSockets without I/O, which the service stands on.
 //!
 //! ```
 //! # #[cfg(feature = "service")]
@@ -38,6 +39,7 @@ mod counters;
 pub mod fleet;
 #[cfg(feature = "service")]
 pub mod service;
+pub mod websocket;
 
 pub use crate::core::{
     AgentState, Changes, OperationError, RemoteConfig, ServerConfig, Tolerances, Transport,
