@@ -68,9 +68,9 @@ pub enum HeaderPolicy {
 /// The content of a received WebSocket message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Frame {
+pub struct Frame<B = Bytes> {
     /// The Protobuf message, a slice of what was received. It may be empty.
-    pub body: Bytes,
+    pub body: B,
     /// Whether the header was missing, which only [`HeaderPolicy::Optional`] lets pass.
     pub headerless: bool,
 }
@@ -84,8 +84,27 @@ pub struct Frame {
 /// If the header is not zero, or is no varint of at most 10 bytes and 64 bits. The message is then to
 /// be handled as malformed (WS-08).
 pub fn decode(content: Bytes, policy: HeaderPolicy) -> Result<Frame, FrameError> {
-    match read_header(&content)? {
-        (0, len) => Ok(Frame { body: content.slice(len..), headerless: false }),
+    let Frame { body, headerless } = decode_slice(&content, policy)?;
+    let header_len = content.len() - body.len();
+    Ok(Frame { body: content.slice(header_len..), headerless })
+}
+
+/// As [`decode`], for content that is borrowed.
+///
+/// ```
+/// use opamp_proto::frame::{self, HeaderPolicy};
+///
+/// let frame = frame::decode_slice(&[0, 0x20, 1], HeaderPolicy::Required)?;
+/// assert_eq!(frame.body, [0x20, 1]);
+/// # Ok::<(), frame::FrameError>(())
+/// ```
+///
+/// # Errors
+///
+/// As those of [`decode`].
+pub fn decode_slice(content: &[u8], policy: HeaderPolicy) -> Result<Frame<&[u8]>, FrameError> {
+    match read_header(content)? {
+        (0, len) => Ok(Frame { body: &content[len..], headerless: false }),
         _ if policy == HeaderPolicy::Optional => Ok(Frame { body: content, headerless: true }),
         (header, _) => Err(FrameError::NonZeroHeader(header)),
     }

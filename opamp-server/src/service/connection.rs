@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!            message ──▶ registry ──▶ reply ─┐
-//!   socket ◀──────────── flush ◀─────────────┤   when no more messages are readable, or 4 KiB wait
+//!   socket ◀──────────── flush ◀─────────────┤   when nothing more is readable, or 16 KiB wait
 //!            outbox (woken by operations) ───┘
 //! ```
 //!
 //! Reading and writing are polled together, so that neither end waits for the other with both
-//! directions full. While too much waits to be sent, at most one more message is read, and held.
+//! directions full. While too much waits to be sent, at most one more message is read, and held
+//! together with what came along with it.
 
 use std::collections::BTreeSet;
 use std::future::poll_fn;
@@ -20,15 +21,20 @@ use hyper::upgrade::Upgraded;
 use opamp_proto::frame::{self, HeaderPolicy};
 use opamp_proto::{InstanceUid, WireUid};
 
+use super::buffers::{Buffers, Writing};
 use super::handler::Handler;
 use super::signal::{Coarse, Signal, coarse};
-use super::websocket::{Close, Fault, Incoming, Socket};
+use super::websocket::{Fault, Socket};
 use super::{Inner, now};
 use crate::core::{Push, Refusal, RefusalKind, Transport};
 use crate::fleet::{Route, RouteWaker};
+use crate::websocket::{CloseCode, Event, Violation};
 
-/// Messages up to this size are composed in a buffer that is used again.
-const SMALL: usize = 1024;
+/// So many replies are written before more is read.
+const FLUSH_AT: usize = 16 * 1024;
+
+/// Times that a connection reads before others have their turn.
+const READS: usize = 4;
 
 /// The Agents of a connection there may be something to push to. Bounded by the number of Agents on
 /// the connection.
@@ -60,35 +66,37 @@ enum End {
     Closed,
     /// The connection is gone.
     Lost(String),
-    /// The server closes. `broken`: the peer is in the middle of something that was refused.
-    Close { code: Close, reason: &'static str, broken: bool },
+    /// The server closes.
+    Close { code: CloseCode, reason: &'static str },
 }
 
 impl End {
-    const fn close(code: Close, reason: &'static str) -> Self {
-        Self::Close { code, reason, broken: false }
-    }
-
-    const fn broken(code: Close, reason: &'static str) -> Self {
-        Self::Close { code, reason, broken: true }
+    const fn close(code: CloseCode, reason: &'static str) -> Self {
+        Self::Close { code, reason }
     }
 }
 
 impl From<Fault> for End {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::TooLarge => Self::broken(Close::TooLarge, "message above the size limit"),
-            Fault::Protocol(_) => Self::broken(Close::Protocol, "WebSocket protocol error"),
+            Fault::Violation(violation) => {
+                let reason = match violation {
+                    Violation::TooLarge { .. } => "message above the size limit",
+                    Violation::Text => "OpAMP messages are binary",
+                    _ => "WebSocket protocol error",
+                };
+                Self::close(violation.close_code(), reason)
+            }
             Fault::Lost(why) => Self::Lost(why),
         }
     }
 }
 
-/// What the connection has to do next.
-enum Wake {
-    Message(Bytes),
-    Push,
-    Tick,
+/// What was read while too much waited to be sent.
+struct Held {
+    message: Option<Vec<u8>>,
+    /// Not decoded yet.
+    rest: Vec<u8>,
 }
 
 struct Connection<H: Handler> {
@@ -97,10 +105,7 @@ struct Connection<H: Handler> {
     outbox: Arc<Outbox>,
     route: Sessions<H>,
     socket: Socket,
-    /// A message that was read while too much waits to be sent.
-    held: Option<Bytes>,
-    /// Replies are composed here.
-    buffer: Vec<u8>,
+    held: Option<Box<Held>>,
     malformed_in_a_row: u32,
     /// The peer was seen to leave out the header.
     headerless: bool,
@@ -149,7 +154,11 @@ pub(super) async fn serve<H: Handler>(
     let waker: Arc<dyn RouteWaker> = Arc::clone(&outbox) as _;
     let route = inner.fleet.open_route(Transport::WebSocket, peer, identity, Some(waker));
     let limits = inner.fleet.config().limits;
-    let socket = Socket::new(upgraded, limits.max_receive(), limits.max_send()).await;
+    let (socket, read) = Socket::new(upgraded, limits.max_receive());
+    let held = match read.is_empty() {
+        true => None,
+        false => Some(Box::new(Held { message: None, rest: read.into() })),
+    };
     let opened = inner.signals.now();
     let times = Times {
         opened,
@@ -166,8 +175,7 @@ pub(super) async fn serve<H: Handler>(
         signal,
         outbox,
         socket,
-        held: None,
-        buffer: Vec::new(),
+        held,
         malformed_in_a_row: 0,
         headerless: false,
         peer,
@@ -175,7 +183,7 @@ pub(super) async fn serve<H: Handler>(
     };
     tracing::debug!(?peer, "connected");
     let end = connection.run().await;
-    let Connection { socket, route, .. } = connection;
+    let Connection { socket, route, held, .. } = connection;
     // The sessions are over; the closing handshake is the connection's own business.
     drop(route);
     let within = inner.config.close_timeout;
@@ -185,13 +193,14 @@ pub(super) async fn serve<H: Handler>(
             Box::pin(socket.end(within)).await;
         }
         End::Lost(why) => tracing::debug!(?peer, why, "connection lost"),
-        End::Close { code, reason, broken } => {
-            if code == Close::GoingAway {
+        End::Close { code, reason } => {
+            if code == CloseCode::GOING_AWAY {
                 tracing::debug!(?peer, reason, "closing");
             } else {
-                tracing::info!(?peer, ?code, reason, "closing");
+                tracing::info!(?peer, %code, reason, "closing");
             }
-            Box::pin(socket.close(code, reason, broken, within)).await;
+            let unread = held.map(|held| held.rest).unwrap_or_default();
+            Box::pin(socket.close(code, reason, unread, within)).await;
         }
     }
 }
@@ -199,67 +208,101 @@ pub(super) async fn serve<H: Handler>(
 impl<H: Handler> Connection<H> {
     async fn run(&mut self) -> End {
         self.set_due();
-        loop {
-            let step = match poll_fn(|cx| self.poll_wake(cx)).await {
-                Ok(Wake::Message(message)) => self.receive(message),
-                Ok(Wake::Push) => self.push_waiting(),
-                Ok(Wake::Tick) => self.tick(),
-                Err(end) => Err(end),
-            };
-            if let Err(end) = step {
-                return end;
+        poll_fn(|cx| {
+            match Buffers::lend(|Buffers { read, writing }| self.poll(read, writing, cx)) {
+                Ok(()) => Poll::Pending,
+                Err(end) => Poll::Ready(end),
             }
-        }
+        })
+        .await
     }
 
-    fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Wake, End>> {
+    /// Does all there is to do; afterwards the task is woken when there is more.
+    fn poll(
+        &mut self,
+        read: &mut [u8],
+        writing: &mut Writing,
+        cx: &mut Context<'_>,
+    ) -> Result<(), End> {
         self.signal.register(cx);
         if self.signal.is_closing() {
-            let end = End::close(Close::GoingAway, "the server shuts down");
-            return Poll::Ready(Err(end));
+            return Err(End::close(CloseCode::GOING_AWAY, "the server shuts down"));
         }
         if self.signal.take_tick() {
-            return Poll::Ready(Ok(Wake::Tick));
+            self.tick(writing)?;
         }
+        let mut reads = 0;
         loop {
-            if self.socket.has_room() {
-                if let Some(message) = self.held.take() {
-                    return Poll::Ready(Ok(Wake::Message(message)));
-                }
-                if !self.outbox.is_empty() {
-                    return Poll::Ready(Ok(Wake::Push));
-                }
-            }
-            if self.held.is_none() {
-                let polled = self.socket.poll_recv(cx);
+            self.take_in_held(writing)?;
+            self.push_waiting(writing);
+
+            let reading = self.held.is_none() && !self.socket.owes_pongs();
+            let mut readable = false;
+            if reading && let Poll::Ready(len) = self.socket.poll_read(read, cx)? {
+                readable = true;
+                reads += 1;
                 self.note_reading();
-                if let Poll::Ready(incoming) = polled {
-                    self.held = Some(self.incoming(incoming)?);
-                    if self.socket.has_room() {
-                        continue;
-                    }
+                self.take_in(&mut read[..len], writing)?;
+                if reads < READS && self.socket.unsent() < FLUSH_AT {
+                    continue;
                 }
             }
-            let flushed = self.socket.poll_flush(cx)?;
-            self.note_progress(flushed.is_ready());
-            if flushed.is_pending() || (self.held.is_none() && self.outbox.is_empty()) {
-                return Poll::Pending;
+
+            let flushed = self.socket.poll_flush(writing, cx)?.is_ready();
+            self.note_progress(flushed);
+            if reads == READS {
+                cx.waker().wake_by_ref();
+                return Ok(());
+            }
+            let again = readable || (flushed && (!reading || !self.outbox.is_empty()));
+            if !again {
+                return Ok(());
             }
         }
     }
 
-    fn incoming(&self, incoming: Result<Incoming, Fault>) -> Result<Bytes, End> {
-        match incoming {
-            Ok(Incoming::Message(message)) => Ok(message),
-            Ok(Incoming::Text) => Err(End::close(Close::Unsupported, "OpAMP messages are binary")),
-            Ok(Incoming::End) => Err(End::Closed),
-            Err(fault) => {
-                match &fault {
-                    Fault::TooLarge => self.inner.fleet.counting().oversized.add(),
-                    Fault::Protocol(what) => tracing::debug!(what, "WebSocket protocol error"),
-                    Fault::Lost(_) => {}
+    /// Takes in what was held, as far as there is room for the replies.
+    fn take_in_held(&mut self, writing: &mut Writing) -> Result<(), End> {
+        while self.socket.has_room()
+            && let Some(mut held) = self.held.take()
+        {
+            if let Some(message) = held.message {
+                self.receive(&message, writing)?;
+            }
+            self.take_in(&mut held.rest, writing)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in what was read.
+    fn take_in(&mut self, mut input: &mut [u8], writing: &mut Writing) -> Result<(), End> {
+        loop {
+            match self.socket.decode(&mut input) {
+                Ok(None) => return Ok(()),
+                Ok(Some(Event::Binary(message))) => {
+                    if !self.socket.has_room() {
+                        let (message, rest) = (Some(message.into_owned()), input.to_vec());
+                        self.held = Some(Box::new(Held { message, rest }));
+                        return Ok(());
+                    }
+                    self.receive(&message, writing)?;
                 }
-                Err(fault.into())
+                Ok(Some(Event::Ping(payload))) => self.socket.pong(writing, &payload),
+                Ok(Some(Event::Close(close))) => {
+                    self.socket.answer_close(writing, close.as_ref());
+                    return Err(End::Closed);
+                }
+                // Of text the decoder makes a violation.
+                Ok(Some(Event::Pong(_) | Event::Text(_))) => {}
+                Err(fault) => {
+                    if let Fault::Violation(violation) = &fault {
+                        tracing::debug!(%violation, "WebSocket protocol error");
+                        if let Violation::TooLarge { .. } = violation {
+                            self.inner.fleet.counting().oversized.add();
+                        }
+                    }
+                    return Err(fault.into());
+                }
             }
         }
     }
@@ -287,23 +330,22 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Takes in a message and queues the reply.
-    fn receive(&mut self, message: Bytes) -> Result<(), End> {
+    fn receive(&mut self, message: &[u8], writing: &mut Writing) -> Result<(), End> {
         self.times.spoke = true;
-        self.buffer.clear();
-        self.buffer.push(frame::HEADER);
+        let head = writing.begin();
         let fleet = &self.inner.fleet;
         let policy = match fleet.config().tolerances.missing_header {
             true => HeaderPolicy::Optional,
             false => HeaderPolicy::Required,
         };
-        let frame = match frame::decode(message, policy) {
+        let frame = match frame::decode_slice(message, policy) {
             Ok(frame) => frame,
             Err(error) => {
                 let refusal = Refusal::malformed(format!("WebSocket message header: {error}"));
                 fleet.counting().messages.add();
                 fleet.counting().malformed.add();
-                refusal.encode(None, &mut self.buffer);
-                self.send(None, None)?;
+                refusal.encode(None, head);
+                self.send(None, writing, None);
                 return self.malformed(None, &refusal);
             }
         };
@@ -314,17 +356,16 @@ impl<H: Handler> Connection<H> {
             }
         }
         let Some(route) = &mut self.route.route else { return Ok(()) };
-        let received =
-            fleet.receive(route, &frame.body, now(), &mut InstanceUid::generate, &mut self.buffer);
+        let received = fleet.receive(route, frame.body, now(), &mut InstanceUid::generate, head);
         let uid = received.uid;
-        self.send(uid.as_ref(), received.tail)?;
+        self.send(uid.as_ref(), writing, received.tail);
         if let Some(uid) = uid {
             super::note_odd_uid(&uid, received.changes);
             if received.queue {
                 self.inner.dispatch(uid);
             }
             if received.push {
-                self.push(&uid)?;
+                self.push(&uid, writing);
             }
         }
         match received.refusal {
@@ -348,55 +389,47 @@ impl<H: Handler> Connection<H> {
         let agents = self.route.route.as_ref().map_or(0, |route| route.agents().len());
         let agents = u32::try_from(agents).unwrap_or(u32::MAX);
         if self.malformed_in_a_row > self.inner.config.max_malformed.saturating_add(agents) {
-            return Err(End::close(Close::Policy, "too many malformed messages"));
+            return Err(End::close(CloseCode::POLICY, "too many malformed messages"));
         }
         Ok(())
     }
 
-    /// Queues the message whose head is in the buffer.
-    fn send(&mut self, uid: Option<&WireUid>, tail: Option<Bytes>) -> Result<(), End> {
-        self.buffer.extend_from_slice(tail.as_deref().unwrap_or_default());
-        if let Some(replacement) = self.inner.unsendable(uid, self.buffer.len()) {
-            self.buffer.truncate(1);
-            self.buffer.extend_from_slice(&replacement);
+    /// Queues the message whose head is in the buffer for it.
+    fn send(&mut self, uid: Option<&WireUid>, writing: &mut Writing, mut tail: Option<Bytes>) {
+        let size = writing.head.len() + tail.as_ref().map_or(0, Bytes::len);
+        if let Some(replacement) = self.inner.unsendable(uid, size) {
+            writing.begin().extend_from_slice(&replacement);
+            tail = None;
         }
-        // A small message is copied, so that the buffer stays; a large one takes it along.
-        let message = match self.buffer.len() {
-            ..=SMALL => Bytes::copy_from_slice(&self.buffer),
-            _ => std::mem::take(&mut self.buffer).into(),
-        };
-        self.socket.send(message).map_err(End::from)
+        self.socket.send(writing, tail);
     }
 
     /// Pushes what there is for one Agent.
-    fn push(&mut self, uid: &WireUid) -> Result<(), End> {
-        loop {
-            self.buffer.clear();
-            self.buffer.push(frame::HEADER);
-            let Some(route) = &self.route.route else { return Ok(()) };
-            let push = self.inner.fleet.poll_push(route, uid, now(), &mut self.buffer);
-            let Some(Push { tail }) = push else { return Ok(()) };
-            self.send(Some(uid), tail)?;
+    fn push(&mut self, uid: &WireUid, writing: &mut Writing) {
+        while let Some(route) = &self.route.route
+            && let Some(Push { tail }) =
+                self.inner.fleet.poll_push(route, uid, now(), writing.begin())
+        {
+            self.send(Some(uid), writing, tail);
         }
     }
 
     /// Pushes to the Agents in the outbox as long as there is room.
-    fn push_waiting(&mut self) -> Result<(), End> {
+    fn push_waiting(&mut self, writing: &mut Writing) {
         while self.socket.has_room() {
             let Some(uid) = self.outbox.agents().pop_first() else { break };
-            self.push(&uid)?;
+            self.push(&uid, writing);
         }
-        Ok(())
     }
 
     /// Looks at the clock.
-    fn tick(&mut self) -> Result<(), End> {
+    fn tick(&mut self, writing: &mut Writing) -> Result<(), End> {
         let now = self.inner.signals.now();
         let config = &self.inner.config;
         let over = |since: Coarse, time| now.saturating_sub(since) >= coarse(time);
         let timed_out = |reason| {
             self.inner.fleet.counting().timed_out.add();
-            Err(End::close(Close::Policy, reason))
+            Err(End::close(CloseCode::POLICY, reason))
         };
         let times = &mut self.times;
 
@@ -418,7 +451,7 @@ impl<H: Handler> Connection<H> {
             }
             None if over(times.last_read, config.ping_interval) => {
                 times.pinged = Some(now);
-                self.socket.ping()?;
+                self.socket.ping(writing);
             }
             _ => {}
         }

@@ -45,6 +45,7 @@ use tracing::Instrument as _;
 use crate::core::{Changes, ServerConfig};
 use crate::fleet::{Fleet, Now};
 
+mod buffers;
 mod config;
 mod connection;
 mod dispatch;

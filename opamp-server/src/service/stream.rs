@@ -207,6 +207,29 @@ impl AsyncWrite for Stream {
         polled
     }
 
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = match &mut this.io {
+            Io::Tcp(io) => Pin::new(io).poll_write_vectored(cx, slices),
+            Io::Other(io) => Pin::new(io).poll_write_vectored(cx, slices),
+        };
+        if let Poll::Ready(Ok(written)) = polled {
+            this.written += written as u64;
+        }
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.io {
+            Io::Tcp(io) => io.is_write_vectored(),
+            Io::Other(io) => io.is_write_vectored(),
+        }
+    }
+
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().io {
             Io::Tcp(io) => Pin::new(io).poll_flush(cx),

@@ -1,14 +1,16 @@
 //! The opening handshake of a WebSocket (NET-08; RFC 6455, section 4.2).
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use http::header::{
     ALLOW, CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{Method, Response, StatusCode, Version, request};
+use sha1::{Digest as _, Sha1};
 
 use super::handler::Rejection;
 use super::http::{Body, status};
-use super::websocket::accept_key;
 
 /// The answer that switches the protocol, or the one that says why not. Never 404, which some clients
 /// read as a server that is down.
@@ -42,6 +44,13 @@ pub(super) fn handshake(request: &request::Parts) -> Result<Response<Body>, Reje
     Ok(response)
 }
 
+/// The value of `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`.
+fn accept_key(key: &[u8]) -> String {
+    // The same for every WebSocket there is.
+    const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    BASE64_STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
+}
+
 /// 16 bytes in base 64: 22 digits and two fillers.
 fn is_key(key: &[u8]) -> bool {
     let digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
@@ -52,4 +61,14 @@ fn is_key(key: &[u8]) -> bool {
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_of_rfc_6455_is_accepted_as_it_says() {
+        assert_eq!(accept_key(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
 }

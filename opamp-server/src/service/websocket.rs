@@ -1,240 +1,239 @@
-//! The WebSocket, and the only place that knows which library speaks it.
+//! The WebSocket of a connection: the codec on a stream.
 
 use std::future::poll_fn;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::{Sink as _, Stream as _};
+use bytes::{Buf as _, Bytes};
 use hyper::upgrade::Upgraded;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
+use super::buffers::{Buffers, Writing};
 use super::stream::Stream;
-
-/// What the library buffers for reading and writing; small, as there are many connections.
-const BUFFER: usize = 4 * 1024;
+use crate::websocket::{CloseCode, CloseFrame, Decoder, Event, Outgoing, Violation};
 
 /// Above this many unsent bytes a connection takes in no further message.
 const HIGH_WATER: usize = 64 * 1024;
 
-/// What a frame of the server takes beyond its payload, if that is short.
-const FRAME_HEADER: u64 = 2;
+/// The header of a short frame.
+const CONTROL_HEADER: usize = 2;
 
-/// The value of `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`.
-pub(super) fn accept_key(key: &[u8]) -> String {
-    derive_accept_key(key)
-}
+/// Pieces written in one call.
+const SLICES: usize = 16;
 
-/// A WebSocket, server's side.
+/// A WebSocket, server's side. Between two polls it holds what could not be written and what arrived
+/// in part, and no buffers beside.
 pub(super) struct Socket {
-    inner: WebSocketStream<Stream>,
-    /// Bytes handed to the library, and how many the stream had written when all of them were out.
-    queued: u64,
-    flushed: bool,
+    stream: Stream,
+    decoder: Decoder,
+    /// What is to be written; `None` as long as that is nothing.
+    outgoing: Option<Box<Outgoing>>,
+    /// The stream may hold back some of what was written.
+    unflushed: bool,
     /// Bytes of the pings whose answers may not be out yet.
-    pongs: u64,
-}
-
-/// What a peer sends.
-#[derive(Debug)]
-pub(super) enum Incoming {
-    Message(Bytes),
-    Text,
-    /// The peer closed, and was answered; or the connection is gone.
-    End,
+    pongs: usize,
 }
 
 /// Why nothing more can be received.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// A message above the limit: it is known before it is received.
-    TooLarge,
-    /// Not the WebSocket protocol.
-    Protocol(String),
-    /// The connection broke, or what was to be sent did not fit.
+    /// Not the WebSocket protocol, or more than is taken.
+    Violation(Violation),
+    /// The connection broke.
     Lost(String),
 }
 
-/// The codes a server closes with (RFC 6455, section 7.4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Close {
-    GoingAway,
-    Protocol,
-    Unsupported,
-    Policy,
-    TooLarge,
-}
-
-impl From<Close> for CloseCode {
-    fn from(close: Close) -> Self {
-        match close {
-            Close::GoingAway => Self::Away,
-            Close::Protocol => Self::Protocol,
-            Close::Unsupported => Self::Unsupported,
-            Close::Policy => Self::Policy,
-            Close::TooLarge => Self::Size,
-        }
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Lost(error.to_string())
     }
 }
 
 impl Socket {
-    pub(super) async fn new(upgraded: Upgraded, max_receive: usize, max_send: usize) -> Self {
+    /// The socket, and what was already read from it.
+    pub(super) fn new(upgraded: Upgraded, max_receive: usize) -> (Self, Bytes) {
         let (stream, read) = Stream::new(upgraded);
-        let config = WebSocketConfig::default()
-            .read_buffer_size(BUFFER)
-            .write_buffer_size(BUFFER)
-            .max_write_buffer_size(max_send.saturating_add(HIGH_WATER + BUFFER))
-            .max_message_size(Some(max_receive))
-            .max_frame_size(Some(max_receive));
-        let inner =
-            WebSocketStream::from_partially_read(stream, read.into(), Role::Server, Some(config));
-        Self { inner: inner.await, queued: 0, flushed: true, pongs: 0 }
+        let decoder = Decoder::new(max_receive);
+        (Self { stream, decoder, outgoing: None, unflushed: false, pongs: 0 }, read)
     }
 
     /// Bytes the peer has sent so far, of whatever kind.
-    pub(super) fn read(&self) -> u64 {
-        self.inner.get_ref().read()
+    pub(super) const fn read(&self) -> u64 {
+        self.stream.read()
     }
 
     /// Bytes the connection has taken so far.
-    pub(super) fn written(&self) -> u64 {
-        self.inner.get_ref().written()
+    pub(super) const fn written(&self) -> u64 {
+        self.stream.written()
     }
 
     /// Whether there is room to answer another message.
     pub(super) fn has_room(&self) -> bool {
-        self.flushed || self.queued.saturating_sub(self.written()) < HIGH_WATER as u64
+        self.unsent() < HIGH_WATER
     }
 
-    /// Queues a message. It leaves with the next flush, together with others.
-    pub(super) fn send(&mut self, message: Bytes) -> Result<(), Fault> {
-        self.queue(Message::Binary(message))
+    /// Bytes that wait to be written.
+    pub(super) fn unsent(&self) -> usize {
+        self.outgoing.as_ref().map_or(0, |outgoing| outgoing.len())
     }
 
-    pub(super) fn ping(&mut self) -> Result<(), Fault> {
-        self.queue(Message::Ping(Bytes::new()))
+    /// Whether the peer takes so little of the answers to its pings that more must not be read.
+    pub(super) const fn owes_pongs(&self) -> bool {
+        self.pongs > HIGH_WATER
     }
 
-    fn owe_flush(&mut self) {
-        if self.flushed {
-            // Control frames the library answers with are not counted: start from what is out.
-            self.queued = self.written();
-            self.flushed = false;
-        }
+    fn outgoing(&mut self, writing: &mut Writing) -> &mut Outgoing {
+        self.outgoing.get_or_insert_with(|| writing.take_outgoing())
     }
 
-    fn queue(&mut self, message: Message) -> Result<(), Fault> {
-        self.owe_flush();
-        self.queued += message.len() as u64;
-        Pin::new(&mut self.inner).start_send(message).map_err(Fault::from)
+    /// Queues the message whose head is in the buffer for it. It leaves with the next flush, together
+    /// with others.
+    pub(super) fn send(&mut self, writing: &mut Writing, tail: Option<Bytes>) {
+        let outgoing = self.outgoing.get_or_insert_with(|| writing.take_outgoing());
+        outgoing.binary(&writing.head, tail);
     }
 
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        if self.flushed {
-            return Poll::Ready(Ok(()));
-        }
-        let flushed = ready!(Pin::new(&mut self.inner).poll_flush(cx));
-        self.flushed = true;
-        self.pongs = 0;
-        Poll::Ready(flushed.map_err(Fault::from))
+    /// Queues a ping.
+    pub(super) fn ping(&mut self, writing: &mut Writing) {
+        self.outgoing(writing).ping(&[]);
     }
 
-    /// The next message. Pings are answered here; a peer that does not take the answers is not read
-    /// from, as they would pile up.
-    pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, Fault>> {
-        loop {
-            if self.pongs > HIGH_WATER as u64
-                && let Err(fault) = ready!(self.poll_flush(cx))
-            {
-                return Poll::Ready(Err(fault));
-            }
-            let incoming = match ready!(Pin::new(&mut self.inner).poll_next(cx)) {
-                None => Ok(Incoming::End),
-                Some(Ok(Message::Binary(message))) => Ok(Incoming::Message(message)),
-                Some(Ok(Message::Text(_))) => Ok(Incoming::Text),
-                Some(Ok(Message::Ping(payload))) => {
-                    self.pongs += FRAME_HEADER + payload.len() as u64;
-                    self.owe_flush();
-                    continue;
+    /// Queues the answer to a ping.
+    pub(super) fn pong(&mut self, writing: &mut Writing, payload: &[u8]) {
+        self.outgoing(writing).pong(payload);
+        self.pongs += CONTROL_HEADER + payload.len();
+    }
+
+    /// Queues the answer to a Close frame: another with the same code.
+    pub(super) fn answer_close(&mut self, writing: &mut Writing, close: Option<&CloseFrame>) {
+        self.outgoing(writing).close(close.map(|close| (close.code, "")));
+    }
+
+    /// Writes what is queued; ready when all of it is on its way.
+    pub(super) fn poll_flush(
+        &mut self,
+        writing: &mut Writing,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Fault>> {
+        let stream = &mut self.stream;
+        if let Some(outgoing) = &mut self.outgoing {
+            while outgoing.has_remaining() {
+                let mut slices = [IoSlice::new(&[]); SLICES];
+                let filled = outgoing.chunks_vectored(&mut slices);
+                let polled = Pin::new(&mut *stream).poll_write_vectored(cx, &slices[..filled]);
+                let written = ready!(polled)?;
+                if written == 0 {
+                    let nothing_taken = io::Error::from(io::ErrorKind::WriteZero);
+                    return Poll::Ready(Err(nothing_taken.into()));
                 }
-                // The answer to a close frame is sent, and the end seen, by further polls.
-                Some(Ok(Message::Pong(_) | Message::Close(_) | Message::Frame(_))) => continue,
-                Some(Err(error)) => Err(Fault::from(error)),
-            };
-            return Poll::Ready(incoming);
+                outgoing.advance(written);
+                self.unflushed = true;
+            }
         }
+        if let Some(outgoing) = self.outgoing.take() {
+            writing.return_outgoing(outgoing);
+        }
+        self.pongs = 0;
+        if self.unflushed {
+            ready!(Pin::new(stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
     }
 
-    /// Closes with the closing handshake, and takes no longer than this (CLOSE-04).
+    /// Reads what is there into the buffer, which must not be empty. Gives how much it was: never 0.
+    pub(super) fn poll_read(
+        &mut self,
+        buffer: &mut [u8],
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, Fault>> {
+        let mut buffer = ReadBuf::new(buffer);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+        Poll::Ready(match buffer.filled().len() {
+            0 => Err(Fault::Lost("closed without a closing handshake".to_owned())),
+            len => Ok(len),
+        })
+    }
+
+    /// The next event in what was read; see [`Decoder::decode`].
+    pub(super) fn decode<'a>(
+        &mut self,
+        input: &mut &'a mut [u8],
+    ) -> Result<Option<Event<'a>>, Fault> {
+        self.decoder.decode(input).map_err(Fault::Violation)
+    }
+
+    /// Closes with the closing handshake, and takes no longer than this (CLOSE-04). `unread` is what
+    /// was read and not decoded.
     ///
-    /// `broken` says that the peer's next bytes are no frames, since it is in the middle of something
-    /// that was refused. They are read all the same, and dropped: a connection closed with bytes
-    /// unread is reset, and the peer might lose the Close frame with it.
+    /// After a violation the peer's next bytes are no frames. They are read all the same, and dropped: a
+    /// connection closed with bytes unread is reset, and the peer might lose the Close frame with it.
     pub(super) async fn close(
         mut self,
-        code: Close,
+        code: CloseCode,
         reason: &'static str,
-        broken: bool,
+        mut unread: Vec<u8>,
         within: Duration,
     ) {
+        Buffers::lend(|Buffers { writing, .. }| {
+            self.outgoing(writing).close(Some((code, reason)));
+        });
+        let mut answered = self.is_over(&mut unread);
         // Beyond its time the handshake is given up, whatever its state.
         let _ = tokio::time::timeout(within, async {
-            let _ = self.closing_handshake(code, reason, broken).await;
-            self.finish().await;
+            let answer =
+                poll_fn(|cx| Buffers::lend(|buffers| self.poll_answer(&mut answered, buffers, cx)));
+            // Whoever has hung up needs no more.
+            if answer.await.is_ok() {
+                self.finish().await;
+            }
         })
         .await;
     }
 
-    async fn closing_handshake(
+    /// Ready when everything is written, and the peer has answered if it can. What else it sends
+    /// meanwhile is dropped; it may not read before it is rid of that.
+    fn poll_answer(
         &mut self,
-        code: Close,
-        reason: &'static str,
-        broken: bool,
-    ) -> Result<(), Fault> {
-        let frame = CloseFrame { code: code.into(), reason: reason.into() };
-        self.queue(Message::Close(Some(frame)))?;
-        poll_fn(|cx| self.poll_flush(cx)).await?;
-        while !broken && !matches!(poll_fn(|cx| self.poll_recv(cx)).await?, Incoming::End) {}
-        Ok(())
+        answered: &mut bool,
+        buffers: &mut Buffers,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Fault>> {
+        let Buffers { read, writing } = buffers;
+        let flushed = self.poll_flush(writing, cx)?;
+        while !(*answered && flushed.is_ready()) {
+            let len = ready!(self.poll_read(read, cx))?;
+            *answered = *answered || self.is_over(&mut read[..len]);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether the last frame that can be decoded is in the input.
+    fn is_over(&mut self, mut input: &mut [u8]) -> bool {
+        while let Ok(Some(_)) = self.decoder.decode(&mut input) {}
+        self.decoder.is_closed()
+    }
+
+    /// The peer has closed and is answered: ends the connection in turn.
+    pub(super) async fn end(mut self, within: Duration) {
+        let _ = tokio::time::timeout(within, async {
+            let flushed =
+                poll_fn(|cx| Buffers::lend(|Buffers { writing, .. }| self.poll_flush(writing, cx)));
+            if flushed.await.is_ok() {
+                self.finish().await;
+            }
+        })
+        .await;
     }
 
     /// Ends the sending side and reads until the peer does the same.
     async fn finish(&mut self) {
-        let stream = self.inner.get_mut();
-        // On the heap, as the future that holds it waits for a long time before it gets here.
-        let mut discarded = vec![0; BUFFER];
-        let _ = poll_fn(|cx| Pin::new(&mut *stream).poll_shutdown(cx)).await;
-        loop {
-            let mut buffer = ReadBuf::new(&mut discarded);
-            let read = poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, &mut buffer)).await;
-            if read.is_err() || buffer.filled().is_empty() {
-                return;
-            }
-        }
-    }
-
-    /// The peer has closed: ends the connection in turn.
-    pub(super) async fn end(mut self, within: Duration) {
-        let _ = tokio::time::timeout(within, self.finish()).await;
-    }
-}
-
-impl From<Error> for Fault {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Capacity(CapacityError::MessageTooLong { .. }) => Self::TooLarge,
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-                Self::Lost("closed without a closing handshake".to_owned())
-            }
-            Error::Protocol(error) => Self::Protocol(error.to_string()),
-            Error::Utf8(error) => Self::Protocol(error),
-            error => Self::Lost(error.to_string()),
-        }
+        let _ = poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx)).await;
+        let read = |this: &mut Self, cx: &mut Context<'_>| {
+            Buffers::lend(|Buffers { read, .. }| this.poll_read(read, cx))
+        };
+        while poll_fn(|cx| read(self, cx)).await.is_ok() {}
     }
 }

@@ -94,6 +94,12 @@ impl Decoder {
         self
     }
 
+    /// Whether a Close frame or a violation was decoded, so that nothing more is.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
     /// The bytes of memory it holds beyond its own size.
     #[must_use]
     pub fn held(&self) -> usize {
