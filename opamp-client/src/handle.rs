@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use opamp_proto::{InstanceUid, ServerCapabilities, v1};
 use tokio::sync::{Notify, mpsc, watch};
@@ -105,6 +106,13 @@ impl Client {
     /// Turns remote configuration on or off while the client runs (CAP-03).
     pub fn set_accepts_remote_config(&self, accepts: bool) {
         self.mailbox.put(|changes| changes.accepts_remote_config = Some(accepts));
+    }
+
+    /// Sets the agent's own heartbeat interval while the client runs; `None` opts out of heartbeats
+    /// (HB-14). An interval that the server has offered takes precedence (HB-04).
+    pub fn set_heartbeat_interval(&self, interval: impl Into<Option<Duration>>) {
+        let interval = interval.into();
+        self.mailbox.put(|changes| changes.heartbeat_interval = Some(interval));
     }
 
     /// Turns the restart command on or off while the client runs (CAP-03).
@@ -374,6 +382,7 @@ struct Changes {
     effective_config: Option<Option<v1::EffectiveConfig>>,
     accepts_remote_config: Option<bool>,
     accepts_restart: Option<bool>,
+    heartbeat_interval: Option<Option<Duration>>,
     resolution: Option<Resolution>,
     accepted_settings: Option<ConnectionKinds>,
     connection_settings: Option<ConnectionSettingsResolution>,
@@ -462,6 +471,9 @@ impl Mailbox {
         }
         if let Some(config) = changes.effective_config {
             core.set_effective_config(config);
+        }
+        if let Some(interval) = changes.heartbeat_interval {
+            core.set_heartbeat_interval(interval, now);
         }
         if let Some(accepts) = changes.accepts_restart {
             core.set_accepts_restart(accepts);

@@ -138,6 +138,7 @@ fn set_capability(client: &Client, action: &Value) -> Option<Answer> {
     match action["name"].as_str()? {
         "AcceptsRemoteConfig" | "ReportsRemoteConfig" => client.set_accepts_remote_config(on),
         "AcceptsRestartCommand" => client.set_accepts_restart(on),
+        "ReportsHeartbeat" if !on => client.set_heartbeat_interval(None),
         "ReportsHealth" if !on => client.set_health(None),
         "ReportsEffectiveConfig" if !on => client.set_effective_config(None),
         "ReportsAvailableComponents" if !on => client.set_available_components(None),

@@ -491,6 +491,21 @@ impl ClientCore {
         }
     }
 
+    /// Sets the agent's own heartbeat interval; `None` opts out of heartbeats (HB-14). It counts as
+    /// long as the server has offered none (HB-17), and polls over HTTP go on at their own
+    /// [interval](super::ClientConfig::polling_interval). An interval of zero is none.
+    pub fn set_heartbeat_interval(&mut self, interval: Option<Duration>, now: Instant) {
+        let interval = interval.filter(|interval| !interval.is_zero());
+        if self.config.heartbeat_interval == interval {
+            return;
+        }
+        self.config.heartbeat_interval = interval;
+        self.update_capabilities();
+        if self.link == Link::Open {
+            self.schedule_heartbeat(now);
+        }
+    }
+
     /// The heartbeat interval over WebSocket: the server's, or else the agent's own. An agent that
     /// opts out has none (HB-04, HB-05, HB-14, HB-17).
     pub(super) fn heartbeat_interval(&self) -> Option<Duration> {

@@ -138,6 +138,32 @@ fn an_agent_that_opted_out_of_heartbeats_sends_none() {
 }
 
 #[test]
+fn an_agent_may_change_its_own_interval_or_opt_out_while_it_runs() {
+    let _judged = opamp_spec::judges(&["HB-14", "HB-17", "CAP-03"]);
+    let mut pair = Pair::at_home(WebSocket);
+    pair.core.set_heartbeat_interval(Some(seconds(7)), pair.now);
+    pair.advance(seconds(7));
+    pair.expect_heartbeat();
+    for none in [None, Some(seconds(0))] {
+        pair.core.set_heartbeat_interval(Some(seconds(9)), pair.now);
+        pair.poll();
+        pair.acknowledge();
+        pair.core.set_heartbeat_interval(none, pair.now);
+        let mask = pair.expect().capabilities;
+        assert_eq!(mask & v1::AgentCapabilities::ReportsHeartbeat as u64, 0);
+        pair.acknowledge();
+        assert_eq!(pair.until_timeout(), None);
+    }
+    // The server's interval comes first.
+    let mut pair = Pair::at_home(WebSocket);
+    pair.receive_offer("h1", interval(2));
+    pair.expect_parts(Parts::CONNECTION_SETTINGS_STATUS);
+    pair.acknowledge();
+    pair.core.set_heartbeat_interval(Some(seconds(7)), pair.now);
+    assert_eq!(pair.until_timeout(), Some(seconds(2)));
+}
+
+#[test]
 fn no_server_can_keep_an_agent_from_polling_for_ever() {
     let mut pair = Pair::at_home(Http);
     pair.receive_offer("h1", interval(u64::MAX));
