@@ -168,7 +168,12 @@ impl Tls {
             Error::with_source(ErrorKind::Tls, "the client key is not a readable PEM key", error)
         })?;
         let identity = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| {
-            let message = "the client certificate and its key do not belong together";
+            let message = match error {
+                rustls::Error::InconsistentKeys(_) => {
+                    "the client certificate and its key do not belong together"
+                }
+                _ => "the client certificate or its key is of a kind that is not usable",
+            };
             Error::with_source(ErrorKind::Tls, message, error)
         })?;
         self.identity = Some(Arc::new(identity));
@@ -226,11 +231,11 @@ impl Tls {
     /// When the system's trust store is needed and has no usable certificate, a file cannot be used,
     /// or no version is left between the lowest and the highest.
     pub fn config(&self) -> Result<Arc<ClientConfig>, Error> {
-        let loaded = self.loaded()?;
-        loaded.config_of_loaded()
+        self.loaded()?.build()
     }
 
-    fn config_of_loaded(&self) -> Result<Arc<ClientConfig>, Error> {
+    /// Makes the configuration without a look at files.
+    fn build(&self) -> Result<Arc<ClientConfig>, Error> {
         let versions: Vec<_> = [TlsVersion::Tls13, TlsVersion::Tls12]
             .into_iter()
             .filter(|version| (self.lowest..=self.highest).contains(version))
