@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 
 	"github.com/google/uuid"
 	pb "github.com/open-telemetry/opamp-go/protobufs"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"interop/internal/peer"
@@ -34,6 +36,8 @@ type command struct {
 	Capability  string  `json:"capability"`
 	Type        string  `json:"type"`
 	Data        []byte  `json:"data"`
+	// Message is a ServerToAgent in the JSON of protobuf.
+	Message json.RawMessage `json:"message"`
 }
 
 func (f *fleet) execute(c command) error {
@@ -69,6 +73,12 @@ func (f *fleet) execute(c command) error {
 		}})
 	case "offer_settings":
 		return a.deliver(&pb.ServerToAgent{ConnectionSettings: settingsOffer(c)})
+	case "send":
+		message := &pb.ServerToAgent{}
+		if err := protojson.Unmarshal(c.Message, message); err != nil {
+			return err
+		}
+		return a.deliver(message)
 	case "rename":
 		return f.rename(uid, a, c.NewUID)
 	case "forget":

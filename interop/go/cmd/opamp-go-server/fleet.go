@@ -19,7 +19,7 @@ const (
 	webSocket = "websocket"
 	plainHTTP = "http"
 
-	capabilities = pb.ServerCapabilities_ServerCapabilities_AcceptsStatus |
+	defaultCapabilities = pb.ServerCapabilities_ServerCapabilities_AcceptsStatus |
 		pb.ServerCapabilities_ServerCapabilities_OffersRemoteConfig |
 		pb.ServerCapabilities_ServerCapabilities_AcceptsEffectiveConfig |
 		pb.ServerCapabilities_ServerCapabilities_OffersConnectionSettings
@@ -32,7 +32,8 @@ const (
 
 // fleet is what the server remembers.
 type fleet struct {
-	events *peer.Events
+	events       *peer.Events
+	capabilities uint64
 
 	mu     sync.Mutex
 	agents map[string]*agent
@@ -57,12 +58,13 @@ type agent struct {
 	state *pb.AgentToServer
 }
 
-func newFleet(events *peer.Events) *fleet {
+func newFleet(events *peer.Events, capabilities uint64) *fleet {
 	return &fleet{
-		events:  events,
-		agents:  map[string]*agent{},
-		renamed: map[string]string{},
-		mode:    mode{name: modeNormal},
+		capabilities: capabilities,
+		events:       events,
+		agents:       map[string]*agent{},
+		renamed:      map[string]string{},
+		mode:         mode{name: modeNormal},
 	}
 }
 
@@ -174,7 +176,7 @@ func (f *fleet) onMessage(ctx context.Context, transport string, conn types.Conn
 			return reply
 		}
 	}
-	reply.Capabilities = uint64(capabilities)
+	reply.Capabilities = f.capabilities
 	missed := gap && m.GetAgentDescription() == nil
 	if (missed || a.state.GetAgentDescription() == nil) && a.connected {
 		reply.Flags |= reportFullState

@@ -28,12 +28,13 @@ const (
 )
 
 type options struct {
-	listen      string
-	cert, key   string
-	custom      []string
-	compression bool
-	hook        string
-	verbose     bool
+	listen       string
+	cert, key    string
+	capabilities uint64
+	custom       []string
+	compression  bool
+	hook         string
+	verbose      bool
 }
 
 func main() {
@@ -41,6 +42,7 @@ func main() {
 	flag.StringVar(&o.listen, "listen", "127.0.0.1:0", "`address` to listen on")
 	flag.StringVar(&o.cert, "cert", "", "PEM `file` of the server's certificate; turns TLS on")
 	flag.StringVar(&o.key, "key", "", "PEM `file` of the private key")
+	flag.Uint64Var(&o.capabilities, "capabilities", uint64(defaultCapabilities), "capability `mask`")
 	flag.Func("custom", "custom `capability`; may be repeated", func(value string) error {
 		o.custom = append(o.custom, value)
 		return nil
@@ -60,7 +62,7 @@ func run(o options) error {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	events := peer.NewEvents(os.Stdout)
-	f := newFleet(events)
+	f := newFleet(events, o.capabilities)
 
 	handler, connContext, err := server.New(peer.Logger{Verbose: o.verbose}).Attach(server.Settings{
 		Callbacks:          types.Callbacks{OnConnecting: f.onConnecting},

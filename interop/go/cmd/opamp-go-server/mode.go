@@ -59,8 +59,8 @@ func (m mode) refusal(uid []byte) (reply *pb.ServerToAgent, refused bool) {
 func (f *fleet) pushRandom(ctx context.Context, conn types.Connection, uid []byte) {
 	pushes := []*pb.ServerToAgent{
 		{InstanceUid: uid},
-		{Capabilities: uint64(capabilities)},
-		{InstanceUid: uid, Capabilities: uint64(capabilities), RemoteConfig: f.config},
+		{Capabilities: f.capabilities},
+		{InstanceUid: uid, Capabilities: f.capabilities, RemoteConfig: f.config},
 		{InstanceUid: uid, CustomMessage: &pb.CustomMessage{Capability: "com.example.unknown", Type: "noise"}},
 	}
 	for range 1 + rand.IntN(3) {

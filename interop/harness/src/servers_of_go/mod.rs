@@ -1,5 +1,6 @@
 //! The example program `agent` under a server built on opamp-go.
 
+mod offers;
 mod reports;
 mod trouble;
 
@@ -136,18 +137,57 @@ pub(crate) const ALL: &[Scenario] = &[
         play: |stage| Box::pin(trouble::unwanted(stage)),
     },
     Scenario {
+        expects: "another heartbeat interval comes into use without a new connection",
+        transports: BOTH,
+        play: |stage| Box::pin(offers::interval(stage)),
+    },
+    Scenario {
+        expects: "an agent told to go to another server goes there, and a new process too",
+        transports: BOTH,
+        play: |stage| Box::pin(offers::moved(stage)),
+    },
+    Scenario {
+        expects: "an agent told to go where nobody is comes back and reports FAILED",
+        transports: BOTH,
+        play: |stage| Box::pin(offers::nobody_there(stage)),
+    },
+    Scenario {
+        expects: "a custom message comes back as it went",
+        transports: BOTH,
+        play: |stage| Box::pin(offers::custom_message(stage)),
+    },
+    Scenario {
+        expects: "an offered package is downloaded, verified and installed; a wrong one is not",
+        transports: BOTH,
+        play: |stage| Box::pin(offers::package(stage)),
+    },
+    Scenario {
+        expects: "a certificate is asked for with a key of the agent's own, issued and used",
+        transports: BOTH,
+        play: |stage| Box::pin(offers::certificate(stage)),
+    },
+    Scenario {
         expects: "an agent told ws or http by --transport uses that, whatever the URL's scheme",
         transports: HTTP,
         play: |stage| Box::pin(reports::transport_chosen(stage)),
     },
 ];
 
-/// ReportsStatus, AcceptsRemoteConfig, ReportsEffectiveConfig, AcceptsRestartCommand, ReportsHealth,
-/// ReportsRemoteConfig, ReportsHeartbeat.
-const CAPABILITIES: u64 = 0x1 | 0x2 | 0x4 | 0x400 | 0x800 | 0x1000 | 0x2000;
+/// ReportsStatus, AcceptsRemoteConfig, ReportsEffectiveConfig, AcceptsOpAMPConnectionSettings,
+/// AcceptsRestartCommand, ReportsHealth, ReportsRemoteConfig, ReportsHeartbeat,
+/// ReportsAvailableComponents, ReportsConnectionSettingsStatus.
+const CAPABILITIES: u64 =
+    0x1 | 0x2 | 0x4 | 0x100 | 0x400 | 0x800 | 0x1000 | 0x2000 | 0x4000 | 0x8000;
 
-/// Whoever sets ReportsRemoteConfig has a status to report, if only that there was no config yet.
-const FULL: [&str; 4] = ["agent_description", "health", "effective_config", "remote_config_status"];
+/// Whoever promises a status has one to report, if only that there was no offer yet.
+const FULL: [&str; 6] = [
+    "agent_description",
+    "health",
+    "effective_config",
+    "remote_config_status",
+    "available_components",
+    "connection_settings_status",
+];
 
 /// A server and an agent that has reported to it, with nothing left to tell.
 struct Pair {

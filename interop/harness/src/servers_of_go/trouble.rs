@@ -171,8 +171,9 @@ pub(super) async fn cut_off(stage: Stage) -> Outcome {
 pub(super) async fn unwanted(stage: Stage) -> Outcome {
     let Pair { mut server, agent, uid, .. } = pair(&stage).await?;
     for command in [
-        json!({"cmd": "offer_settings", "uid": uid, "endpoint": "ws://127.0.0.1:1/v1/opamp",
-            "heartbeat_interval_seconds": 1}),
+        json!({"cmd": "send", "uid": uid, "message": {"packagesAvailable": {"packages": {"p":
+            {"version": "1", "hash": "AA==", "file": {"downloadUrl": "http://127.0.0.1:1/p",
+            "contentHash": "AA=="}}}, "allPackagesHash": "AA=="}}}),
         json!({"cmd": "send_custom", "uid": uid, "capability": "com.example", "type": "t",
             "data": "AAEC"}),
     ] {
