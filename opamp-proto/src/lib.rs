@@ -63,7 +63,9 @@ pub mod frame;
 pub mod gzip;
 mod instance_uid;
 mod limits;
+mod packages_hash;
 mod redact;
+mod settings_hash;
 mod wire_uid;
 
 /// The messages of OpAMP, generated from the schema in `proto/opamp/v1`.
@@ -91,6 +93,8 @@ pub use crate::components_hash::components_hash;
 pub use crate::config_hash::{ConfigHash, config_hash};
 pub use crate::instance_uid::{InstanceUid, InstanceUidError, LegacyForm, LegacyUid};
 pub use crate::limits::{DEFAULT_MAX_MESSAGE_SIZE, MessageLimits};
+pub use crate::packages_hash::{all_packages_hash, content_hash, package_hash};
+pub use crate::settings_hash::connection_settings_hash;
 pub use crate::wire_uid::{WireUid, WireUidError};
 
 #[cfg(doctest)]
