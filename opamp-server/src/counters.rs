@@ -40,6 +40,9 @@ counters! {
     over_budget,
     /// Messages of a connection whose Agent has since appeared on a newer one.
     stale,
+    /// Custom messages of Agents that were dropped as the handler had not taken those before, or as
+    /// there was no room for them.
+    custom_messages_dropped,
     /// Messages accepted with an instance uid in a legacy form
     /// ([`Tolerances::legacy_instance_uid`](crate::Tolerances)).
     legacy_instance_uids,

@@ -3,7 +3,8 @@
 //! - [`core`]: the protocol without I/O. [`core::Agent`] is the machine of one Agent: messages and
 //!   moments in, replies and pushes out.
 //! - [`fleet`]: the registry. [`Fleet`] holds the Agents, whatever connections they come on, and is
-//!   where an operator acts: [`Fleet::set_remote_config`], [`Fleet::restart`], [`Fleet::agents`].
+//!   where an operator acts: [`Fleet::set_remote_config`], [`Fleet::set_connection_settings`],
+//!   [`Fleet::set_packages`], [`Fleet::restart`], [`Fleet::agents`].
 //! - `service` (feature `service`): `OpampService` answers HTTP requests and WebSockets at a path of an
 //!   existing application, `Server` listens by itself. A `Handler` decides who may connect and is
 //!   told what changed.
@@ -42,7 +43,9 @@ pub mod service;
 pub mod websocket;
 
 pub use crate::core::{
-    AgentState, Changes, OperationError, RemoteConfig, ServerConfig, Tolerances, Transport,
+    AgentState, Changes, ConnectionSettings, CustomCapabilities, CustomMessages, InvalidOffer,
+    OfferHash, OfferState, OperationError, Outcome, Packages, RemoteConfig, ServerConfig,
+    SettingsParts, Tolerances, Transport,
 };
 pub use crate::counters::Counters;
 pub use crate::fleet::{AgentSnapshot, Fleet, Now};

@@ -513,5 +513,5 @@ fn snapshots_say_where_and_when_an_agent_was_seen() {
     assert_eq!(agents[0].transport(), Transport::Http);
     assert_eq!(agents[0].last_seen(), seen);
     assert_eq!(agents[0].remote_addr(), None);
-    assert_eq!(agents[0].desired_config_hash(), None);
+    assert_eq!(agents[0].remote_config(), None);
 }

@@ -127,8 +127,9 @@ fn an_agents_own_config_goes_before_the_one_for_all() {
     bench.fleet.set_default_remote_config(all.clone()).unwrap();
     assert!(offers(&bench.pushes(&route, &UID)[0], &own));
     let agent = bench.fleet.agent(&wire(&UID)).unwrap();
-    assert_eq!(agent.desired_config_hash(), Some(own.hash()));
-    assert!(agent.has_own_config());
+    let state = agent.remote_config().unwrap();
+    assert_eq!(state.hash(), own.hash().into());
+    assert!(state.is_own());
     bench.fleet.clear_remote_config(&wire(&UID)).unwrap();
     assert!(offers(&bench.pushes(&route, &UID)[0], &all));
     bench.fleet.clear_default_remote_config();

@@ -18,12 +18,13 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use opamp_proto::{AgentCapabilities, InstanceUid, ServerCapabilities, WireUid, v1};
+use opamp_proto::{AgentCapabilities, InstanceUid, Message, ServerCapabilities, WireUid, v1};
 
-use super::OperationError;
 use super::changes::Changes;
 use super::config::{ServerConfig, later};
-use super::offer::{Offers, RemoteConfig};
+use super::connection_settings::SettingsParts;
+use super::custom::Waiting;
+use super::desired::{Desired, Offered};
 use super::reply::{self, Refusal};
 use super::scan::{Part, Scan};
 use super::sequence::{Sequence, Step};
@@ -41,15 +42,23 @@ pub enum Transport {
 /// What the Server grants and wants of every Agent.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms<'a> {
-    /// Limits, times and capabilities.
-    pub config: &'a ServerConfig,
-    /// The configuration for Agents that have none of their own.
-    pub remote_config: Option<&'a RemoteConfig>,
+    pub(super) config: &'a ServerConfig,
+    pub(super) desired: &'a Desired,
+}
+
+impl<'a> Terms<'a> {
+    /// Limits, times and capabilities, and what Agents should have that have nothing of that kind of
+    /// their own.
+    #[must_use]
+    pub const fn new(config: &'a ServerConfig, desired: &'a Desired) -> Self {
+        Self { config, desired }
+    }
 }
 
 /// What a message brought.
 #[derive(Debug)]
 #[must_use = "the message has to be answered: pass `due` to `poll_reply`"]
+#[non_exhaustive]
 pub struct Handled {
     /// What is new.
     pub changes: Changes,
@@ -58,6 +67,8 @@ pub struct Handled {
     /// The instance uid that was made for the Agent at its request just now (ID-09). It will speak
     /// under it sooner or later.
     pub new_instance_uid: Option<InstanceUid>,
+    /// A custom message, if its capability is one of the Server's and it has not come before.
+    pub custom_message: Option<v1::CustomMessage>,
 }
 
 /// The reply that a message is owed.
@@ -65,12 +76,12 @@ pub struct Handled {
 #[must_use = "every message is answered: pass it to `poll_reply`"]
 pub struct Due {
     uid: WireUid,
-    transport: Transport,
-    refusal: Option<Refusal>,
-    announce: bool,
-    full_state: bool,
-    rename: bool,
-    goodbye: bool,
+    pub(super) transport: Transport,
+    pub(super) refusal: Option<Refusal>,
+    pub(super) announce: bool,
+    pub(super) full_state: bool,
+    pub(super) rename: bool,
+    pub(super) goodbye: bool,
 }
 
 impl Due {
@@ -100,13 +111,13 @@ impl Due {
             None => {
                 self.head(config, out);
                 if self.full_state {
-                    reply::flags(v1::ServerToAgentFlags::ReportFullState, out);
+                    reply::flags(reply::REPORT_FULL_STATE, out);
                 }
             }
         }
     }
 
-    fn head(&self, config: &ServerConfig, out: &mut Vec<u8>) {
+    pub(super) fn head(&self, config: &ServerConfig, out: &mut Vec<u8>) {
         reply::instance_uid(&self.uid, out);
         if self.announce {
             reply::capabilities(config.sent_capabilities(), out);
@@ -117,39 +128,52 @@ impl Due {
 /// A message to push. Its head is in the caller's buffer.
 #[derive(Debug)]
 #[must_use]
+#[non_exhaustive]
 pub struct Push {
     /// The shared rest of the message, to be sent right after the head.
     pub tail: Option<Bytes>,
 }
 
 #[derive(Debug)]
-struct Session {
-    transport: Transport,
-    announced: bool,
+pub(super) struct Session {
+    pub(super) transport: Transport,
+    /// The Server's mask was told.
+    pub(super) announced: bool,
+    /// The Server's custom capabilities were told.
+    pub(super) custom_announced: bool,
+    /// The components were asked for.
+    pub(super) components_asked: bool,
 }
 
 #[derive(Debug)]
-struct Rename {
-    new: InstanceUid,
-    expires: Instant,
+pub(super) struct Rename {
+    pub(super) new: InstanceUid,
+    pub(super) expires: Instant,
     /// Told on this session.
-    told: bool,
+    pub(super) told: bool,
 }
 
 /// One Agent as the Server sees it. See the [module](self) for how it is driven.
 #[derive(Debug)]
 pub struct Agent {
-    uid: WireUid,
-    state: AgentState,
-    session: Option<Session>,
+    pub(super) uid: WireUid,
+    pub(super) state: AgentState,
+    pub(super) session: Option<Session>,
     sequence: Sequence,
-    offers: Offers,
-    remote_config: Option<RemoteConfig>,
+    pub(super) offered: Offered,
+    /// What is wanted for this Agent alone.
+    pub(super) own: Desired,
+    /// Boxed, as most Agents have none.
+    pub(super) custom: Option<Box<Waiting>>,
     /// When the command that is waiting expires.
-    restart: Option<Instant>,
+    pub(super) restart: Option<Instant>,
     /// The operator wants a full report.
-    full_state: bool,
-    rename: Option<Rename>,
+    pub(super) full_state: bool,
+    /// The Agent has told a hash of its components, and nobody knows which these are.
+    pub(super) components_unknown: bool,
+    /// Something did not fit into the last message.
+    pub(super) left_over: bool,
+    pub(super) rename: Option<Rename>,
 }
 
 /// What is known.
@@ -162,10 +186,13 @@ impl Agent {
             state: AgentState::default(),
             session: None,
             sequence: Sequence::default(),
-            offers: Offers::default(),
-            remote_config: None,
+            offered: Offered::default(),
+            own: Desired::default(),
+            custom: None,
             restart: None,
             full_state: false,
+            components_unknown: false,
+            left_over: false,
             rename: None,
         }
     }
@@ -200,17 +227,36 @@ impl Agent {
         self.sequence.step(sequence_num) == Step::Next
     }
 
-    /// The configuration that is this Agent's own, if it has one.
+    /// What is wanted for this Agent alone.
     #[must_use]
-    pub const fn remote_config(&self) -> Option<&RemoteConfig> {
-        self.remote_config.as_ref()
+    pub const fn own(&self) -> &Desired {
+        &self.own
     }
 
-    /// Whether a command waits to be [pushed](Self::poll_push). A reply over WebSocket leaves it, as
-    /// a command travels alone.
+    /// Whether there is more to [push](Self::poll_push): a command, which travels alone, custom
+    /// messages, of which a message holds one, or what a message had no room for.
     #[must_use]
-    pub const fn has_command(&self) -> bool {
+    pub fn has_more(&self) -> bool {
         self.restart.is_some()
+            || self.left_over
+            || self.custom.as_ref().is_some_and(|waiting| !waiting.is_empty())
+    }
+
+    pub(super) fn accepts(&self, capability: AgentCapabilities) -> bool {
+        self.state.capabilities().contains(capability)
+    }
+
+    /// The parts of settings the Agent accepts.
+    #[must_use]
+    pub fn accepted_parts(&self) -> SettingsParts {
+        SettingsParts::accepted_by(self.state.capabilities())
+    }
+
+    /// Whether the Agent has told a hash of its components that it has not told the components of
+    /// (COMP-08).
+    #[must_use]
+    pub const fn has_unknown_components(&self) -> bool {
+        self.components_unknown
     }
 
     /// The instance uid the Agent is being renamed to.
@@ -228,9 +274,16 @@ impl Agent {
     /// What a session is told once is told again: the Server's mask, a pending rename, offers, and
     /// the request for a full state that is still missing.
     pub fn handle_connected(&mut self, transport: Transport) -> Changes {
-        self.session = Some(Session { transport, announced: false });
+        self.session = Some(Session {
+            transport,
+            announced: false,
+            custom_announced: false,
+            components_asked: false,
+        });
         self.sequence.session_began();
-        self.offers.session_began();
+        self.offered.config.session_began();
+        self.offered.settings.session_began();
+        self.offered.packages.session_began();
         if let Some(rename) = &mut self.rename {
             rename.told = false;
         }
@@ -269,20 +322,25 @@ impl Agent {
             Err(refusal) => {
                 self.sequence.refused(scan.sequence_num());
                 due.refusal = Some(refusal);
-                return Handled { changes, due, new_instance_uid: None };
+                return Handled { changes, due, new_instance_uid: None, custom_message: None };
             }
         };
         changes |= folded.changes;
+        let repeated = self.sequence.repeats(scan.sequence_num(), folded.present);
         self.follow_sequence(scan, folded.present, terms, now, &mut due);
-        if folded.changes.contains(Changes::REMOTE_CONFIG_STATUS) {
-            self.offers.status_changed(&self.state.remote_config_status().unwrap_or_default());
-        }
+        self.follow_statuses(folded.changes);
+        let custom_message = if repeated { None } else { custom_message(scan, terms.config) };
         let new_instance_uid = self.follow_flags(scan.flags(), terms, now, fresh, &mut due);
         if folded.present.has(Part::AgentDisconnect) {
             due.goodbye = true;
             changes |= self.handle_lost();
         }
-        Handled { changes, due, new_instance_uid }
+        Handled { changes, due, new_instance_uid, custom_message }
+    }
+
+    /// Somebody knows which components the Agent has: they need not be asked for (COMP-10).
+    pub const fn handle_components_known(&mut self) {
+        self.components_unknown = false;
     }
 
     /// The reply to a message that is not taken over, since the Agent was last seen on a newer
@@ -294,14 +352,14 @@ impl Agent {
 
     /// Whether this message leaves out nothing that the Agent promises to report.
     #[must_use]
-    pub fn is_complete(&self, scan: &Scan<'_>, config: &ServerConfig) -> bool {
+    pub fn is_complete(&self, scan: &Scan<'_>, terms: Terms<'_>) -> bool {
         let capabilities = match scan.capabilities() {
             0 => self.state.capabilities(),
             mask => AgentCapabilities::from_bits_retain(mask),
         };
         let present: Parts =
             Part::STATE.into_iter().filter(|part| scan.part(*part).is_some()).collect();
-        present.covers(promised(capabilities, config.sent_capabilities()))
+        present.covers(self.promised(capabilities, terms))
     }
 
     fn due(&self, transport: Transport, announce: bool) -> Due {
@@ -327,9 +385,17 @@ impl Agent {
         let number = scan.sequence_num();
         if self.sequence.step(number) == Step::Repeated {
             // The Agent repeats itself, so the reply with the offer may be what it did not get.
-            self.offers.may_repeat();
+            self.offered.config.may_repeat();
+            self.offered.settings.may_repeat();
+            self.offered.packages.may_repeat();
+            if let Some(session) =
+                self.session.as_mut().filter(|it| it.transport == Transport::Http)
+            {
+                session.custom_announced = false;
+                session.components_asked = false;
+            }
         }
-        let promised = promised(self.state.capabilities(), terms.config.sent_capabilities());
+        let promised = self.promised(self.state.capabilities(), terms);
         let pause = terms.config.full_state_pause;
         due.full_state = self.sequence.received(number, present, promised, pause, now);
     }
@@ -363,174 +429,60 @@ impl Agent {
     }
 }
 
-/// The full report's parts that an Agent with this mask owes a Server with that one.
-fn promised(agent: AgentCapabilities, server: ServerCapabilities) -> Parts {
-    use AgentCapabilities as Does;
-    use ServerCapabilities as Wants;
-
-    let any = Wants::empty();
-    let reports = [
-        (Does::empty(), any, Part::AgentDescription),
-        (Does::REPORTS_HEALTH, any, Part::Health),
-        (Does::REPORTS_EFFECTIVE_CONFIG, Wants::ACCEPTS_EFFECTIVE_CONFIG, Part::EffectiveConfig),
-        (Does::REPORTS_REMOTE_CONFIG, Wants::OFFERS_REMOTE_CONFIG, Part::RemoteConfigStatus),
-        (Does::REPORTS_PACKAGE_STATUSES, Wants::ACCEPTS_PACKAGES_STATUS, Part::PackageStatuses),
-        (Does::REPORTS_AVAILABLE_COMPONENTS, any, Part::AvailableComponents),
-        (
-            Does::REPORTS_CONNECTION_SETTINGS_STATUS,
-            Wants::OFFERS_CONNECTION_SETTINGS,
-            Part::ConnectionSettingsStatus,
-        ),
-    ];
-    reports
-        .into_iter()
-        .filter(|(does, wants, _)| agent.contains(*does) && server.contains(*wants))
-        .map(|(_, _, part)| part)
-        .collect()
-}
-
-/// What the operator wants.
 impl Agent {
-    /// Gives the Agent a configuration of its own, or with `None` the one that all get.
-    pub fn set_remote_config(&mut self, config: Option<RemoteConfig>) {
-        self.remote_config = config;
-    }
+    /// The parts of a full report that the Agent owes the Server: those that both can handle. A
+    /// status is owed where there is something it could be of.
+    fn promised(&self, agent: AgentCapabilities, terms: Terms<'_>) -> Parts {
+        use AgentCapabilities as Does;
+        use ServerCapabilities as Takes;
 
-    /// Asks the Agent to restart, once. The command waits until `expires` for a chance to be sent.
-    ///
-    /// # Errors
-    ///
-    /// [`OperationError::NotAccepted`] if the Agent lacks `AcceptsRestartCommand` (CMD-05).
-    pub fn restart(&mut self, expires: Instant) -> Result<(), OperationError> {
-        if !self.state.capabilities().contains(AgentCapabilities::ACCEPTS_RESTART_COMMAND) {
-            return Err(OperationError::NotAccepted);
-        }
-        self.restart = Some(expires);
-        Ok(())
-    }
-
-    /// Asks the Agent for a full report, once.
-    pub fn request_full_state(&mut self) {
-        self.full_state = true;
-    }
-
-    /// Gives the Agent another instance uid. It is told on each session until it speaks under that
-    /// uid or the rename expires; an Agent that never does is served on under its old one.
-    pub fn rename(&mut self, new: InstanceUid, expires: Instant) {
-        self.rename = Some(Rename { new, expires, told: false });
-    }
-}
-
-/// What is to be sent.
-impl Agent {
-    /// Composes the reply to a message: appends its head to `out`, and returns the rest if there is
-    /// one.
-    ///
-    /// An error goes alone, and so does a command; what else is to be said waits (CMD-01, ERR-03).
-    /// Whatever became of the Agent since, the reply names the uid that the message had (ID-10).
-    #[must_use = "the tail is a part of the message"]
-    pub fn poll_reply(
-        &mut self,
-        due: Due,
-        terms: Terms<'_>,
-        now: Instant,
-        out: &mut Vec<u8>,
-    ) -> Option<Bytes> {
-        if due.refusal.is_some() {
-            due.acknowledge(terms.config, out);
-            return None;
-        }
-        due.head(terms.config, out);
-        if due.announce {
-            self.announced();
-        }
-        if due.goodbye {
-            return None;
-        }
-        let mut wants = Wants { full_state: due.full_state, rename: due.rename };
-        if due.transport == Transport::Http && self.take_restart(now) {
-            // What this message was owed is not forgotten over the command.
-            self.full_state |= wants.full_state;
-            reply::restart(out);
-            return None;
-        }
-        wants.full_state |= std::mem::take(&mut self.full_state);
-        self.compose(&wants, terms, now, out)
-    }
-
-    /// Composes the next message to push, if there is one. To be called until it returns `None`:
-    /// when the connection can send, after each reply, and after each of the operator's wishes.
-    ///
-    /// Nothing is pushed over HTTP, nor to an Agent that is disconnected.
-    pub fn poll_push(&mut self, terms: Terms<'_>, now: Instant, out: &mut Vec<u8>) -> Option<Push> {
-        let session = self.session.as_ref()?;
-        if session.transport != Transport::WebSocket {
-            return None;
-        }
-        let restart = self.take_restart(now);
-        let untold =
-            self.rename.as_ref().is_some_and(|rename| !rename.told && now < rename.expires);
-        if !restart && !self.full_state && !untold && self.due_offer(terms, now).is_none() {
-            return None;
-        }
-        let announce = self.session.as_ref().is_some_and(|session| !session.announced);
-        reply::instance_uid(&self.uid, out);
-        if announce {
-            reply::capabilities(terms.config.sent_capabilities(), out);
-            self.announced();
-        }
-        if restart {
-            reply::restart(out);
-            return Some(Push { tail: None });
-        }
-        let wants = Wants { full_state: std::mem::take(&mut self.full_state), rename: false };
-        Some(Push { tail: self.compose(&wants, terms, now, out) })
-    }
-
-    fn announced(&mut self) {
-        if let Some(session) = &mut self.session {
-            session.announced = true;
-        }
-    }
-
-    /// Appends everything but the uid and the mask.
-    fn compose(
-        &mut self,
-        wants: &Wants,
-        terms: Terms<'_>,
-        now: Instant,
-        out: &mut Vec<u8>,
-    ) -> Option<Bytes> {
-        if wants.full_state {
-            reply::flags(v1::ServerToAgentFlags::ReportFullState, out);
-        }
-        if let Some(rename) = self.rename.as_mut().filter(|rename| now < rename.expires)
-            && (wants.rename || !rename.told)
-        {
-            reply::new_instance_uid(rename.new, out);
-            rename.told = true;
-        }
-        let config = self.due_offer(terms, now)?.clone();
-        self.offers.offered(&config, terms.config.offer_pause, now);
-        Some(config.tail())
-    }
-
-    fn due_offer<'a>(&'a self, terms: Terms<'a>, now: Instant) -> Option<&'a RemoteConfig> {
-        let both = self.state.capabilities().contains(AgentCapabilities::ACCEPTS_REMOTE_CONFIG)
-            && terms.config.capabilities.contains(ServerCapabilities::OFFERS_REMOTE_CONFIG);
-        let config = self.remote_config.as_ref().or(terms.remote_config)?;
-        (both && self.offers.is_due(config, terms.config.offer_pause, now)).then_some(config)
-    }
-
-    /// Takes the waiting command, if it has not expired and the Agent still takes it (CAP-04).
-    fn take_restart(&mut self, now: Instant) -> bool {
-        self.restart.take().is_some_and(|expires| now < expires)
-            && self.state.capabilities().contains(AgentCapabilities::ACCEPTS_RESTART_COMMAND)
+        let server = terms.config.sent_capabilities();
+        let any = Takes::empty();
+        let wants = |wants: fn(&Desired) -> bool| wants(&self.own) || wants(terms.desired);
+        let settings = wants(|desired| desired.connection_settings.is_some());
+        let packages = wants(|desired| desired.packages.is_some());
+        let reports = [
+            (true, Does::empty(), any, Part::AgentDescription),
+            (true, Does::REPORTS_HEALTH, any, Part::Health),
+            (
+                true,
+                Does::REPORTS_EFFECTIVE_CONFIG,
+                Takes::ACCEPTS_EFFECTIVE_CONFIG,
+                Part::EffectiveConfig,
+            ),
+            (
+                true,
+                Does::REPORTS_REMOTE_CONFIG,
+                Takes::OFFERS_REMOTE_CONFIG,
+                Part::RemoteConfigStatus,
+            ),
+            (
+                packages,
+                Does::REPORTS_PACKAGE_STATUSES,
+                Takes::ACCEPTS_PACKAGES_STATUS,
+                Part::PackageStatuses,
+            ),
+            (true, Does::REPORTS_AVAILABLE_COMPONENTS, any, Part::AvailableComponents),
+            (
+                settings,
+                Does::REPORTS_CONNECTION_SETTINGS_STATUS,
+                Takes::OFFERS_CONNECTION_SETTINGS,
+                Part::ConnectionSettingsStatus,
+            ),
+        ];
+        reports
+            .into_iter()
+            .filter(|(wanted, does, takes, _)| {
+                *wanted && agent.contains(*does) && server.contains(*takes)
+            })
+            .map(|(.., part)| part)
+            .collect()
     }
 }
 
-/// What a reply is asked to carry.
-struct Wants {
-    full_state: bool,
-    rename: bool,
+/// The custom message in a report, if the Server has its capability (CUST-06).
+fn custom_message(scan: &Scan<'_>, config: &ServerConfig) -> Option<v1::CustomMessage> {
+    let content = scan.part(Part::CustomMessage)?;
+    let message = v1::CustomMessage::decode(Bytes::copy_from_slice(content)).ok()?;
+    config.custom_capabilities.contains(&message.capability).then_some(message)
 }

@@ -34,5 +34,9 @@ bitflags! {
         const DISCONNECTED = 1 << 10;
         /// The Agent speaks under another instance uid than before.
         const INSTANCE_UID = 1 << 11;
+        /// Something the Agent was offered has [timed out](crate::Outcome::TimedOut).
+        const OFFER_TIMED_OUT = 1 << 12;
+        /// The Agent sent custom messages.
+        const CUSTOM_MESSAGES = 1 << 13;
     }
 }

@@ -4,6 +4,10 @@ use std::time::{Duration, Instant};
 
 use opamp_proto::{MessageLimits, ServerCapabilities};
 
+use super::OperationError;
+use super::custom::CustomCapabilities;
+use super::reply::MAX_HEAD;
+
 /// Deviations from the specification that are served although a row of the catalogue calls them
 /// malformed. All are off by default; every use is [counted](crate::Counters).
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -27,10 +31,15 @@ pub struct Tolerances {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ServerConfig {
-    /// The mask sent to Agents. Default: `AcceptsStatus`, `OffersRemoteConfig`,
-    /// `AcceptsEffectiveConfig`, which is what this Server does. `AcceptsStatus` is added if it is
-    /// missing, and undefined bits are never sent (CAP-09, CAP-13, INTEROP-08).
+    /// The mask sent to Agents. Default: everything this Server does, which is all but
+    /// `AcceptsConnectionSettingsRequest`. That it offers packages and connection settings is
+    /// announced before there are any, as they can be set at any time and a mask is told once; what is
+    /// taken out here is neither offered nor asked for (INTEROP-05). `AcceptsStatus` is added if it
+    /// is missing, and undefined bits are never sent (CAP-09, CAP-13, INTEROP-08).
     pub capabilities: ServerCapabilities,
+    /// The custom capabilities announced to Agents. Default: none. Custom messages of others are
+    /// neither sent nor taken (CUST-06, CUST-09).
+    pub custom_capabilities: CustomCapabilities,
     /// The greatest message taken and sent, on either transport. Default: 64 MiB each (SIZE-02,
     /// SIZE-03, SIZE-19, SIZE-20). Every connection may make the Server hold as much as `max_receive`
     /// for the time of one message: where that is too much, lower it to what Agents really report. A
@@ -55,9 +64,24 @@ pub struct ServerConfig {
     pub max_fleet_bytes: usize,
     /// The pause before an Agent that did not deliver its full state is asked again. Default: 60 s.
     pub full_state_pause: Duration,
-    /// The pause before the same configuration is offered again on a session without any news from
-    /// the Agent (reading A32). Default: 60 s.
+    /// The pause before the same configuration, settings or packages are offered again on a session
+    /// without any news from the Agent (readings A32, A35). Default: 60 s.
     pub offer_pause: Duration,
+    /// How long an Agent may take from an offer to success or failure before the offer counts as
+    /// [timed out](crate::Outcome::TimedOut). Default: 10 min, as packages have to be downloaded.
+    pub offer_deadline: Duration,
+    /// Custom messages that may wait to be sent to one Agent, and that it may send before the handler
+    /// has taken them. Default: 64.
+    pub max_custom_messages: usize,
+    /// The bytes of these, each way. Default: 256 KiB. What Agents sent counts towards
+    /// `max_fleet_bytes`, too.
+    pub max_custom_bytes: usize,
+    /// How long a custom message waits for its Agent. Default: 5 min.
+    pub custom_message_expiry: Duration,
+    /// Sets of available components remembered by their hash, so that Agents with the same set need
+    /// not send it; 0 asks for none (COMP-08, COMP-10). Default: 1,024. A set of more than 1 MiB is
+    /// not remembered.
+    pub max_remembered_components: usize,
     /// How long a command waits for its Agent. Default: 60 s: a restart that was meant for now should
     /// not happen tomorrow.
     pub command_expiry: Duration,
@@ -77,7 +101,11 @@ impl Default for ServerConfig {
         Self {
             capabilities: ServerCapabilities::ACCEPTS_STATUS
                 | ServerCapabilities::OFFERS_REMOTE_CONFIG
-                | ServerCapabilities::ACCEPTS_EFFECTIVE_CONFIG,
+                | ServerCapabilities::ACCEPTS_EFFECTIVE_CONFIG
+                | ServerCapabilities::OFFERS_PACKAGES
+                | ServerCapabilities::ACCEPTS_PACKAGES_STATUS
+                | ServerCapabilities::OFFERS_CONNECTION_SETTINGS,
+            custom_capabilities: CustomCapabilities::default(),
             limits: MessageLimits::default(),
             tolerances: Tolerances::default(),
             max_agents: 1_000_000,
@@ -86,6 +114,11 @@ impl Default for ServerConfig {
             max_fleet_bytes: 2 * 1024 * 1024 * 1024,
             full_state_pause: Duration::from_secs(60),
             offer_pause: Duration::from_secs(60),
+            offer_deadline: Duration::from_secs(600),
+            max_custom_messages: 64,
+            max_custom_bytes: 256 * 1024,
+            custom_message_expiry: Duration::from_secs(300),
+            max_remembered_components: 1_024,
             command_expiry: Duration::from_secs(60),
             rename_expiry: Duration::from_secs(24 * 60 * 60),
             http_offline_after: Duration::from_secs(90),
@@ -101,6 +134,17 @@ impl ServerConfig {
     pub fn sent_capabilities(&self) -> ServerCapabilities {
         ServerCapabilities::from_bits_truncate(self.capabilities.bits())
             | ServerCapabilities::ACCEPTS_STATUS
+    }
+
+    /// Whether a message with an offer of so many bytes is within the limit of what is sent, whatever
+    /// else has to be in it (SIZE-12, SIZE-30).
+    pub(crate) fn check_size(&self, offer: usize) -> Result<(), OperationError> {
+        let limit = self.limits.max_send();
+        let head = MAX_HEAD + self.custom_capabilities.encoded().len();
+        match offer.saturating_add(head) {
+            size if size > limit => Err(OperationError::TooLarge { size, limit }),
+            _ => Ok(()),
+        }
     }
 }
 

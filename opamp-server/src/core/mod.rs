@@ -7,8 +7,15 @@
 
 mod agent;
 mod changes;
+mod compose;
 mod config;
+mod connection_settings;
+mod custom;
+mod desired;
+mod endpoint;
 mod offer;
+mod packages;
+mod remote_config;
 mod reply;
 mod scan;
 mod sequence;
@@ -18,7 +25,13 @@ pub use self::agent::{Agent, Due, Handled, Push, Terms, Transport};
 pub use self::changes::Changes;
 pub(crate) use self::config::later;
 pub use self::config::{ServerConfig, Tolerances};
-pub use self::offer::RemoteConfig;
+pub use self::connection_settings::{ConnectionSettings, SettingsParts};
+pub use self::custom::{CustomCapabilities, CustomMessages};
+pub use self::desired::Desired;
+pub use self::endpoint::InvalidOffer;
+pub use self::offer::{OfferHash, OfferState, Outcome};
+pub use self::packages::Packages;
+pub use self::remote_config::RemoteConfig;
 pub use self::reply::{MAX_HEAD, Refusal, RefusalKind};
 pub use self::scan::{Malformed, Part, Scan};
 pub use self::state::AgentState;
@@ -30,9 +43,17 @@ pub enum OperationError {
     /// The registry holds no such Agent.
     #[error("no Agent has this instance uid")]
     UnknownAgent,
-    /// The Agent lacks the capability for it (CMD-05, INTEROP-03).
+    /// The Agent lacks the capability for it, or for each part of it (CMD-05, CONN-02 to CONN-06,
+    /// PKG-01, CUST-04, INTEROP-03).
     #[error("the Agent does not accept this")]
     NotAccepted,
+    /// The Server's own mask, or its custom capabilities, do not have it: see
+    /// [`ServerConfig::capabilities`] and [`ServerConfig::custom_capabilities`] (INTEROP-05, CUST-09).
+    #[error("the Server does not announce the capability for this")]
+    NotOffered,
+    /// So many custom messages wait for the Agent already.
+    #[error("too many custom messages wait for the Agent")]
+    QueueFull,
     /// The message would exceed the greatest size the Server sends (SIZE-12, SIZE-30).
     #[error("the message would have up to {size} bytes, more than the limit of {limit}")]
     TooLarge {

@@ -1,114 +1,261 @@
-//! Remote configurations, and when to offer one (CFG-01 to CFG-03, CFG-18, CFG-19, CFG-24, CFG-25;
-//! reading A32).
+//! When to offer something to an Agent, and what became of it: the same for configurations,
+//! connection settings and packages (CFG-01 to CFG-03, CFG-18, CFG-19, CFG-24; CONN-32, CONN-33,
+//! TEL-03 to TEL-05; PKG-38, PKG-39; readings A32, A35).
 //!
-//! An offer is due when the Agent accepts configurations and the hash it last reported is not that of
-//! the configuration it should have, whatever became of it: a FAILED with the right hash gets no
-//! second offer. What was offered on a session is not offered there again until the Agent reported
-//! something new about it, the configuration changed, or a pause went by; and an Agent that answers
-//! every offer with another wrong hash gets a bounded number of them in each pause.
+//! An offer is due when the Agent accepts such offers and the hash it last reported is not that of
+//! what it should have, whatever became of it: a FAILED with the right hash gets no second offer.
+//! What was offered on a session is not offered there again until the Agent reported something new
+//! about it, the wanted value changed, or, if the Agent can report what became of it, a pause went
+//! by. And an Agent that answers every offer with another wrong hash, or that reconnects upon each,
+//! gets a bounded number of them in each pause.
+//!
+//! ```text
+//!            sent            APPLYING            APPLIED
+//!   Pending ──────▶ Sent ───────────────▶ Applying ────────▶ Applied
+//!      │              └──────────┬───────────┘└────────────▶ Failed
+//!      │                         └──── no end in time ─────▶ TimedOut   (a late status still counts)
+//!      └── the capability is missing ──────────────────────▶ NotAccepted
+//!   any of them ── another value is wanted ────────────────▶ Superseded, as seen by who waits for it
+//! ```
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use opamp_proto::{ConfigHash, Message, config_hash, v1};
+use opamp_proto::{ConfigHash, v1};
 
-/// Offers of one configuration to one Agent in one pause.
+/// Offers of one value to one Agent in one pause.
 const MAX_OFFERS_PER_PAUSE: u8 = 8;
 
-/// A configuration ready to be offered: encoded once, however many Agents it goes to.
-///
-/// Clones share the bytes. Its hash follows from its content (CFG-25, CFG-26).
-///
-/// ```
-/// use opamp_proto::v1;
-/// use opamp_server::RemoteConfig;
-///
-/// let file = v1::AgentConfigFile { body: "receivers: {}".into(), ..Default::default() };
-/// let config = RemoteConfig::new(v1::AgentConfigMap {
-///     config_map: [(String::new(), file)].into(),
-/// });
-/// assert_eq!(config, RemoteConfig::new(config.to_message()));
-/// ```
-#[derive(Clone, PartialEq, Eq)]
-pub struct RemoteConfig {
-    hash: ConfigHash,
-    /// A `ServerToAgent` with nothing but `remote_config`.
-    encoded: Bytes,
-}
+/// The hash that names what is offered.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OfferHash([u8; 32]);
 
-impl RemoteConfig {
-    /// Encodes a collection of configuration files.
-    #[must_use]
-    pub fn new(config: v1::AgentConfigMap) -> Self {
-        let hash = config_hash(&config);
-        let offer = v1::AgentRemoteConfig { config: Some(config), config_hash: hash.to_bytes() };
-        let message = v1::ServerToAgent { remote_config: Some(offer), ..Default::default() };
-        Self { hash, encoded: message.encode_to_vec().into() }
+impl OfferHash {
+    /// Of the hashes the functions of `opamp-proto` make, which are SHA-256.
+    pub(super) fn new(hash: &[u8]) -> Self {
+        let mut bytes = [0; 32];
+        let length = hash.len().min(bytes.len());
+        bytes[..length].copy_from_slice(&hash[..length]);
+        Self(bytes)
     }
 
-    /// The configuration's hash.
+    /// The 32 bytes.
     #[must_use]
-    pub const fn hash(&self) -> ConfigHash {
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl From<ConfigHash> for OfferHash {
+    fn from(hash: ConfigHash) -> Self {
+        Self(*hash.as_bytes())
+    }
+}
+
+/// Writes 64 lower-case hexadecimal digits.
+impl fmt::Display for OfferHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for OfferHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What became of something an Agent should have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It waits for a chance to be sent: the Agent's next request or session.
+    Pending,
+    /// It was sent, and the Agent has said nothing of it. From an Agent that reports no status for it
+    /// no more can be known.
+    Sent,
+    /// The Agent has it and is at work.
+    Applying,
+    /// The Agent has applied it.
+    Applied,
+    /// The Agent has refused it or could not apply it; why is in the status the Agent reported, in
+    /// [`AgentState`](crate::AgentState).
+    Failed,
+    /// The Agent does not accept such offers, or none of its parts. Should it begin to, it is sent.
+    NotAccepted,
+    /// It was sent, and the Agent has reported neither success nor failure within
+    /// [`ServerConfig::offer_deadline`](crate::ServerConfig::offer_deadline).
+    TimedOut,
+    /// Something else is wanted by now.
+    Superseded,
+}
+
+impl Outcome {
+    /// Whether nothing more is to be expected.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Applied | Self::Failed | Self::Superseded)
+    }
+}
+
+/// Something an Agent should have, and what became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OfferState {
+    pub(crate) hash: OfferHash,
+    pub(crate) own: bool,
+    pub(crate) outcome: Outcome,
+}
+
+impl OfferState {
+    /// The hash of what the Agent should have.
+    #[must_use]
+    pub const fn hash(&self) -> OfferHash {
         self.hash
     }
 
-    /// The bytes the offer adds to a message.
+    /// Whether it was set for this Agent alone.
     #[must_use]
-    pub fn encoded_len(&self) -> usize {
-        self.encoded.len()
+    pub const fn is_own(&self) -> bool {
+        self.own
     }
 
-    /// The collection of files, decoded.
+    /// What became of it.
     #[must_use]
-    pub fn to_message(&self) -> v1::AgentConfigMap {
-        let message = v1::ServerToAgent::decode(self.encoded.clone()).unwrap_or_default();
-        message.remote_config.and_then(|offer| offer.config).unwrap_or_default()
+    pub const fn outcome(&self) -> Outcome {
+        self.outcome
     }
 
-    /// The offer's encoded fields, to be appended to a message.
-    pub(super) fn tail(&self) -> Bytes {
-        self.encoded.clone()
+    /// What became of something that was wanted when it was set: [`Outcome::Superseded`] unless it
+    /// still is.
+    #[must_use]
+    pub fn outcome_of(&self, hash: OfferHash) -> Outcome {
+        if self.hash == hash { self.outcome } else { Outcome::Superseded }
     }
 }
 
-impl fmt::Debug for RemoteConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RemoteConfig")
-            .field("hash", &format_args!("{}", self.hash))
-            .field("encoded_len", &self.encoded.len())
-            .finish_non_exhaustive()
+/// How far an Agent is with what it reports the hash of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    Unset,
+    Applying,
+    Applied,
+    Failed,
+}
+
+/// What an Agent reports to have been offered.
+#[derive(Debug, Clone)]
+pub(super) struct Reported {
+    hash: Bytes,
+    progress: Progress,
+}
+
+impl Reported {
+    fn new(hash: &[u8], progress: Progress) -> Self {
+        Self { hash: Bytes::copy_from_slice(hash), progress }
+    }
+
+    pub(super) const fn progress(&self) -> Progress {
+        self.progress
     }
 }
 
-/// What one Agent was offered on its session, and what it says it has.
+impl From<v1::RemoteConfigStatus> for Reported {
+    fn from(status: v1::RemoteConfigStatus) -> Self {
+        let progress = match status.status() {
+            v1::RemoteConfigStatuses::Unset => Progress::Unset,
+            v1::RemoteConfigStatuses::Applying => Progress::Applying,
+            v1::RemoteConfigStatuses::Applied => Progress::Applied,
+            v1::RemoteConfigStatuses::Failed => Progress::Failed,
+        };
+        Self::new(&status.last_remote_config_hash, progress)
+    }
+}
+
+impl From<v1::ConnectionSettingsStatus> for Reported {
+    fn from(status: v1::ConnectionSettingsStatus) -> Self {
+        let progress = match status.status() {
+            v1::ConnectionSettingsStatuses::Unset => Progress::Unset,
+            v1::ConnectionSettingsStatuses::Applying => Progress::Applying,
+            v1::ConnectionSettingsStatuses::Applied => Progress::Applied,
+            v1::ConnectionSettingsStatuses::Failed => Progress::Failed,
+        };
+        Self::new(&status.last_connection_settings_hash, progress)
+    }
+}
+
+/// Each package has a status of its own: one that failed makes the whole failed, one that is not
+/// done makes it not done. What the Agent has from elsewhere does not count.
+impl From<v1::PackageStatuses> for Reported {
+    fn from(statuses: v1::PackageStatuses) -> Self {
+        use v1::PackageStatusEnum as Status;
+        let offered = statuses.packages.values().filter(|it| !it.server_offered_hash.is_empty());
+        let mut progress = match statuses.error_message.is_empty() {
+            true => Progress::Applied,
+            false => Progress::Failed,
+        };
+        for package in offered {
+            match package.status() {
+                Status::InstallFailed => progress = Progress::Failed,
+                Status::Installed => {}
+                Status::Installing | Status::InstallPending | Status::Downloading => {
+                    if progress == Progress::Applied {
+                        progress = Progress::Applying;
+                    }
+                }
+            }
+        }
+        Self::new(&statuses.server_provided_all_packages_hash, progress)
+    }
+}
+
+/// Times that offers go by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    pub(super) pause: Duration,
+    /// For an outcome.
+    pub(super) deadline: Instant,
+    pub(super) now: Instant,
+}
+
+/// What one Agent was offered of one kind, and what it says it has.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Offers {
-    /// `last_remote_config_hash`; `None` as long as no status was reported.
-    reported: Option<Bytes>,
-    offered: Option<Offered>,
+    /// `None` as long as no status was reported.
+    reported: Option<Reported>,
+    offered: Option<Box<Offered>>,
 }
 
 #[derive(Debug, Clone)]
 struct Offered {
-    hash: ConfigHash,
+    hash: OfferHash,
     /// The offer may be repeated before the pause is over.
     repeatable: bool,
     last: Instant,
     /// When the pause began in which `count` offers were made.
     first: Instant,
     count: u8,
+    /// When the Agent should be done; `None` once it is, or was not by then.
+    deadline: Option<Instant>,
+    timed_out: bool,
 }
 
 impl Offers {
-    /// A new session knows of no offers.
+    /// On a new session an offer is made again.
     pub(super) fn session_began(&mut self) {
-        self.offered = None;
+        self.may_repeat();
     }
 
     /// The Agent reported a status that differs from the one before.
-    pub(super) fn status_changed(&mut self, status: &v1::RemoteConfigStatus) {
-        self.reported = Some(Bytes::copy_from_slice(&status.last_remote_config_hash));
+    pub(super) fn status_changed(&mut self, reported: Reported) {
+        if let Some(offered) = &mut self.offered
+            && offered.hash.0[..] == reported.hash[..]
+            && matches!(reported.progress, Progress::Applied | Progress::Failed)
+        {
+            offered.deadline = None;
+            offered.timed_out = false;
+        }
+        self.reported = Some(reported);
         self.may_repeat();
     }
 
@@ -119,13 +266,23 @@ impl Offers {
         }
     }
 
-    /// Whether to offer this configuration now.
-    pub(super) fn is_due(&self, config: &RemoteConfig, pause: Duration, now: Instant) -> bool {
-        if self.reported.as_ref().is_some_and(|hash| hash == config.hash.as_bytes().as_slice()) {
+    /// What the Agent reports of this value, if that is what it reports of.
+    pub(super) fn reported(&self, hash: OfferHash) -> Option<&Reported> {
+        self.reported.as_ref().filter(|reported| reported.hash[..] == hash.0[..])
+    }
+
+    /// Whether to offer this value now. `reports`: the Agent can tell what became of it.
+    pub(super) fn is_due(
+        &self,
+        hash: OfferHash,
+        reports: bool,
+        pause: Duration,
+        now: Instant,
+    ) -> bool {
+        if self.reported(hash).is_some() {
             return false;
         }
-        let Some(offered) = self.offered.as_ref().filter(|offered| offered.hash == config.hash)
-        else {
+        let Some(offered) = self.offered.as_ref().filter(|offered| offered.hash == hash) else {
             return true;
         };
         let paused = |since| now.saturating_duration_since(since) >= pause;
@@ -133,21 +290,56 @@ impl Offers {
             return offered.count < MAX_OFFERS_PER_PAUSE || paused(offered.first);
         }
         // To an Agent that reports no status, once is enough.
-        self.reported.is_some() && paused(offered.last)
+        (reports || self.reported.is_some()) && paused(offered.last)
     }
 
-    /// This configuration is being offered.
-    pub(super) fn offered(&mut self, config: &RemoteConfig, pause: Duration, now: Instant) {
-        let earlier = self.offered.take().filter(|earlier| {
-            earlier.hash == config.hash && now.saturating_duration_since(earlier.first) < pause
-        });
+    /// This value is being offered.
+    pub(super) fn offered(&mut self, hash: OfferHash, pace: Pace) {
+        let Pace { pause, deadline, now } = pace;
+        let earlier = self.offered.take().filter(|earlier| earlier.hash == hash);
+        let (deadline, timed_out) = match &earlier {
+            Some(earlier) => (earlier.deadline, earlier.timed_out),
+            None => (Some(deadline), false),
+        };
+        let earlier =
+            earlier.filter(|earlier| now.saturating_duration_since(earlier.first) < pause);
         let (first, count) = earlier.map_or((now, 0), |earlier| (earlier.first, earlier.count));
-        self.offered = Some(Offered {
-            hash: config.hash,
+        self.offered = Some(Box::new(Offered {
+            hash,
             repeatable: false,
             last: now,
             first,
             count: count.saturating_add(1),
-        });
+            deadline,
+            timed_out,
+        }));
+    }
+
+    /// Looks at the clock. True if an offer has timed out just now. `reports`: the Agent can tell
+    /// what became of it.
+    pub(super) fn expire(&mut self, reports: bool, now: Instant) -> bool {
+        let Some(offered) = &mut self.offered else { return false };
+        let over = offered.deadline.is_some_and(|deadline| now >= deadline);
+        if over {
+            offered.deadline = None;
+            offered.timed_out = reports;
+        }
+        over && reports
+    }
+
+    /// What became of this value. `accepted`: the Agent takes such offers.
+    pub(super) fn outcome(&self, hash: OfferHash, accepted: bool) -> Outcome {
+        let offered = self.offered.as_ref().filter(|offered| offered.hash == hash);
+        let timed_out = offered.is_some_and(|offered| offered.timed_out);
+        match self.reported(hash).map(Reported::progress) {
+            Some(Progress::Applied) => Outcome::Applied,
+            Some(Progress::Failed) => Outcome::Failed,
+            _ if timed_out => Outcome::TimedOut,
+            Some(Progress::Applying) => Outcome::Applying,
+            Some(Progress::Unset) => Outcome::Sent,
+            None if !accepted => Outcome::NotAccepted,
+            None if offered.is_some() => Outcome::Sent,
+            None => Outcome::Pending,
+        }
     }
 }

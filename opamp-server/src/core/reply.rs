@@ -11,7 +11,8 @@ use prost::encoding::{self, WireType};
 
 use super::scan::Malformed;
 
-/// The most bytes a head can have: the instance uid, flags, mask and new instance uid, or a command.
+/// The most bytes a head can have beside custom capabilities: the instance uid, flags, mask and new
+/// instance uid, or a command.
 pub const MAX_HEAD: usize = 128;
 
 /// The longest text of an error.
@@ -120,9 +121,13 @@ pub(super) fn instance_uid(uid: &WireUid, out: &mut Vec<u8>) {
     bytes(1, uid.as_bytes(), out);
 }
 
-pub(super) fn flags(flags: v1::ServerToAgentFlags, out: &mut Vec<u8>) {
+pub(super) const REPORT_FULL_STATE: u64 = v1::ServerToAgentFlags::ReportFullState as u64;
+pub(super) const REPORT_AVAILABLE_COMPONENTS: u64 =
+    v1::ServerToAgentFlags::ReportAvailableComponents as u64;
+
+pub(super) fn flags(flags: u64, out: &mut Vec<u8>) {
     encoding::encode_key(6, WireType::Varint, out);
-    encoding::encode_varint(u64::from(flags as u32), out);
+    encoding::encode_varint(flags, out);
 }
 
 pub(super) fn capabilities(capabilities: ServerCapabilities, out: &mut Vec<u8>) {

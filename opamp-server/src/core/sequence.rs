@@ -74,6 +74,11 @@ impl Sequence {
         }
     }
 
+    /// Whether a message with this number and these parts is the last one again.
+    pub(super) fn repeats(&self, number: u64, present: Parts) -> bool {
+        self.step(number) == Step::Repeated && present == self.last_parts
+    }
+
     /// Takes note of a message whose content was refused. It must not look like a gap later: what was
     /// refused would then be asked for again, and refused again.
     pub(super) fn refused(&mut self, number: u64) {

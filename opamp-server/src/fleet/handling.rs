@@ -4,7 +4,7 @@
 
 use std::task::{Context, Poll};
 
-use opamp_proto::WireUid;
+use opamp_proto::{WireUid, v1};
 
 use super::{AgentSnapshot, Fleet};
 use crate::core::Changes;
@@ -12,11 +12,14 @@ use crate::core::Changes;
 /// An Agent's changes, handed out to be handled. Pass [`token`](Self::token) to
 /// [`Fleet::finish_changes`] afterwards, whatever happened.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct AgentChanges<I> {
     /// The Agent after the changes.
     pub agent: AgentSnapshot,
     /// What is new.
     pub changes: Changes,
+    /// The custom messages the Agent has sent, in their order.
+    pub custom_messages: Vec<v1::CustomMessage>,
     /// The identity of the peer that spoke for the Agent last.
     pub identity: I,
     /// The right to say that the changes are handled.
@@ -38,12 +41,12 @@ impl<I> Fleet<I> {
         I: Clone,
     {
         let mut shard = self.shard(uid);
-        let default_config = shard.remote_config.clone();
-        let slot = shard.slots.get_mut(uid)?;
+        let (slot, terms) = shard.slot(uid, self.config())?;
         let changes = slot.news.take()?;
         Some(AgentChanges {
-            agent: slot.snapshot(default_config.as_ref()),
+            agent: slot.snapshot(terms),
             changes,
+            custom_messages: self.empty(&mut slot.inbox),
             identity: slot.route.identity.clone(),
             token: ChangesToken { uid: *uid, serial: slot.serial },
         })

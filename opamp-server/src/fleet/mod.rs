@@ -24,24 +24,32 @@ use bytes::Bytes;
 use opamp_proto::{InstanceUid, LegacyUid, WireUid};
 
 use crate::core::{
-    Agent, AgentState, Changes, Due, Handled, Push, Refusal, RefusalKind, Scan, ServerConfig,
-    Transport, later,
+    Agent, AgentState, Changes, Handled, Push, Refusal, RefusalKind, Scan, ServerConfig, Transport,
+    later,
 };
 use crate::counters::{Counters, Counting};
 
 mod budget;
+mod components;
+mod desired;
 mod handling;
+mod inbox;
 mod operations;
+mod received;
 mod rename;
 mod route;
 mod shard;
 mod snapshot;
 
 pub use self::handling::{AgentChanges, ChangesToken};
+pub use self::received::{Accepted, Received};
 pub use self::route::{Route, RouteWaker};
 pub use self::snapshot::AgentSnapshot;
 
 use self::budget::Budget;
+use self::components::Components;
+use self::inbox::Inbox;
+use self::received::Answer;
 use self::route::RouteShared;
 use self::shard::{News, PendingRename, Shard, Slot};
 
@@ -72,6 +80,8 @@ struct Inner<I> {
     agents: AtomicUsize,
     /// What is retained of their reports.
     budget: Budget,
+    /// Looked at only when an Agent tells something new of its components.
+    components: Mutex<Components>,
     /// The number of the next route.
     routes: AtomicU64,
     /// The number of the next slot.
@@ -82,66 +92,6 @@ struct Inner<I> {
 }
 
 const AVAILABLE: u64 = u64::MAX;
-
-/// What a message led to, and the right to its reply.
-#[derive(Debug)]
-#[must_use = "the message has to be answered: pass it to `reply`"]
-pub struct Accepted {
-    /// The Agent, if its identifier could be read.
-    pub uid: Option<WireUid>,
-    /// What is new about it.
-    pub changes: Changes,
-    /// The Agent has to be queued for handling: see [`Fleet::take_changes`].
-    pub queue: bool,
-    /// What to pass to [`Fleet::poll_handled`] to wait until the changes were handled.
-    pub ticket: u64,
-    answer: Answer,
-}
-
-#[derive(Debug)]
-enum Answer {
-    /// To be composed from what the Agent is owed by then.
-    Reply(Due),
-    /// To be acknowledged, and nothing more.
-    Acknowledge(Due),
-    Refuse(Refusal),
-    /// Done.
-    Composed {
-        tail: Option<Bytes>,
-        push: bool,
-        refusal: Option<Refusal>,
-    },
-}
-
-impl Accepted {
-    /// Why the message was refused, if it was.
-    #[must_use]
-    pub fn refusal(&self) -> Option<&Refusal> {
-        match &self.answer {
-            Answer::Reply(due) | Answer::Acknowledge(due) => due.refusal(),
-            Answer::Refuse(refusal) => Some(refusal),
-            Answer::Composed { refusal, .. } => refusal.as_ref(),
-        }
-    }
-}
-
-/// What a message led to. The head of its reply is in the caller's buffer.
-#[derive(Debug)]
-#[must_use = "the reply has to be sent"]
-pub struct Received {
-    /// The Agent, if its identifier could be read.
-    pub uid: Option<WireUid>,
-    /// What is new about it.
-    pub changes: Changes,
-    /// The Agent has to be queued for handling: see [`Fleet::take_changes`].
-    pub queue: bool,
-    /// The rest of the reply, to be sent right after the head.
-    pub tail: Option<Bytes>,
-    /// There is a command to push right after the reply: call [`Fleet::poll_push`].
-    pub push: bool,
-    /// Why the message was refused, if it was.
-    pub refusal: Option<Refusal>,
-}
 
 impl<I> Clone for Fleet<I> {
     fn clone(&self) -> Self {
@@ -174,6 +124,7 @@ impl<I> Fleet<I> {
                 hasher: RandomState::new(),
                 agents: AtomicUsize::new(0),
                 budget,
+                components: Mutex::default(),
                 routes: AtomicU64::new(0),
                 serials: AtomicU64::new(0),
                 unavailable: AtomicU64::new(AVAILABLE),
@@ -422,7 +373,7 @@ impl<I> Fleet<I> {
             return Err(Refusal::unavailable("the Agent is being removed", None));
         };
 
-        if slot.is_remainder(route, scan, config) {
+        if slot.is_remainder(route, scan, terms) {
             self.inner.counting.stale.add();
             scan.validate()?;
             slot.challenged = Some(route.shared.id);
@@ -459,8 +410,16 @@ impl<I> Fleet<I> {
         let handled =
             slot.agent.handle_message(scan, route.shared.transport, terms, now.instant, fresh);
         reserved.settle(before, slot.agent.state().retained_bytes());
-        let Handled { changes: folded, due, new_instance_uid } = handled;
+        let Handled { changes: folded, due, new_instance_uid, custom_message } = handled;
         changes |= folded;
+        if changes.contains(Changes::AVAILABLE_COMPONENTS) {
+            self.note_components(&mut slot.agent);
+        }
+        if let Some(message) = custom_message
+            && self.keep(&mut slot.inbox, message)
+        {
+            changes |= Changes::CUSTOM_MESSAGES;
+        }
         if due.is_goodbye() {
             route.leave(&uid);
         }
@@ -514,6 +473,7 @@ impl<I> Fleet<I> {
             route: Arc::clone(&route.shared),
             last_seen: now,
             news: News::default(),
+            inbox: Inbox::default(),
             challenged: None,
             given: Vec::new(),
         })
@@ -556,8 +516,8 @@ impl<I> Fleet<I> {
         queue
     }
 
-    /// Marks silent HTTP Agents as disconnected, and forgets what is long gone: to be called every few
-    /// seconds. Returns the Agents that have to be queued for handling.
+    /// Marks silent HTTP Agents as disconnected and offers as timed out, and forgets what is long gone:
+    /// to be called every few seconds. Returns the Agents that have to be queued for handling.
     #[must_use = "the Agents have to be queued for handling"]
     pub fn sweep(&self, now: Now) -> Vec<WireUid> {
         let config = &self.inner.config;
@@ -566,6 +526,10 @@ impl<I> Fleet<I> {
             let (mut forgotten, mut retained) = (0, 0);
             shard.renames.retain(|_, rename| now.instant < rename.expires);
             shard.slots.retain(|uid, slot| {
+                let timed_out = slot.agent.handle_time(now.instant);
+                if slot.news.note(timed_out) {
+                    queue.push(*uid);
+                }
                 let silent = now.instant.saturating_duration_since(slot.last_seen.instant);
                 if slot.agent.transport() == Some(Transport::Http)
                     && silent >= config.http_offline_after
@@ -578,7 +542,7 @@ impl<I> Fleet<I> {
                 let keep = slot.is_connected() || silent < config.retain_disconnected;
                 if !keep {
                     forgotten += 1;
-                    retained += slot.agent.state().retained_bytes();
+                    retained += slot.retained_bytes();
                 }
                 keep
             });

@@ -8,7 +8,7 @@ use opamp_proto::WireUid;
 
 use super::shard::Slot;
 use super::{AVAILABLE, AgentSnapshot, Fleet};
-use crate::core::{MAX_HEAD, OperationError, RemoteConfig, later};
+use crate::core::{OperationError, later};
 
 impl<I> Fleet<I> {
     /// Every Agent known, in no particular order. Each is a snapshot of its own moment.
@@ -16,8 +16,8 @@ impl<I> Fleet<I> {
     pub fn agents(&self) -> Vec<AgentSnapshot> {
         let mut agents = Vec::with_capacity(self.len());
         for shard in self.shards() {
-            let default_config = shard.remote_config.as_ref();
-            agents.extend(shard.slots.values().map(|slot| slot.snapshot(default_config)));
+            let terms = shard.terms(self.config());
+            agents.extend(shard.slots.values().map(|slot| slot.snapshot(terms)));
         }
         agents
     }
@@ -26,69 +26,7 @@ impl<I> Fleet<I> {
     #[must_use]
     pub fn agent(&self, uid: &WireUid) -> Option<AgentSnapshot> {
         let shard = self.shard(uid);
-        Some(shard.slots.get(uid)?.snapshot(shard.remote_config.as_ref()))
-    }
-
-    /// The configuration for all Agents that have none of their own.
-    #[must_use]
-    pub fn default_remote_config(&self) -> Option<RemoteConfig> {
-        self.shards().next()?.remote_config.clone()
-    }
-
-    /// Sets the configuration for all Agents that have none of their own. Those on a WebSocket that
-    /// need it get it pushed; the others get it with their next request (CFG-09, HTTP-10).
-    ///
-    /// # Errors
-    ///
-    /// [`OperationError::TooLarge`] if the message with it could exceed the limit of what is sent; the
-    /// configuration is then as it was (SIZE-12, SIZE-30).
-    pub fn set_default_remote_config(&self, config: RemoteConfig) -> Result<(), OperationError> {
-        self.check_size(&config)?;
-        for mut shard in self.shards() {
-            shard.remote_config = Some(config.clone());
-            shard
-                .slots
-                .values()
-                .filter(|slot| slot.agent.remote_config().is_none())
-                .for_each(|slot| slot.wake());
-        }
-        Ok(())
-    }
-
-    /// Stops to offer a configuration to Agents that have none of their own. They keep what they have.
-    pub fn clear_default_remote_config(&self) {
-        self.shards().for_each(|mut shard| shard.remote_config = None);
-    }
-
-    /// Sets the configuration for one Agent, known to accept configurations or not: it is offered
-    /// when and while it does (CFG-03, CAP-04).
-    ///
-    /// # Errors
-    ///
-    /// [`OperationError::UnknownAgent`], and [`OperationError::TooLarge`] as for
-    /// [`set_default_remote_config`](Self::set_default_remote_config).
-    pub fn set_remote_config(
-        &self,
-        uid: &WireUid,
-        config: RemoteConfig,
-    ) -> Result<(), OperationError> {
-        self.check_size(&config)?;
-        self.with_slot(uid, |slot| {
-            slot.agent.set_remote_config(Some(config));
-            Ok(())
-        })
-    }
-
-    /// Gives an Agent the configuration for all again.
-    ///
-    /// # Errors
-    ///
-    /// [`OperationError::UnknownAgent`].
-    pub fn clear_remote_config(&self, uid: &WireUid) -> Result<(), OperationError> {
-        self.with_slot(uid, |slot| {
-            slot.agent.set_remote_config(None);
-            Ok(())
-        })
+        Some(shard.slots.get(uid)?.snapshot(shard.terms(self.config())))
     }
 
     /// Asks an Agent to restart, once. The command waits for the Agent's next session or request at
@@ -134,14 +72,6 @@ impl<I> Fleet<I> {
         match self.inner.unavailable.load(Ordering::Relaxed) {
             AVAILABLE => None,
             nanos => Some(Duration::from_nanos(nanos)),
-        }
-    }
-
-    fn check_size(&self, config: &RemoteConfig) -> Result<(), OperationError> {
-        let limit = self.config().limits.max_send();
-        match config.encoded_len().saturating_add(MAX_HEAD) {
-            size if size > limit => Err(OperationError::TooLarge { size, limit }),
-            _ => Ok(()),
         }
     }
 

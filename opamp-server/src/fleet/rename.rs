@@ -86,7 +86,7 @@ impl<I> Fleet<I> {
             }
             slot
         };
-        let retained = slot.agent.state().retained_bytes();
+        let retained = slot.retained_bytes();
         let changes = self.settle(slot, new);
         if changes.is_empty() {
             self.inner.agents.fetch_sub(1, Ordering::Relaxed);

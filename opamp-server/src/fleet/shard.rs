@@ -9,9 +9,10 @@ use bytes::Bytes;
 use opamp_proto::WireUid;
 
 use super::Now;
+use super::inbox::Inbox;
 use super::route::{Route, RouteShared};
 use super::snapshot::AgentSnapshot;
-use crate::core::{Agent, Changes, Due, RemoteConfig, Scan, ServerConfig, Terms, Transport};
+use crate::core::{Agent, Changes, Desired, Due, Scan, ServerConfig, Terms, Transport};
 
 pub(super) struct Shard<I> {
     /// Boxed, so that the table stays small and grows without moving the slots.
@@ -21,8 +22,8 @@ pub(super) struct Shard<I> {
     /// Where a slot went whose handler was running when it moved away, by the slot's serial number.
     /// At most one for each running handler.
     pub(super) moved: HashMap<u64, WireUid>,
-    /// The configuration for all, repeated in each shard so that reading it takes no other lock.
-    pub(super) remote_config: Option<RemoteConfig>,
+    /// What is wanted for all, repeated in each shard so that reading it takes no other lock.
+    pub(super) desired: Desired,
 }
 
 /// An instance uid that was given to an Agent and that it may take.
@@ -41,7 +42,7 @@ impl<I> Default for Shard<I> {
             slots: HashMap::new(),
             renames: HashMap::new(),
             moved: HashMap::new(),
-            remote_config: None,
+            desired: Desired::default(),
         }
     }
 }
@@ -54,7 +55,12 @@ impl<I> Shard<I> {
         config: &'a ServerConfig,
     ) -> Option<(&'a mut Slot<I>, Terms<'a>)> {
         let slot = self.slots.get_mut(uid)?;
-        Some((slot, Terms { config, remote_config: self.remote_config.as_ref() }))
+        Some((slot, Terms::new(config, &self.desired)))
+    }
+
+    /// The terms Agents are served on.
+    pub(super) const fn terms<'a>(&'a self, config: &'a ServerConfig) -> Terms<'a> {
+        Terms::new(config, &self.desired)
     }
 }
 
@@ -67,6 +73,7 @@ pub(super) struct Slot<I> {
     pub(super) route: Arc<RouteShared<I>>,
     pub(super) last_seen: Now,
     pub(super) news: News,
+    pub(super) inbox: Inbox,
     /// The older route on which the full state was asked for last.
     pub(super) challenged: Option<u64>,
     /// The instance uids the Agent was given and has not taken, the newest last.
@@ -89,7 +96,7 @@ impl<I> Slot<I> {
         (self.given.len() > MAX_GIVEN).then(|| self.given.remove(0))
     }
 
-    /// Composes a reply; says as well whether there is a command to push after it.
+    /// Composes a reply; says as well whether there is more to push after it.
     pub(super) fn reply(
         &mut self,
         due: Due,
@@ -98,7 +105,7 @@ impl<I> Slot<I> {
         out: &mut Vec<u8>,
     ) -> (Option<Bytes>, bool) {
         let tail = self.agent.poll_reply(due, terms, now.instant, out);
-        let push = self.agent.transport() == Some(Transport::WebSocket) && self.agent.has_command();
+        let push = self.agent.transport() == Some(Transport::WebSocket) && self.agent.has_more();
         (tail, push)
     }
 
@@ -117,12 +124,7 @@ impl<I> Slot<I> {
     /// It is not if its number is a later one than any so far, as only an Agent that is alive on the
     /// older route can have sent it; nor if it is the complete report that was asked for there.
     /// Requests of one HTTP Agent are not ordered among themselves.
-    pub(super) fn is_remainder(
-        &self,
-        route: &Route<I>,
-        scan: &Scan<'_>,
-        config: &ServerConfig,
-    ) -> bool {
+    pub(super) fn is_remainder(&self, route: &Route<I>, scan: &Scan<'_>, terms: Terms<'_>) -> bool {
         let both_http =
             self.route.transport == Transport::Http && route.shared.transport == Transport::Http;
         let later = self.agent.sequence_num().is_none_or(|last| scan.sequence_num() > last);
@@ -131,11 +133,15 @@ impl<I> Slot<I> {
             && self.route.id > route.shared.id
             && !both_http
             && !later
-            && !(asked_for && self.agent.is_complete(scan, config))
+            && !(asked_for && self.agent.is_complete(scan, terms))
     }
 
-    pub(super) fn snapshot(&self, default_config: Option<&RemoteConfig>) -> AgentSnapshot {
-        let own = self.agent.remote_config();
+    /// What is kept of what the Agent sent.
+    pub(super) fn retained_bytes(&self) -> usize {
+        self.agent.state().retained_bytes() + self.inbox.bytes()
+    }
+
+    pub(super) fn snapshot(&self, terms: Terms<'_>) -> AgentSnapshot {
         AgentSnapshot {
             uid: *self.agent.uid(),
             connected: self.is_connected(),
@@ -143,8 +149,10 @@ impl<I> Slot<I> {
             remote_addr: self.route.remote_addr,
             last_seen: self.last_seen.system,
             sequence_num: self.agent.sequence_num().unwrap_or(0),
-            desired_config: own.or(default_config).map(RemoteConfig::hash),
-            own_config: own.is_some(),
+            remote_config: self.agent.config_state(terms),
+            connection_settings: self.agent.settings_state(terms),
+            packages: self.agent.packages_state(terms),
+            custom_messages: self.agent.custom_messages(),
             new_instance_uid: self.agent.pending_rename(self.last_seen.instant),
             state: self.agent.state().clone(),
         }

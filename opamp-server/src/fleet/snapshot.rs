@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
-use opamp_proto::{AgentCapabilities, ConfigHash, InstanceUid, WireUid};
+use opamp_proto::{AgentCapabilities, InstanceUid, WireUid};
 
-use crate::core::{AgentState, Transport};
+use crate::core::{AgentState, CustomMessages, OfferState, Transport};
 
 /// An Agent as it was known at one moment. Clones share the reported bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +16,10 @@ pub struct AgentSnapshot {
     pub(super) remote_addr: Option<SocketAddr>,
     pub(super) last_seen: SystemTime,
     pub(super) sequence_num: u64,
-    pub(super) desired_config: Option<ConfigHash>,
-    pub(super) own_config: bool,
+    pub(super) remote_config: Option<OfferState>,
+    pub(super) connection_settings: Option<OfferState>,
+    pub(super) packages: Option<OfferState>,
+    pub(super) custom_messages: CustomMessages,
     pub(super) new_instance_uid: Option<InstanceUid>,
     pub(super) state: AgentState,
 }
@@ -65,16 +67,30 @@ impl AgentSnapshot {
         self.state.capabilities()
     }
 
-    /// The hash of the configuration the Agent should have, be it its own or the one for all.
+    /// The configuration the Agent should have, be it its own or the one for all, and what became of
+    /// it.
     #[must_use]
-    pub const fn desired_config_hash(&self) -> Option<ConfigHash> {
-        self.desired_config
+    pub const fn remote_config(&self) -> Option<OfferState> {
+        self.remote_config
     }
 
-    /// Whether that configuration was set for this Agent alone.
+    /// The connection settings the Agent should have, and what became of them. The hash is that of
+    /// the parts the Agent accepts.
     #[must_use]
-    pub const fn has_own_config(&self) -> bool {
-        self.own_config
+    pub const fn connection_settings(&self) -> Option<OfferState> {
+        self.connection_settings
+    }
+
+    /// The packages the Agent should have, and what became of them.
+    #[must_use]
+    pub const fn packages(&self) -> Option<OfferState> {
+        self.packages
+    }
+
+    /// What became of custom messages to the Agent.
+    #[must_use]
+    pub const fn custom_messages(&self) -> CustomMessages {
+        self.custom_messages
     }
 
     /// The instance uid the Agent was told to take, until it speaks under it.

@@ -63,11 +63,10 @@ impl<H: Handler> Inner<H> {
     }
 
     async fn handle(self: &Arc<Self>, uid: WireUid) {
-        let Some(AgentChanges { agent, changes, identity, token }) = self.fleet.take_changes(&uid)
-        else {
-            return;
-        };
-        let change = AgentChange { agent, changes, identity, fleet: self.fleet.clone() };
+        let Some(taken) = self.fleet.take_changes(&uid) else { return };
+        let AgentChanges { agent, changes, custom_messages, identity, token } = taken;
+        let fleet = self.fleet.clone();
+        let change = AgentChange { agent, changes, custom_messages, identity, fleet };
         let call = async { self.handler.agent_changed(change).await };
         let call = AssertUnwindSafe(call).catch_unwind();
         match tokio::time::timeout(self.config.handler_deadline, call).await {

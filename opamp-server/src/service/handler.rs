@@ -8,6 +8,7 @@ use http::header::{
     AUTHORIZATION, CONNECTION, HeaderName, HeaderValue, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE,
 };
 use http::{Response, StatusCode, request};
+use opamp_proto::v1;
 
 use super::http::{Body, status};
 use crate::core::Changes;
@@ -77,6 +78,11 @@ pub struct AgentChange<I> {
     pub agent: AgentSnapshot,
     /// What is new.
     pub changes: Changes,
+    /// The custom messages the Agent has sent since the last call, in their order: of capabilities
+    /// that the Server announces, and each once (CUST-06, CUST-13). More of them than
+    /// [`ServerConfig::max_custom_messages`](crate::ServerConfig::max_custom_messages) at a time are
+    /// dropped and counted.
+    pub custom_messages: Vec<v1::CustomMessage>,
     /// Who spoke for the Agent last.
     pub identity: I,
     /// The registry, to act on the Agent.

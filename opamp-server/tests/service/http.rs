@@ -181,5 +181,5 @@ async fn an_http_agent_is_silent_until_it_counts_as_gone() {
     assert!(server.fleet.agent(&uid(&UID)).unwrap().is_connected());
     server.until_disconnected(&UID).await;
     let reply = server.post(&beat(2)).await;
-    assert_eq!(reply, v1::ServerToAgent { capabilities: 7, ..bare(&UID) });
+    assert_eq!(reply, v1::ServerToAgent { capabilities: 0b11_1111, ..bare(&UID) });
 }

@@ -88,7 +88,7 @@ impl Bench {
         let uid = wire(uid);
         let pushes: Vec<_> = std::iter::from_fn(|| {
             let mut out = Vec::new();
-            let Push { tail } = self.fleet.poll_push(route, &uid, self.now, &mut out)?;
+            let Push { tail, .. } = self.fleet.poll_push(route, &uid, self.now, &mut out)?;
             out.extend_from_slice(tail.as_deref().unwrap_or_default());
             Some(v1::ServerToAgent::decode(&out[..]).expect("a ServerToAgent"))
         })
@@ -188,4 +188,4 @@ pub(crate) fn bare(uid: &[u8]) -> v1::ServerToAgent {
 }
 
 pub(crate) const FULL_STATE: u64 = v1::ServerToAgentFlags::ReportFullState as u64;
-pub(crate) const SERVER_MASK: u64 = 0b111;
+pub(crate) const SERVER_MASK: u64 = 0b11_1111;

@@ -40,10 +40,10 @@ impl World {
         }
         // To an agent that takes no configuration, none is desired.
         status.remote_config_status.as_ref()?;
-        let desired = known.desired_config_hash();
+        let desired = known.remote_config().map(|offer| offer.hash());
         let reported = state.remote_config_status().map(|status| status.last_remote_config_hash);
         if let (Some(desired), Some(reported)) = (desired, reported)
-            && reported != desired.to_bytes()
+            && reported[..] != desired.as_bytes()[..]
         {
             return Some("the desired configuration was not taken up".to_owned());
         }

@@ -1,0 +1,114 @@
+//! The components that Agents have, remembered by the hash they tell (COMP-08, COMP-10).
+//!
+//! Agents with the same components tell the same hash, so the components of a fleet of one kind are
+//! sent once. The hash is the Agents' own and opaque (COMP-05): nobody can check that it belongs to
+//! the components, so what one Agent said of a hash is used for showing what others have, and for
+//! nothing else.
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::Bytes;
+use opamp_proto::{Message as _, v1};
+
+use super::{AgentSnapshot, Fleet};
+use crate::core::{Agent, Part};
+
+/// The largest set that is remembered, encoded.
+const MAX_SET: usize = 1024 * 1024;
+
+/// The most bytes of all sets. They are bounded by the number of sets as well.
+const MAX_BYTES: usize = 64 * 1024 * 1024;
+
+/// The longest hash that is remembered.
+const MAX_HASH: usize = 64;
+
+/// Encoded `AvailableComponents` by their hash, the oldest forgotten first.
+#[derive(Debug, Default)]
+pub(super) struct Components {
+    by_hash: HashMap<Bytes, Bytes>,
+    oldest_first: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl Components {
+    fn get(&self, hash: &[u8]) -> Option<&Bytes> {
+        self.by_hash.get(hash)
+    }
+
+    fn remember(&mut self, hash: Bytes, encoded: Bytes, max: usize) {
+        if max == 0
+            || hash.is_empty()
+            || hash.len() > MAX_HASH
+            || encoded.len() > MAX_SET
+            || self.by_hash.contains_key(&hash)
+        {
+            return;
+        }
+        self.bytes += encoded.len();
+        // A hash of its own, which does not keep the message it came in.
+        let hash = Bytes::copy_from_slice(&hash);
+        self.oldest_first.push_back(hash.clone());
+        self.by_hash.insert(hash, encoded);
+        while self.by_hash.len() > max || self.bytes > MAX_BYTES {
+            let Some(forgotten) =
+                self.oldest_first.pop_front().and_then(|hash| self.by_hash.remove(&hash))
+            else {
+                break;
+            };
+            self.bytes -= forgotten.len();
+        }
+    }
+}
+
+impl<I> Fleet<I> {
+    /// An Agent has told something new of its components: they are remembered, or if it has told
+    /// their hash only, it is looked up.
+    pub(super) fn note_components(&self, agent: &mut Agent) {
+        let Some(encoded) = agent.state().encoded(Part::AvailableComponents) else { return };
+        let told = agent.state().available_components().unwrap_or_default();
+        let mut components = super::lock(&self.inner.components);
+        if !told.components.is_empty() {
+            let max = self.config().max_remembered_components;
+            components.remember(told.hash, encoded.clone(), max);
+        } else if components.get(&told.hash).is_some() {
+            drop(components);
+            agent.handle_components_known();
+        }
+    }
+
+    /// The components an Agent has: those it told, or if it told their hash only, those that an Agent
+    /// with the same hash told. `None` if they are not known, or the Agent told neither (COMP-10).
+    #[must_use]
+    pub fn available_components(&self, agent: &AgentSnapshot) -> Option<v1::AvailableComponents> {
+        let told = agent.state().available_components()?;
+        if !told.components.is_empty() {
+            return Some(told);
+        }
+        let encoded = super::lock(&self.inner.components).get(&told.hash).cloned()?;
+        v1::AvailableComponents::decode(encoded).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut components = Components::default();
+        let set = |size: usize| Bytes::from(vec![0; size]);
+        for hash in 0..5_u8 {
+            components.remember(vec![hash].into(), set(10), 3);
+        }
+        assert_eq!(components.bytes, 30);
+        assert!(components.get(&[1]).is_none() && components.get(&[2]).is_some());
+        components.remember(vec![9].into(), set(MAX_SET + 1), 3);
+        components.remember(vec![8; MAX_HASH + 1].into(), set(1), 3);
+        components.remember(Bytes::new(), set(1), 3);
+        assert_eq!((components.by_hash.len(), components.oldest_first.len()), (3, 3));
+        for hash in 100..200_u8 {
+            components.remember(vec![hash].into(), set(MAX_SET), 1000);
+        }
+        assert!(components.bytes <= MAX_BYTES && components.by_hash.len() == 64);
+    }
+}

@@ -1,0 +1,289 @@
+//! What the operator wants Agents to have: configurations, connection settings and packages, for all
+//! or for one, and custom messages.
+//!
+//! What is set is offered to each Agent that accepts it, pushed at once over a WebSocket and with the
+//! next request over HTTP, until the Agent has said that it has it; a later value replaces an earlier
+//! one (CFG-09, HTTP-10, CONN-42, TEL-04, PKG-02). What became of it is in the Agent's
+//! [`AgentSnapshot`](super::AgentSnapshot).
+
+use std::time::Instant;
+
+use opamp_proto::{AgentCapabilities, ServerCapabilities, WireUid, v1};
+
+use super::Fleet;
+use super::shard::Slot;
+use crate::core::{
+    ConnectionSettings, Desired, OperationError, Packages, RemoteConfig, SettingsParts,
+};
+
+/// What all Agents get that have none of their own.
+impl<I> Fleet<I> {
+    /// What Agents should have that have nothing of that kind of their own.
+    #[must_use]
+    pub fn defaults(&self) -> Desired {
+        self.shards().next().map(|shard| shard.desired.clone()).unwrap_or_default()
+    }
+
+    /// The configuration for all Agents that have none of their own.
+    #[must_use]
+    pub fn default_remote_config(&self) -> Option<RemoteConfig> {
+        self.defaults().remote_config
+    }
+
+    /// Sets the configuration for all Agents that have none of their own. Those on a WebSocket that
+    /// need it get it pushed; the others get it with their next request (CFG-09, HTTP-10).
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::NotOffered`] if the Server does not announce that it offers configurations,
+    /// and [`OperationError::TooLarge`] if the message with it could exceed the limit of what is
+    /// sent; the configuration is then as it was (SIZE-12, SIZE-30).
+    pub fn set_default_remote_config(&self, config: RemoteConfig) -> Result<(), OperationError> {
+        self.check(ServerCapabilities::OFFERS_REMOTE_CONFIG, config.encoded_len())?;
+        self.set_default(
+            |desired| desired.remote_config = Some(config.clone()),
+            |own| own.remote_config.is_none(),
+        );
+        Ok(())
+    }
+
+    /// Stops to offer a configuration to Agents that have none of their own. They keep what they have.
+    pub fn clear_default_remote_config(&self) {
+        self.shards().for_each(|mut shard| shard.desired.remote_config = None);
+    }
+
+    /// Sets the connection settings for all Agents that have none of their own; each gets the parts
+    /// it accepts (CONN-02 to CONN-06, TEL-03, TEL-04).
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::NotOffered`] and [`OperationError::TooLarge`], as for configurations.
+    pub fn set_default_connection_settings(
+        &self,
+        settings: ConnectionSettings,
+    ) -> Result<(), OperationError> {
+        self.check(ServerCapabilities::OFFERS_CONNECTION_SETTINGS, settings.encoded_len())?;
+        self.set_default(
+            |desired| desired.connection_settings = Some(settings.clone()),
+            |own| own.connection_settings.is_none(),
+        );
+        Ok(())
+    }
+
+    /// Stops to offer connection settings to Agents that have none of their own. They keep what they
+    /// have.
+    pub fn clear_default_connection_settings(&self) {
+        self.shards().for_each(|mut shard| shard.desired.connection_settings = None);
+    }
+
+    /// Sets the packages for all Agents that have none of their own (PKG-02).
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::NotOffered`] and [`OperationError::TooLarge`], as for configurations.
+    pub fn set_default_packages(&self, packages: Packages) -> Result<(), OperationError> {
+        self.check(ServerCapabilities::OFFERS_PACKAGES, packages.encoded_len())?;
+        self.set_default(
+            |desired| desired.packages = Some(packages.clone()),
+            |own| own.packages.is_none(),
+        );
+        Ok(())
+    }
+
+    /// Stops to offer packages to Agents that have none of their own. They keep what they have.
+    pub fn clear_default_packages(&self) {
+        self.shards().for_each(|mut shard| shard.desired.packages = None);
+    }
+
+    fn set_default(&self, set: impl Fn(&mut Desired), applies: impl Fn(&Desired) -> bool) {
+        for mut shard in self.shards() {
+            set(&mut shard.desired);
+            let slots = shard.slots.values().filter(|slot| applies(slot.agent.own()));
+            slots.for_each(|slot| slot.wake());
+        }
+    }
+
+    fn check(&self, offers: ServerCapabilities, size: usize) -> Result<(), OperationError> {
+        let config = self.config();
+        if !config.capabilities.contains(offers) {
+            return Err(OperationError::NotOffered);
+        }
+        config.check_size(size)
+    }
+}
+
+/// What one Agent gets.
+impl<I> Fleet<I> {
+    /// Sets the configuration for one Agent, known to accept configurations or not: it is offered
+    /// when and while it does (CFG-03, CAP-04).
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::UnknownAgent`], and those of
+    /// [`set_default_remote_config`](Self::set_default_remote_config).
+    pub fn set_remote_config(
+        &self,
+        uid: &WireUid,
+        config: RemoteConfig,
+    ) -> Result<(), OperationError> {
+        self.check(ServerCapabilities::OFFERS_REMOTE_CONFIG, config.encoded_len())?;
+        self.with_slot(uid, |slot| {
+            slot.agent.set_remote_config(Some(config));
+            Ok(())
+        })
+    }
+
+    /// Gives an Agent the configuration for all again.
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::UnknownAgent`].
+    pub fn clear_remote_config(&self, uid: &WireUid) -> Result<(), OperationError> {
+        self.with_slot(uid, |slot| {
+            slot.agent.set_remote_config(None);
+            Ok(())
+        })
+    }
+
+    /// Sets the connection settings for one Agent, in place of those for all, and returns the parts
+    /// the Agent accepts, which are the ones it gets. The others it gets should it begin to accept
+    /// them (CAP-04, CONN-02 to CONN-06).
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::UnknownAgent`]; [`OperationError::NotAccepted`] if the Agent accepts no part
+    /// of the settings, which are then as they were; and those of
+    /// [`set_default_connection_settings`](Self::set_default_connection_settings).
+    ///
+    /// ```
+    /// use opamp_proto::v1;
+    /// use opamp_server::{ConnectionSettings, Fleet, Now, Transport};
+    /// # use opamp_proto::{AgentCapabilities, InstanceUid, Message as _, WireUid};
+    /// # #[allow(clippy::disallowed_methods)]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let fleet = Fleet::<()>::default();
+    /// # let uid = InstanceUid::from_parts(1, [1; 10]);
+    /// # let report = v1::AgentToServer {
+    /// #     instance_uid: uid.to_bytes(),
+    /// #     capabilities: AgentCapabilities::REPORTS_OWN_METRICS.bits(),
+    /// #     agent_description: Some(v1::AgentDescription::default()),
+    /// #     ..Default::default()
+    /// # };
+    /// # let now = Now {
+    /// #     instant: std::time::Instant::now(),
+    /// #     system: std::time::SystemTime::now(),
+    /// # };
+    /// # let mut route = fleet.open_route(Transport::WebSocket, None, (), None);
+    /// # let mut fresh = || uid;
+    /// # let _ = fleet.receive(&mut route, &report.encode_to_vec(), now, &mut fresh, &mut Vec::new());
+    /// # let uid = WireUid::from(uid);
+    /// let own_metrics = v1::TelemetryConnectionSettings {
+    ///     destination_endpoint: "https://metrics.example/v1/metrics".to_owned(),
+    ///     ..Default::default()
+    /// };
+    /// let settings = ConnectionSettings::new(v1::ConnectionSettingsOffers {
+    ///     own_metrics: Some(own_metrics),
+    ///     ..Default::default()
+    /// })?;
+    /// let accepted = fleet.set_connection_settings(&uid, settings)?;
+    /// println!("offered: {accepted:?}");
+    /// let state = fleet.agent(&uid).and_then(|agent| agent.connection_settings());
+    /// println!("by now: {:?}", state.map(|state| state.outcome()));
+    /// # assert!(state.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_connection_settings(
+        &self,
+        uid: &WireUid,
+        settings: ConnectionSettings,
+    ) -> Result<SettingsParts, OperationError> {
+        self.check(ServerCapabilities::OFFERS_CONNECTION_SETTINGS, settings.encoded_len())?;
+        self.with_slot(uid, |slot| {
+            let parts = settings.parts() & slot.agent.accepted_parts();
+            if parts.is_empty() {
+                return Err(OperationError::NotAccepted);
+            }
+            slot.agent.set_connection_settings(Some(settings));
+            Ok(parts)
+        })
+    }
+
+    /// Gives an Agent the connection settings for all again.
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::UnknownAgent`].
+    pub fn clear_connection_settings(&self, uid: &WireUid) -> Result<(), OperationError> {
+        self.with_slot(uid, |slot| {
+            slot.agent.set_connection_settings(None);
+            Ok(())
+        })
+    }
+
+    /// The connection settings an Agent should have, be they its own or those for all; `None` if
+    /// there are none or no such Agent.
+    #[must_use]
+    pub fn connection_settings(&self, uid: &WireUid) -> Option<ConnectionSettings> {
+        let shard = self.shard(uid);
+        let own = shard.slots.get(uid)?.agent.own();
+        own.connection_settings.as_ref().or(shard.desired.connection_settings.as_ref()).cloned()
+    }
+
+    /// Sets the packages for one Agent, in place of those for all.
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::UnknownAgent`]; [`OperationError::NotAccepted`] if the Agent does not accept
+    /// packages, and its packages are then as they were (PKG-01); and those of
+    /// [`set_default_packages`](Self::set_default_packages).
+    pub fn set_packages(&self, uid: &WireUid, packages: Packages) -> Result<(), OperationError> {
+        self.check(ServerCapabilities::OFFERS_PACKAGES, packages.encoded_len())?;
+        self.with_slot(uid, |slot| {
+            accepts(slot, AgentCapabilities::ACCEPTS_PACKAGES)?;
+            slot.agent.set_packages(Some(packages));
+            Ok(())
+        })
+    }
+
+    /// Gives an Agent the packages for all again.
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::UnknownAgent`].
+    pub fn clear_packages(&self, uid: &WireUid) -> Result<(), OperationError> {
+        self.with_slot(uid, |slot| {
+            slot.agent.set_packages(None);
+            Ok(())
+        })
+    }
+
+    /// Sends an Agent a custom message, at most once, and returns the message's number: messages are
+    /// sent in this order, and what became of them is in
+    /// [`AgentSnapshot::custom_messages`](super::AgentSnapshot::custom_messages) (CUST-09, CUST-13).
+    ///
+    /// It waits for the Agent's next request or session at most as long as
+    /// [`ServerConfig::custom_message_expiry`](crate::ServerConfig::custom_message_expiry).
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::UnknownAgent`]; [`OperationError::NotOffered`] if the capability is none of
+    /// the Server's; [`OperationError::NotAccepted`] if the Agent has not announced it (CUST-03,
+    /// CUST-04); [`OperationError::QueueFull`] if too much waits for the Agent; and
+    /// [`OperationError::TooLarge`] if the message could exceed the limit of what is sent.
+    pub fn send_custom_message(
+        &self,
+        uid: &WireUid,
+        message: v1::CustomMessage,
+        now: Instant,
+    ) -> Result<u64, OperationError> {
+        self.with_slot(uid, |slot| slot.agent.send_custom_message(message, self.config(), now))
+    }
+}
+
+fn accepts<I>(slot: &Slot<I>, capability: AgentCapabilities) -> Result<(), OperationError> {
+    match slot.agent.state().capabilities().contains(capability) {
+        true => Ok(()),
+        false => Err(OperationError::NotAccepted),
+    }
+}

@@ -1,0 +1,68 @@
+//! What a message led to.
+
+use bytes::Bytes;
+use opamp_proto::WireUid;
+
+use crate::core::{Changes, Due, Refusal};
+
+/// What a message led to, and the right to its reply.
+#[derive(Debug)]
+#[must_use = "the message has to be answered: pass it to `reply`"]
+#[non_exhaustive]
+pub struct Accepted {
+    /// The Agent, if its identifier could be read.
+    pub uid: Option<WireUid>,
+    /// What is new about it.
+    pub changes: Changes,
+    /// The Agent has to be queued for handling: see [`Fleet::take_changes`](super::Fleet::take_changes).
+    pub queue: bool,
+    /// What to pass to [`Fleet::poll_handled`](super::Fleet::poll_handled) to wait until the changes were handled.
+    pub ticket: u64,
+    pub(super) answer: Answer,
+}
+
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// To be composed from what the Agent is owed by then.
+    Reply(Due),
+    /// To be acknowledged, and nothing more.
+    Acknowledge(Due),
+    Refuse(Refusal),
+    /// Done.
+    Composed {
+        tail: Option<Bytes>,
+        push: bool,
+        refusal: Option<Refusal>,
+    },
+}
+
+impl Accepted {
+    /// Why the message was refused, if it was.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match &self.answer {
+            Answer::Reply(due) | Answer::Acknowledge(due) => due.refusal(),
+            Answer::Refuse(refusal) => Some(refusal),
+            Answer::Composed { refusal, .. } => refusal.as_ref(),
+        }
+    }
+}
+
+/// What a message led to. The head of its reply is in the caller's buffer.
+#[derive(Debug)]
+#[must_use = "the reply has to be sent"]
+#[non_exhaustive]
+pub struct Received {
+    /// The Agent, if its identifier could be read.
+    pub uid: Option<WireUid>,
+    /// What is new about it.
+    pub changes: Changes,
+    /// The Agent has to be queued for handling: see [`Fleet::take_changes`](super::Fleet::take_changes).
+    pub queue: bool,
+    /// The rest of the reply, to be sent right after the head.
+    pub tail: Option<Bytes>,
+    /// There is more to push right after the reply: call [`Fleet::poll_push`](super::Fleet::poll_push) until it has nothing.
+    pub push: bool,
+    /// Why the message was refused, if it was.
+    pub refusal: Option<Refusal>,
+}
