@@ -53,8 +53,8 @@ pub use crate::fleet::{AgentSnapshot, Fleet, Now};
 pub use crate::service::PeerCertificates;
 #[cfg(feature = "service")]
 pub use crate::service::{
-    AcceptAll, AgentChange, BearerTokens, Handler, OpampService, PeerAddr, Rejection, Server,
-    ServerBuilder, ServiceConfig, ShutdownHandle,
+    AcceptAll, AgentChange, BearerTokens, FilesFull, Handler, OpampService, PackageFile,
+    PackageFiles, PeerAddr, Rejection, Server, ServerBuilder, ServiceConfig, ShutdownHandle,
 };
 
 #[cfg(all(doctest, feature = "service"))]

@@ -21,6 +21,7 @@ use super::error::{Error, ErrorKind};
 #[cfg(feature = "tls")]
 use super::handler::PeerCertificates;
 use super::handler::{AcceptAll, Handler, PeerAddr};
+use super::package_files::PackageFiles;
 use super::signal::Signal;
 use super::stream::Socket;
 use super::{OpampService, Permit, ResponseFuture, ServiceConfig, http};
@@ -74,6 +75,8 @@ pub struct ServerBuilder<A> {
 
 struct Options {
     path: Arc<str>,
+    /// The files of packages, and the path they are below.
+    packages: Option<(Box<str>, PackageFiles)>,
     #[cfg(feature = "tls")]
     tls: Option<tokio_rustls::TlsAcceptor>,
     #[cfg(feature = "tls")]
@@ -94,6 +97,7 @@ impl Server<AcceptAll> {
             max_connections: 20_000,
             options: Options {
                 path: DEFAULT_PATH.into(),
+                packages: None,
                 #[cfg(feature = "tls")]
                 tls: None,
                 #[cfg(feature = "tls")]
@@ -111,6 +115,13 @@ impl<A: ToSocketAddrs> ServerBuilder<A> {
     /// Serves this path; any other is answered with 404. Default: [`DEFAULT_PATH`] (NET-05).
     pub fn path(mut self, path: &str) -> Self {
         self.options.path = path.into();
+        self
+    }
+
+    /// Serves files of packages below this path, such as `/packages`, to whoever knows their hash
+    /// (PKG-69). Default: none.
+    pub fn package_files(mut self, path: &str, files: PackageFiles) -> Self {
+        self.options.packages = Some((path.trim_end_matches('/').into(), files));
         self
     }
 
@@ -362,6 +373,12 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Connection<H> {
 
     fn call(&self, mut request: Request<Incoming>) -> ResponseFuture {
         if request.uri().path() != &*self.options.path {
+            if let Some((path, files)) = &self.options.packages
+                && let Some(rest) = request.uri().path().strip_prefix(&**path)
+                && rest.starts_with('/')
+            {
+                return Box::pin(std::future::ready(Ok(files.answer(&request))));
+            }
             return Box::pin(std::future::ready(Ok(http::status(StatusCode::NOT_FOUND))));
         }
         let extensions = request.extensions_mut();

@@ -53,6 +53,7 @@ mod error;
 mod handler;
 mod http;
 mod listen;
+mod package_files;
 mod signal;
 mod stream;
 #[cfg(feature = "tls")]
@@ -67,6 +68,7 @@ pub use self::handler::PeerCertificates;
 pub use self::handler::{AcceptAll, AgentChange, BearerTokens, Handler, PeerAddr, Rejection};
 pub use self::http::Body;
 pub use self::listen::{DEFAULT_PATH, DEFAULT_PORT, Server, ServerBuilder, ShutdownHandle};
+pub use self::package_files::{FilesFull, PackageFile, PackageFiles};
 
 use self::dispatch::Queue;
 use self::signal::Signals;
