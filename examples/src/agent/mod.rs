@@ -11,17 +11,21 @@ mod config;
 mod description;
 mod hooks;
 mod news;
+mod otlp;
 mod packages;
+mod process;
 mod state;
+mod telemetry;
 mod work;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use opamp_client::core::{Event, RemoteConfigOffer};
+use opamp_client::core::{ConnectionSettingsOffer, Event, RemoteConfigOffer};
 use opamp_client::packages::{PackageOffer, PackageRemoval};
 use opamp_client::{Client, ErrorKind, Events, FileStore};
-use opamp_proto::v1;
+use opamp_proto::{InstanceUid, v1};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -33,6 +37,7 @@ use self::config::Config;
 use self::hooks::{Answer, Asked, Hooks};
 use self::packages::Installation;
 use self::state::StateDir;
+use self::telemetry::{Destination, Exporter};
 use self::work::Work;
 use crate::program::Failure;
 
@@ -50,6 +55,9 @@ pub struct Agent {
     work: Work,
     reload: Option<mpsc::Receiver<()>>,
     hooks: Option<Hooks>,
+    /// Exports the agent's own metrics, where the server wants them.
+    exporter: Option<Exporter>,
+    started: SystemTime,
 }
 
 impl Agent {
@@ -69,6 +77,7 @@ impl Agent {
             .effective_config(config.effective())
             .accept_remote_config()
             .accept_connection_settings()
+            .accept_own_metrics()
             .accept_restart()
             .available_components(components::all())
             .custom_capabilities(args.custom_capabilities()?)
@@ -128,6 +137,8 @@ impl Agent {
             work,
             reload: None,
             hooks,
+            exporter: None,
+            started: SystemTime::now(),
         })
     }
 
@@ -155,6 +166,12 @@ impl Agent {
         mut tell: impl FnMut(News<'_>),
     ) -> Result<(), Failure> {
         tell(News::Started { instance_uid: self.client.instance_uid(), server: &self.args.server });
+        if let Some(settings) = self.client.connections().own_metrics {
+            match destination(settings).await {
+                Ok(destination) => self.send_metrics_to(destination, &mut tell),
+                Err(why) => tell(News::TelemetryFailed { why: &why }),
+            }
+        }
         let mut stop = std::pin::pin!(stop);
         let mut stopping = false;
         loop {
@@ -187,10 +204,11 @@ impl Agent {
                 self.client.set_health(self.work.health());
                 tell(News::Restarted { start_time: self.work.start_time() });
             }
+            Event::ConnectionSettings(offer) => self.follow(offer, tell).await,
             Event::Package(offer) => self.install(offer, tell).await?,
             Event::PackageRemoval(removal) => self.remove(removal, tell).await?,
             Event::InstanceUidChanged { old, new } => {
-                self.client.set_description(description::of(&self.args.attributes, new));
+                self.describe(new);
                 tell(News::InstanceUidChanged { old, new });
             }
             Event::CustomMessage(message) => {
@@ -211,6 +229,42 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Tells what the agent is, and has its telemetry say the same (TEL-14).
+    fn describe(&mut self, instance_uid: InstanceUid) {
+        let description = description::of(&self.args.attributes, instance_uid);
+        if let Some(exporter) = self.exporter.take() {
+            let destination = exporter.destination();
+            let exporter = Exporter::start(destination, description.clone(), self.started);
+            self.exporter = Some(exporter);
+        }
+        self.client.set_description(description);
+    }
+
+    /// Sends its metrics where the server wants them, or where it did before and says why.
+    async fn follow(&mut self, offer: ConnectionSettingsOffer, tell: &mut impl FnMut(News<'_>)) {
+        // Nothing else was announced, so nothing else is in the offer.
+        let settings = offer.connections().own_metrics.clone().unwrap_or_default();
+        match destination(settings).await {
+            Ok(destination) => {
+                self.client.resolve_connection_settings(offer.applied());
+                self.send_metrics_to(destination, tell);
+            }
+            Err(why) => {
+                self.client.resolve_connection_settings(offer.failed(&why));
+                tell(News::TelemetryFailed { why: &why });
+            }
+        }
+    }
+
+    fn send_metrics_to(&mut self, destination: Destination, tell: &mut impl FnMut(News<'_>)) {
+        tell(News::Telemetry { destination: &destination.shown() });
+        let description = description::of(&self.args.attributes, self.client.instance_uid());
+        // The one before ends first.
+        self.exporter = None;
+        let exporter = Exporter::start(Arc::new(destination), description, self.started);
+        self.exporter = Some(exporter);
     }
 
     /// Runs what the server offers, or goes on as before and says why (CFG-21, CFG-22).
@@ -254,8 +308,7 @@ impl Agent {
                 let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
                 let given = given.map(|(key, value)| Attribute(key.clone(), text(value)));
                 self.args.attributes.extend(given);
-                let uid = self.client.instance_uid();
-                self.client.set_description(description::of(&self.args.attributes, uid));
+                self.describe(self.client.instance_uid());
                 Answer::Done
             }
             Some("set_effective_config") => {
@@ -358,6 +411,12 @@ impl Agent {
             tell(News::Health { failing: self.work.failing() });
         }
     }
+}
+
+async fn destination(settings: v1::TelemetryConnectionSettings) -> Result<Destination, String> {
+    tokio::task::spawn_blocking(move || Destination::of(&settings))
+        .await
+        .unwrap_or_else(|error| Err(error.to_string()))
 }
 
 /// Waits until it is asked for something.

@@ -85,6 +85,16 @@ pub enum News<'a> {
         /// The one from now on.
         new: InstanceUid,
     },
+    /// The agent sends its own metrics there from now on.
+    Telemetry {
+        /// The URL, without what may be secret in it.
+        destination: &'a str,
+    },
+    /// The agent does not send its own metrics where the server wants them.
+    TelemetryFailed {
+        /// Why.
+        why: &'a str,
+    },
     /// A custom message came, and is sent back.
     CustomMessage {
         /// Its capability.
@@ -173,6 +183,8 @@ impl fmt::Display for News<'_> {
             Self::InstanceUidChanged { old, new } => {
                 write!(f, "instance-uid-changed old={old} new={new}")
             }
+            Self::Telemetry { destination } => write!(f, "telemetry destination={destination}"),
+            Self::TelemetryFailed { why } => write!(f, "telemetry-failed error={why:?}"),
             Self::CustomMessage { capability, kind, len } => {
                 write!(f, "custom-message capability={capability:?} type={kind:?} bytes={len}")
             }

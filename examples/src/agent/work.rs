@@ -50,7 +50,7 @@ impl Work {
 }
 
 /// 0 for a time that does not fit, as for a time that is not known.
-fn unix_nanos(time: SystemTime) -> u64 {
+pub(super) fn unix_nanos(time: SystemTime) -> u64 {
     let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     since_epoch.as_nanos().try_into().unwrap_or_default()
 }
