@@ -31,6 +31,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{Notify, mpsc};
 
 use super::connector::retry_after;
+use super::headers::MAX_HEADERS;
 use crate::core::packages::{
     Evidence, FetchFailure, FetchFailureKind, FetchProgress, FetchRequest, Fetched, Rejection,
 };
@@ -473,6 +474,9 @@ fn offered_headers(file: &v1::DownloadableFile) -> Result<HeaderMap, Failed> {
         let mut value = HeaderValue::try_from(value)
             .map_err(|_| permanent(format!("the value of header {name} has illegal characters")))?;
         value.set_sensitive(true);
+        if headers.len() >= MAX_HEADERS {
+            return Err(permanent(format!("there are more than {MAX_HEADERS} headers")));
+        }
         if !RESERVED.contains(&name) {
             headers.append(name, value);
         }

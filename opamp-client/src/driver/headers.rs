@@ -65,7 +65,7 @@ where
 
 /// The most headers of a handshake or request that come from outside. Servers take fewer; the type
 /// that holds them panics at some ten thousand.
-const MAX_HEADERS: usize = 256;
+pub(super) const MAX_HEADERS: usize = 256;
 
 /// Where the headers of one connector come from.
 #[derive(Clone)]

@@ -147,3 +147,14 @@ async fn headers_that_cannot_be_sent_fail_the_package_alone() {
         assert_eq!(scene.failed().await, why);
     }
 }
+
+#[tokio::test]
+async fn headers_without_number_fail_the_package_alone() {
+    let mut scene = Scene::new().await;
+    let mut offered = package("1.0", &scene.url("/1"), b"bytes");
+    let header = |n| v1::Header { key: format!("x-{n}"), value: String::new() };
+    let headers = (0..40_000).map(header).collect();
+    offered.file.as_mut().unwrap().headers = Some(v1::Headers { headers });
+    scene.offer_one(&offered).await;
+    assert_eq!(scene.failed().await, "there are more than 256 headers");
+}
