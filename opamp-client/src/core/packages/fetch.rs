@@ -15,6 +15,8 @@ use super::SignaturePolicy;
 /// The longest name of a package, and the longest hash, in bytes. They are listed in every report.
 pub(super) const MAX_NAME: usize = 1024;
 pub(super) const MAX_HASH: usize = 256;
+/// The longest version in bytes.
+const MAX_VERSION: usize = 1024;
 /// The longest URL in bytes.
 const MAX_URL: usize = 16 * 1024;
 
@@ -252,6 +254,27 @@ pub enum FetchFailureKind {
     Permanent,
 }
 
+/// Cuts what is longer than it may be to where [`check`] still finds it too long: it is kept, and
+/// listed in every report.
+pub(super) fn bound(package: &mut v1::PackageAvailable) {
+    let cut = |text: &mut String, limit: usize| {
+        if let Some(end) = (limit + 1..text.len()).find(|at| text.is_char_boundary(*at)) {
+            *text = text[..end].to_owned();
+        }
+    };
+    let cut_hash = |hash: &mut Bytes| {
+        if hash.len() > MAX_HASH {
+            *hash = Bytes::copy_from_slice(&hash[..=MAX_HASH]);
+        }
+    };
+    cut(&mut package.version, MAX_VERSION);
+    cut_hash(&mut package.hash);
+    if let Some(file) = &mut package.file {
+        cut(&mut file.download_url, MAX_URL);
+        cut_hash(&mut file.content_hash);
+    }
+}
+
 /// What is wrong with a package on offer before anything is downloaded (W-20).
 pub(super) fn check(package: &v1::PackageAvailable) -> Result<(), String> {
     if v1::PackageType::try_from(package.r#type).is_err() {
@@ -278,6 +301,9 @@ pub(super) fn check(package: &v1::PackageAvailable) -> Result<(), String> {
         if hash.len() > MAX_HASH {
             return Err(format!("{what} is longer than {MAX_HASH} bytes"));
         }
+    }
+    if package.version.len() > MAX_VERSION {
+        return Err(format!("version is longer than {MAX_VERSION} bytes"));
     }
     Ok(())
 }

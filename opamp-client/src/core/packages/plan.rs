@@ -90,7 +90,8 @@ impl Packages {
     }
 
     /// A package is in the offer.
-    fn want(&mut self, name: String, package: v1::PackageAvailable) {
+    fn want(&mut self, name: String, mut package: v1::PackageAvailable) {
+        fetch::bound(&mut package);
         let local = self.config.local.get(&name);
         let record = self
             .records

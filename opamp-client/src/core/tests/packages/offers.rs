@@ -214,3 +214,42 @@ fn a_server_that_offers_anew_in_every_reply_makes_no_hot_loop() {
     assert!(fetches < 40, "{fetches} downloads in {elapsed:?}");
     assert!(fetches > 8, "it is tried again all the same: {fetches}");
 }
+
+#[test]
+fn what_a_server_makes_too_long_is_neither_repeated_nor_kept() {
+    let long = || vec![b'x'; 1_000_000];
+    let broken = |break_it: fn(&mut v1::PackageAvailable, Vec<u8>)| {
+        let mut package = addon("1", "x");
+        break_it(&mut package, long());
+        package
+    };
+    let packages = [
+        ("hash", broken(|package, long| package.hash = long.into())),
+        ("version", broken(|package, long| package.version = String::from_utf8(long).unwrap())),
+        (
+            "content",
+            broken(|package, long| package.file.as_mut().unwrap().content_hash = long.into()),
+        ),
+        (
+            "url",
+            broken(|package, long| {
+                let url = format!("http://é{}", String::from_utf8(long).unwrap());
+                package.file.as_mut().unwrap().download_url = url;
+            }),
+        ),
+    ];
+    let mut depot = Depot::new();
+    depot.offer("all", &packages);
+    depot.expect_no_fetch();
+    for (name, _) in &packages {
+        let status = depot.status(name);
+        assert_eq!(status.status, State::InstallFailed as i32, "{name}");
+        assert!(status.error_message.contains("is longer than"), "{status:?}");
+    }
+    let told = opamp_proto::Message::encoded_len(depot.told.as_ref().unwrap());
+    assert!(told < 10_000, "{told}");
+    let saved = depot.saved.as_ref().unwrap().to_bytes().len();
+    assert!(saved < 50_000, "{saved}");
+    depot.offer("again", &packages);
+    depot.expect_no_fetch();
+}
