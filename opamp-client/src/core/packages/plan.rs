@@ -189,6 +189,12 @@ impl Packages {
         if let Some(work) = self.work.remove(name) {
             self.cancelled.extend(work.ticket());
             self.stale = true;
+            if matches!(work.stage, Stage::Recording { .. })
+                && let Some(record) = self.records.packages.get_mut(name)
+            {
+                // It was noted, and did not come to pass.
+                record.handed_over = record.handed_over.saturating_sub(1);
+            }
         }
     }
 

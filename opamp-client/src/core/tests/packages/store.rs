@@ -176,3 +176,30 @@ impl Depot {
         assert_eq!(!events.is_empty(), attempt == 0 || attempt == 4, "{events:?}");
     }
 }
+
+#[test]
+fn a_package_that_could_not_be_recorded_was_not_handed_over() {
+    let mut depot = Depot::new();
+    for round in 0..4 {
+        depot.offer(&format!("offer {round}"), &[("plugin", addon("1", "one"))]);
+        depot.saves = false;
+        depot.fetched("plugin", "one");
+        for _ in 0..5 {
+            depot.fail_save();
+            depot.settle();
+            while depot.saving.is_none() {
+                depot.wait();
+            }
+        }
+        let why = depot.status("plugin").error_message;
+        assert_eq!(why, "the package store cannot save: disk full");
+        depot.saves = true;
+        depot.save();
+        depot.settle();
+    }
+    depot.offer("last", &[("plugin", addon("1", "one"))]);
+    depot.fetched("plugin", "one");
+    let offer = depot.take_package();
+    assert_eq!(offer.times(), 1);
+    depot.resolve(offer.installed()).unwrap();
+}
