@@ -142,11 +142,12 @@ struct Held {
     hash: Sha256,
     /// Where more of it can be had.
     source: Option<FileSource>,
+    committed: bool,
 }
 
 impl Held {
     fn nothing() -> Self {
-        Self { len: 0, hash: Sha256::new(), source: None }
+        Self { len: 0, hash: Sha256::new(), source: None, committed: false }
     }
 }
 
@@ -236,7 +237,7 @@ impl Downloader {
             hash.update(&bytes);
             len += bytes.len() as u64;
         }
-        Ok(Held { len, hash, source: file.source })
+        Ok(Held { len, hash, source: file.source, committed: file.committed })
     }
 
     /// Gets what is missing.
@@ -380,7 +381,10 @@ impl Downloader {
                 Ok(Fetched { verified, location })
             }
             Err(rejection) => {
-                in_time(self.store.discard(&request.key)).await?;
+                // An offer that is not taken leaves the agent what it has.
+                if !(request.in_use && held.committed) {
+                    in_time(self.store.discard(&request.key)).await?;
+                }
                 let kind = match rejection {
                     Rejection::WrongContent => FetchFailureKind::WrongContent,
                     Rejection::BadSignature(_) => FetchFailureKind::Permanent,

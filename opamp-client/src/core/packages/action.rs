@@ -3,9 +3,7 @@
 use std::time::Instant;
 
 use super::work::Stage;
-use super::{
-    FetchRequest, FetchTicket, FileKey, InstalledPackage, Loading, PackageRecords, Packages,
-};
+use super::{FetchRequest, FetchTicket, FileKey, Loading, PackageRecords, Packages};
 use crate::core::{Event, PackageStoreTask};
 
 /// A save that was asked for.
@@ -105,22 +103,17 @@ impl Packages {
 
     /// What the agent has, what it is to have, and what it was handed.
     fn keys_of_use(&self) -> Vec<FileKey> {
-        let key = |name: &str, package: &InstalledPackage| {
-            FileKey::new(name, &package.content_hash, &package.hash)
-        };
         let mut keys = Vec::new();
         for (name, record) in &self.records.packages {
-            keys.extend(
-                record.has.as_ref().filter(|has| has.from_server).map(|has| key(name, has)),
-            );
+            keys.extend(record.files().map(|package| package.file_of(name)));
             let refused = record.failure.as_ref().is_some_and(|failure| failure.by_agent);
             if record.wanted && !refused {
-                keys.extend(record.as_offered().map(|offered| key(name, &offered)));
+                keys.extend(record.as_offered().map(|offered| offered.file_of(name)));
             }
         }
         for (name, handed) in &self.handed {
             if let super::Token::Install(offer) = &handed.token {
-                keys.push(key(name, &offer.package));
+                keys.push(offer.package.file_of(name));
             }
         }
         keys.sort_unstable();
@@ -137,7 +130,9 @@ impl Packages {
         let queued = self.work.iter().filter(|(_, work)| work.stage == Stage::Queued);
         let (name, _) = queued.min_by_key(|(name, _)| (self.is_addon(name), name.as_str()))?;
         let name = name.clone();
-        let offered = self.records.packages.get(&name)?.offered.clone()?;
+        let record = self.records.packages.get(&name)?;
+        let offered = record.offered.clone()?;
+        let in_use: Vec<_> = record.files().map(|package| package.file_of(&name)).collect();
         let work = self.work.get_mut(&name)?;
         self.last_ticket += 1;
         let ticket = FetchTicket(self.last_ticket);
@@ -149,6 +144,7 @@ impl Packages {
             file: offered.file.unwrap_or_default(),
             expected: work.expected.clone(),
             max_size: self.config.max_file_size,
+            in_use: in_use.contains(&work.key),
         }))
     }
 

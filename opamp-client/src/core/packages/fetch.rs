@@ -80,6 +80,9 @@ pub struct FetchRequest {
     pub expected: Expected,
     /// The largest size that is taken, in bytes.
     pub max_size: u64,
+    /// Whether the agent has, or may have, a package with this file: an offer that turns out to be
+    /// wrong must not take it away.
+    pub in_use: bool,
 }
 
 /// What a file has to be to be taken for what was offered.

@@ -7,6 +7,7 @@ use std::fmt;
 use bytes::Bytes;
 use opamp_proto::{Message, v1};
 
+use super::FileKey;
 use crate::core::StateError;
 
 /// A package the agent has.
@@ -54,6 +55,11 @@ impl InstalledPackage {
             content_hash: content_hash.unwrap_or_default(),
             from_server: true,
         }
+    }
+
+    /// Its file, under this name.
+    pub(super) fn file_of(&self, name: &str) -> FileKey {
+        FileKey::new(name, &self.content_hash, &self.hash)
     }
 
     /// Whether it is the package of an offer: that is what the hash is for (PKG-33). From a server
@@ -133,6 +139,12 @@ impl PackageRecord {
             Some(has) => Some(has).filter(|has| has.from_server),
             None => self.unanswered.as_ref(),
         }
+    }
+
+    /// What the agent has, and what it may have since: their files stay.
+    pub(super) fn files(&self) -> impl Iterator<Item = &InstalledPackage> {
+        let has = self.has.as_ref().filter(|has| has.from_server);
+        has.into_iter().chain(&self.unanswered)
     }
 
     /// What it would be if it were installed as offered.

@@ -234,6 +234,27 @@ async fn a_signed_package_is_installed_and_no_other() {
     assert!(scene.failed().await.contains("not signed"));
 }
 
+/// An offer that is not taken leaves alone what the agent has.
+#[tokio::test]
+async fn a_bad_signature_does_not_take_the_file_from_the_agent() {
+    let _judged = opamp_spec::judges(&["PKG-72"]);
+    let mut scene = signed_scene(Minisign::new(KEY).unwrap()).await;
+    let mut signed = package("1.0", &scene.url("/1"), SIGNED);
+    signed.file.as_mut().unwrap().signature = SIGNATURE.into();
+    scene.offer_one(&signed).await;
+    scene.downloads.request().await.answer(200, &[], SIGNED).await;
+    let offer = scene.handed().await;
+    let location = offer.location().to_owned();
+    scene.agent.client.resolve_package(offer.installed());
+    scene.status(State::Installed).await;
+
+    let mut forged = package("2.0", &scene.url("/1"), SIGNED);
+    forged.file.as_mut().unwrap().signature = "forged".into();
+    scene.offer_one(&forged).await;
+    assert!(scene.failed().await.starts_with("the signature is not valid"));
+    assert_eq!(std::fs::read(location).unwrap(), SIGNED);
+}
+
 /// Reads nothing, or fails in every other way a verifier can.
 struct Careless(bool);
 

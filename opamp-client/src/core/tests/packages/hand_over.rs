@@ -170,3 +170,17 @@ fn nothing_is_handed_over_after_the_stop() {
     assert_eq!(depot.pair.core.poll_package_action(depot.pair.now), None);
     assert_eq!(depot.pair.until_timeout(), None);
 }
+
+#[test]
+fn the_file_of_a_package_that_may_be_installed_stays() {
+    let mut depot = Depot::new();
+    depot.offer("all", &[("plugin", addon("1", "one"))]);
+    depot.fetched("plugin", "one");
+    let offer = depot.take_package();
+    depot.advance(seconds(600));
+    assert_eq!(depot.state("plugin"), State::InstallFailed);
+    assert_eq!(depot.retained.len(), 1, "the agent may still be at it");
+    depot.resolve(offer.installed()).unwrap();
+    assert_eq!(depot.state("plugin"), State::Installed);
+    assert_eq!(depot.retained.len(), 1);
+}
