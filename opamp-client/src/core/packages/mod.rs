@@ -74,6 +74,8 @@ pub(super) struct Packages {
     work: BTreeMap<String, Work>,
     /// What the agent was handed and has not answered.
     handed: BTreeMap<String, HandOver>,
+    /// The removal that is handed over when the records of this version are saved.
+    removing: Option<(String, u64)>,
     /// The newest hand-over of each package that has an outcome: a late word on an earlier one is
     /// not news.
     answered: BTreeMap<String, PackageOfferId>,
@@ -143,6 +145,7 @@ impl Packages {
             early_offer: None,
             work: BTreeMap::new(),
             handed: BTreeMap::new(),
+            removing: None,
             answered: BTreeMap::new(),
             trouble: BTreeMap::new(),
             last_id: 0,

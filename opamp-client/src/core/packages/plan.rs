@@ -40,6 +40,11 @@ impl Packages {
         self.identity = Some(identity);
         self.records.all_packages_hash = offer.all_packages_hash;
         self.records.error_message.clear();
+        if let Some((name, _)) = self.removing.take()
+            && let Some(record) = self.records.packages.get_mut(&name)
+        {
+            record.removals = record.removals.saturating_sub(1);
+        }
         for record in self.records.packages.values_mut() {
             if !record.wanted {
                 // What could not be removed is tried again.
@@ -93,6 +98,8 @@ impl Packages {
     fn want(&mut self, name: String, mut package: v1::PackageAvailable) {
         fetch::bound(&mut package);
         let local = self.config.local.get(&name);
+        let handed = self.handed.get(&name).map(|handed| &handed.token);
+        let being_removed = matches!(handed, Some(Token::Remove(_)));
         let record = self
             .records
             .packages
@@ -110,6 +117,9 @@ impl Packages {
         }
         record.wanted = true;
         record.offered = Some(package);
+        if !being_removed {
+            record.doubt();
+        }
         if record.is_installed() {
             record.forget_how();
         }
@@ -124,6 +134,9 @@ impl Packages {
             let refused = record.failure.as_ref().is_some_and(|failure| failure.by_agent);
             if !(refused && record.wanted) {
                 record.failure = None;
+            }
+            if record.wanted {
+                record.doubt();
             }
         }
         self.stale = true;
@@ -262,8 +275,7 @@ impl Packages {
     fn record_hand_over(&mut self, name: &str) -> bool {
         let Some(record) = self.records.packages.get_mut(name) else { return false };
         if record.handed_over >= MAX_HAND_OVERS {
-            let why = format!("the agent was handed it {MAX_HAND_OVERS} times without an outcome");
-            self.fail(name, why, true);
+            self.fail(name, too_often(), true);
             return false;
         }
         record.handed_over += 1;
@@ -298,17 +310,41 @@ impl Packages {
         self.hand_over(Token::Install(offer), now);
     }
 
-    /// Removals come last, as in the specification.
+    /// Removals come last, as in the specification. They are noted before, too: one that makes the
+    /// agent crash must not do so for ever, and what may be removed must not be taken for installed.
     fn hand_over_removal(&mut self, now: Instant) {
-        let unwanted = self.records.packages.iter().find_map(|(name, record)| {
+        while let Some((name, package)) = self.next_removal() {
+            match &self.removing {
+                Some((noted, version)) if *noted == name => {
+                    if *version <= self.saving.saved {
+                        self.removing = None;
+                        let id = PackageOfferId(self.last_id + 1);
+                        self.hand_over(Token::Remove(PackageRemoval { id, name, package }), now);
+                    }
+                    return;
+                }
+                _ => self.record_removal(name),
+            }
+        }
+    }
+
+    fn next_removal(&self) -> Option<(String, InstalledPackage)> {
+        self.records.packages.iter().find_map(|(name, record)| {
             let due = !record.wanted && record.failure.is_none() && !self.handed.contains_key(name);
             let package = record.server_package().filter(|_| due)?;
             Some((name.clone(), package.clone()))
-        });
-        if let Some((name, package)) = unwanted {
-            let id = PackageOfferId(self.last_id + 1);
-            self.hand_over(Token::Remove(PackageRemoval { id, name, package }), now);
+        })
+    }
+
+    /// Notes that a removal will be handed over, unless it has been too often.
+    fn record_removal(&mut self, name: String) {
+        let Some(record) = self.records.packages.get_mut(&name) else { return };
+        if record.removals >= MAX_HAND_OVERS {
+            return self.fail(&name, too_often(), true);
         }
+        record.removals += 1;
+        self.changed();
+        self.removing = Some((name, self.saving.version));
     }
 
     fn hand_over(&mut self, token: Token, now: Instant) {
@@ -360,11 +396,12 @@ impl Packages {
             }
             PackageOutcome::Failed(why) => {
                 let token = self.handed.remove(&name).map(|handed| handed.token);
-                if let (Some(Token::Install(_)), Some(record)) =
-                    (&token, self.records.packages.get_mut(&name))
-                {
+                if let Some(record) = self.records.packages.get_mut(&name) {
                     // It has what it had.
-                    record.unanswered = None;
+                    match token {
+                        Some(Token::Install(_)) => record.unanswered = None,
+                        _ => record.removals = 0,
+                    }
                     self.changed();
                 }
                 self.refused(&name, token, why);
@@ -404,7 +441,11 @@ impl Packages {
     fn now_has(&mut self, name: &str, package: Option<InstalledPackage>) {
         let Some(record) = self.records.packages.get_mut(name) else { return };
         record.has = package;
-        record.unanswered = None;
+        record.removals = 0;
+        let newer = self.handed.get(name).map(|handed| &handed.token);
+        if !matches!(newer, Some(Token::Install(_))) {
+            record.unanswered = None;
+        }
         if record.is_installed() && record.wanted {
             record.forget_how();
         }
@@ -444,9 +485,18 @@ impl Packages {
             };
             let why = format!("no outcome within {} s", timeout.as_secs());
             self.refused(&name, Some(handed.token), why);
+            if let Some(record) = self.records.packages.get_mut(&name).filter(|it| it.wanted)
+                && record.doubt()
+            {
+                self.changed();
+            }
             self.plan(&name, now);
         }
     }
+}
+
+fn too_often() -> String {
+    format!("the agent was handed it {MAX_HAND_OVERS} times without an outcome")
 }
 
 /// A copy that shares no memory with the message it came in.

@@ -121,6 +121,9 @@ pub struct PackageRecord {
     /// What was last handed to the agent to be installed and has no outcome: the agent may have it.
     #[prost(message, optional, tag = "6")]
     pub unanswered: Option<InstalledPackage>,
+    /// How often its removal was handed to the agent without an outcome.
+    #[prost(uint32, tag = "7")]
+    pub removals: u32,
 }
 
 impl PackageRecord {
@@ -150,6 +153,16 @@ impl PackageRecord {
     /// What it would be if it were installed as offered.
     pub(super) fn as_offered(&self) -> Option<InstalledPackage> {
         self.offered.as_ref().map(InstalledPackage::of)
+    }
+
+    /// Its removal may have been carried out, and is not wanted any more: what the agent has has to
+    /// be installed anew to be sure of it.
+    pub(super) fn doubt(&mut self) -> bool {
+        let begun = std::mem::take(&mut self.removals) > 0;
+        if begun && let Some(has) = self.has.take() {
+            self.unanswered = Some(has);
+        }
+        begun
     }
 
     /// It is as it should be. The credentials of its download are of no more use.

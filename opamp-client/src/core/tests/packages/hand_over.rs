@@ -184,3 +184,18 @@ fn the_file_of_a_package_that_may_be_installed_stays() {
     assert_eq!(depot.state("plugin"), State::Installed);
     assert_eq!(depot.retained.len(), 1);
 }
+
+#[test]
+fn a_late_word_does_not_make_a_newer_hand_over_forgotten() {
+    let mut depot = Depot::having(&[("plugin", addon("1", "one"))]);
+    depot.offer("second", &[]);
+    let removal = depot.take_removal();
+    depot.advance(seconds(600));
+    depot.offer("third", &[("plugin", addon("2", "two"))]);
+    depot.fetched("plugin", "two");
+    drop(depot.take_package());
+    depot.resolve(removal.removed()).unwrap();
+    let mut depot = depot.restart();
+    depot.offer("fourth", &[]);
+    assert_eq!(depot.take_removal().package().version, "2", "the agent may have it");
+}

@@ -136,3 +136,65 @@ fn attempts_do_not_add_up_over_restarts() {
     }
     depot.install("plugin", "one");
 }
+
+#[test]
+fn a_removal_that_brings_the_agent_down_is_not_handed_over_for_ever() {
+    let _judged = opamp_spec::judges(&["PKG-14", "PKG-41"]);
+    let mut depot = Depot::having(&[("plugin", addon("1", "one"))]);
+    depot.offer("second", &[]);
+    for _ in 0..3 {
+        drop(depot.take_removal());
+        depot = depot.restart();
+    }
+    for _ in 0..2 {
+        depot.expect_nothing_handed();
+        assert_eq!(depot.state("plugin"), State::Installed);
+        assert_eq!(
+            depot.told.as_ref().unwrap().error_message,
+            "\"plugin\" could not be removed: the agent was handed it 3 times without an outcome"
+        );
+        depot = depot.restart();
+    }
+    // Wanted after all, it is installed anew: the agent may have removed it.
+    depot.offer("third", &[("plugin", addon("1", "one"))]);
+    assert_eq!(depot.state("plugin"), State::InstallPending);
+    depot.install("plugin", "one");
+    depot.offer("fourth", &[]);
+    let removal = depot.take_removal();
+    depot.resolve(removal.removed()).unwrap();
+    assert_eq!(depot.listed(), [""; 0]);
+}
+
+#[test]
+fn what_may_have_been_removed_is_not_taken_for_installed() {
+    let _judged = opamp_spec::judges(&["PKG-45", "PKG-46"]);
+    let mut depot = Depot::having(&[("plugin", addon("1", "one"))]);
+    depot.saves = false;
+    depot.offer("second", &[]);
+    depot.expect_nothing_handed();
+    depot.save();
+    depot.saves = true;
+    depot.settle();
+    drop(depot.take_removal());
+    // The agent removes it, the server wants it again, and the process stops at that.
+    depot.offer("third", &[("plugin", addon("1", "one"))]);
+    let mut depot = depot.restart();
+    assert_eq!(depot.state("plugin"), State::InstallPending);
+    depot.install("plugin", "one");
+    assert_eq!(depot.state("plugin"), State::Installed);
+}
+
+#[test]
+fn attempts_to_install_do_not_count_for_the_removal() {
+    let mut depot = Depot::new();
+    depot.offer("all", &[("plugin", addon("1", "one"))]);
+    for _ in 0..3 {
+        depot.fetched("plugin", "one");
+        drop(depot.take_package());
+        depot = depot.restart();
+    }
+    depot.offer("second", &[]);
+    let removal = depot.take_removal();
+    depot.resolve(removal.removed()).unwrap();
+    assert_eq!(depot.listed(), [""; 0]);
+}
