@@ -355,7 +355,7 @@ impl World {
         let resolution = if let Some(offer) = self.installing.take() {
             match word {
                 // It was there before the process stopped: an agent that looks sees that.
-                Word::Refused if has(&offer) => offer.installed(),
+                Word::Refused | Word::Nothing if has(&offer) => offer.installed(),
                 Word::Done | Word::DoneAndGone => {
                     self.has.insert(offer.name().to_owned(), offer.version().to_owned());
                     offer.installed()
