@@ -79,6 +79,10 @@ pub struct ClientConfig {
     pub certificate_names_uid: bool,
     /// When a certificate is asked for again that was refused or did not come. Default: 1 h.
     pub certificate_retry_interval: Duration,
+    /// How long the credentials of accepted settings may be refused before what the agent is started
+    /// with takes turns with them, so that no expired certificate costs the agent its server; `None`
+    /// never goes back. Default: 15 min.
+    pub refusal_timeout: Option<Duration>,
     /// How long offered settings of the OpAMP connection may take to be checked and saved, and then
     /// to bring a good reply (A37). Default: 30 s.
     pub settings_timeout: Duration,
@@ -161,6 +165,7 @@ impl ClientConfig {
             requests_certificate: false,
             certificate_names_uid: true,
             certificate_retry_interval: Duration::from_secs(3600),
+            refusal_timeout: Some(Duration::from_secs(900)),
             settings_timeout: Duration::from_secs(30),
             packages: None,
             available_components: None,

@@ -453,6 +453,19 @@ impl ClientCore {
         self.set_connection_settings_status(status);
     }
 
+    /// The OpAMP settings that were applied serve no more.
+    pub(super) fn opamp_settings_void(&mut self, why: String) {
+        if let Some(status) = self.state.connection_settings_status.clone()
+            && self.state.pending_connection_settings.is_none()
+        {
+            self.set_connection_settings_status(v1::ConnectionSettingsStatus {
+                status: v1::ConnectionSettingsStatuses::Failed.into(),
+                error_message: why,
+                ..status
+            });
+        }
+    }
+
     fn set_connection_settings_status(&mut self, status: v1::ConnectionSettingsStatus) {
         self.state.connection_settings_status = Some(status);
         self.state_changed();

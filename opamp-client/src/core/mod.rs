@@ -57,6 +57,7 @@ mod connection_settings;
 mod connections;
 mod custom;
 mod event;
+mod fallback;
 mod link;
 mod offer;
 mod pacing;

@@ -32,6 +32,7 @@ use opamp_proto::v1;
 
 use super::config::Transport;
 use super::event::{Failure, FailureKind};
+use super::fallback::Standing;
 use super::link::{After, Closing, Link};
 use super::server_url::Scheme;
 use super::state::SettingsCandidate;
@@ -59,8 +60,7 @@ pub struct SettingsCheck {
 pub(super) struct Settings {
     /// Those of the accepted offers; `None` stands for what the agent is started with.
     in_force: Option<Arc<v1::OpAmpConnectionSettings>>,
-    /// No connection can be made with those in force: what the agent is started with serves.
-    unusable: bool,
+    pub(super) standing: Standing,
     trial: Option<Trial>,
     last_check: u64,
 }
@@ -116,9 +116,17 @@ impl Settings {
     pub(super) fn present(&self) -> Option<Arc<v1::OpAmpConnectionSettings>> {
         match &self.trial {
             Some(Trial { phase: Phase::Verifying, settings, .. }) => Some(Arc::clone(settings)),
-            _ if self.unusable => None,
+            _ if self.standing.replaced => None,
             _ => self.in_force.clone(),
         }
+    }
+
+    pub(super) fn verifying(&self) -> bool {
+        self.trial.as_ref().is_some_and(|trial| trial.phase == Phase::Verifying)
+    }
+
+    pub(super) fn forget_in_force(&mut self) {
+        self.in_force = None;
     }
 
     fn phase(&mut self) -> Option<&mut Phase> {
@@ -351,6 +359,9 @@ impl ClientCore {
             // What comes while a server is left says nothing of the next one.
             return;
         }
+        if !self.settings.verifying() {
+            self.settings_in_force_proven();
+        }
         match self.settings.phase() {
             Some(Phase::Verifying) => {}
             Some(Phase::Returning { why }) => {
@@ -365,7 +376,7 @@ impl ClientCore {
         self.state.heartbeat_interval_seconds = trial.heartbeat_interval_seconds;
         self.state.settings_candidate = None;
         self.settings.in_force = Some(trial.settings);
-        self.settings.unusable = false;
+        self.settings.standing = Standing::default();
         self.state_changed();
         self.certificate_in_force();
         self.events.push(Event::OpampSettingsApplied);
@@ -375,7 +386,7 @@ impl ClientCore {
 
     /// An attempt to reach the present server failed. Says whether another server is tried next.
     pub(super) fn settings_disproved(&mut self, failure: &Failure, now: Instant) -> bool {
-        self.fall_back(failure);
+        self.settings_in_force_failed(failure, now);
         let Some(trial) = self.settings.trial.as_mut() else { return false };
         let why = match trial.phase {
             Phase::Verifying if is_final(failure.kind) => failure.message.clone(),
@@ -469,20 +480,9 @@ impl ClientCore {
         }
     }
 
-    /// Settings in force that no connection can be made with, in a build that lacks a feature for
-    /// example, must not cost the agent its server: what it is started with serves, until there are
-    /// others or the agent is started again.
-    fn fall_back(&mut self, failure: &Failure) {
-        let verifying = matches!(self.settings.phase(), Some(Phase::Verifying));
-        if failure.kind == FailureKind::UnusableSettings && !verifying {
-            self.settings.unusable = true;
-            self.transport = self.transport_of(self.settings.present().as_deref());
-        }
-    }
-
     /// The scheme of an offered endpoint decides where it is another one than that of the URL the
     /// agent is started with; otherwise the transport that goes with that URL is kept.
-    fn transport_of(&self, settings: Option<&v1::OpAmpConnectionSettings>) -> Transport {
+    pub(super) fn transport_of(&self, settings: Option<&v1::OpAmpConnectionSettings>) -> Transport {
         let scheme = |url: &str| Scheme::of(url).map(|scheme| scheme.transport);
         let offered = settings.and_then(|settings| scheme(&settings.destination_endpoint));
         match offered {
@@ -543,6 +543,6 @@ fn is_final(kind: FailureKind) -> bool {
 }
 
 /// Whether a server that served this agent before does not let it in any more.
-fn is_refusal(kind: FailureKind) -> bool {
+pub(super) fn is_refusal(kind: FailureKind) -> bool {
     matches!(kind, FailureKind::Unauthorized | FailureKind::Tls)
 }

@@ -1,6 +1,7 @@
 //! Offers of settings for the OpAMP connection: tried out, and kept or taken back.
 
 mod certificate;
+mod fallback;
 mod faults;
 mod model;
 mod outcomes;

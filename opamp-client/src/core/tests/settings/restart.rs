@@ -5,7 +5,7 @@ use opamp_proto::v1::ConnectionSettingsStatuses::{Applied, Applying, Failed};
 use super::stage::{ROUTES, away, status, taking, to};
 use crate::core::tests::pair::{Http, Pair, TRANSPORTS, WebSocket};
 use crate::core::tests::values::seconds;
-use crate::core::{ClientState, ConnectionKinds, Event, FailureKind, Transport};
+use crate::core::{ClientState, ConnectionKinds, FailureKind, Transport};
 
 /// What is saved when an agent has left home for another server.
 fn saved_on_the_way(from: Transport, towards: Transport) -> ClientState {
@@ -155,25 +155,5 @@ fn stopping_leaves_the_candidate_for_the_next_process() {
         assert_eq!(next.check_settings(), settings);
         next.save();
         next.arrive(Some(&settings));
-    }
-}
-
-#[test]
-fn settings_that_no_connection_can_be_made_with_any_more_do_not_cost_the_agent_its_server() {
-    let _judged = opamp_spec::judges(&["CONN-18"]);
-    for (from, towards) in ROUTES {
-        let mut pair = Pair::new(from, |config| {
-            taking(from)(config);
-            config.state.settings_endpoint.clone_from(&config.endpoint);
-            config.state.opamp_settings = Some(to(away(towards)));
-        });
-        // A token that could not be fetched is no reason to go anywhere else.
-        pair.fail_to_arrive(Some(&to(away(towards))), FailureKind::Configuration);
-        pair.wait_for_retry();
-        pair.fail_to_arrive(Some(&to(away(towards))), FailureKind::UnusableSettings);
-        pair.wait_for_retry();
-        pair.arrive(None);
-        pair.acknowledge();
-        assert!(pair.events().contains(&Event::Connected));
     }
 }
