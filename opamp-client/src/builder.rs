@@ -254,7 +254,34 @@ impl Builder {
     }
 
     /// The agent sends its own metrics where the server wants them: it has to answer
-    /// [`Event::ConnectionSettings`](crate::core::Event::ConnectionSettings) (TEL-08).
+    /// [`Event::ConnectionSettings`](crate::core::Event::ConnectionSettings) (TEL-08). The settings in
+    /// force outlive the process where the state is kept: see [`Client::connections`].
+    ///
+    #[cfg_attr(feature = "ws", doc = "```no_run")]
+    #[cfg_attr(not(feature = "ws"), doc = "```ignore")]
+    /// use opamp_client::{Client, core::Event};
+    ///
+    /// # fn send_metrics_to(_: Option<opamp_proto::v1::TelemetryConnectionSettings>) -> Result<(), String> { Ok(()) }
+    /// # async fn agent() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (client, mut events, driver) = Client::builder("ws://127.0.0.1:4320/v1/opamp")
+    ///     .identifying_attribute("service.name", "my-agent")
+    ///     .accept_own_metrics()
+    ///     .build()?;
+    /// tokio::spawn(driver.run());
+    ///
+    /// send_metrics_to(client.connections().own_metrics)?;
+    /// while let Some(event) = events.next().await {
+    ///     if let Event::ConnectionSettings(offer) = event {
+    ///         let outcome = match send_metrics_to(offer.connections().own_metrics.clone()) {
+    ///             Ok(()) => offer.applied(),
+    ///             Err(why) => offer.failed(why),
+    ///         };
+    ///         client.resolve_connection_settings(outcome);
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn accept_own_metrics(self) -> Self {
         self.accept_settings(ConnectionKinds::OWN_METRICS)
     }

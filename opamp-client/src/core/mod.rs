@@ -17,8 +17,8 @@
 //!
 //! A driver loops: give in what happened, then poll, in this order: [`poll_connection`] until
 //! `None`; [`poll_transmit`] as long as the transport takes messages; [`poll_event`] as long as the
-//! application takes events; [`poll_save`] where there is a store; then wait for the next happening,
-//! no longer than [`poll_timeout`].
+//! application takes events; [`poll_custom_outcome`] until `None`; [`poll_save`] where there is a store;
+//! then wait for the next happening, no longer than [`poll_timeout`].
 //! Polling too often does no harm. A connection that is neither polled nor answered harms no one
 //! but itself.
 //!
@@ -46,6 +46,7 @@
 //! [`poll_connection`]: ClientCore::poll_connection
 //! [`poll_transmit`]: ClientCore::poll_transmit
 //! [`poll_event`]: ClientCore::poll_event
+//! [`poll_custom_outcome`]: ClientCore::poll_custom_outcome
 //! [`poll_save`]: ClientCore::poll_save
 //! [`poll_timeout`]: ClientCore::poll_timeout
 
