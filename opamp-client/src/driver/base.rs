@@ -168,3 +168,76 @@ pub(super) fn failure(error: &Error) -> Failure {
     }
     Failure { kind: FailureKind::Configuration, message }
 }
+
+#[cfg(all(test, feature = "ws", feature = "http", feature = "tls"))]
+mod tests {
+    use super::*;
+    use crate::core::ClientState;
+
+    fn base(url: &str, transport: Option<Transport>) -> Base {
+        let uid = opamp_proto::InstanceUid::from_bytes([1; 16]);
+        let config = ClientConfig::new(ClientState::new(uid), v1::AgentDescription::default());
+        Base {
+            endpoint: Endpoint::parse(url).unwrap(),
+            transport,
+            headers: http::HeaderMap::new(),
+            provider: None,
+            proxy: Proxy::none(),
+            max_redirects: 5,
+            compress_requests: true,
+            tls: Tls::new().min_version(crate::tls::TlsVersion::Tls13),
+            limits: config.limits,
+            times: Times::of(&config),
+        }
+    }
+
+    fn to(url: &str) -> v1::OpAmpConnectionSettings {
+        v1::OpAmpConnectionSettings { destination_endpoint: url.to_owned(), ..Default::default() }
+    }
+
+    #[test]
+    fn the_scheme_of_an_offered_endpoint_chooses_the_transport() {
+        let transport = |base: &Base, url: &str| {
+            let settings = to(url);
+            base.target(Some(&settings)).unwrap().transport
+        };
+        let plain = base("ws://one.example", None);
+        assert_eq!(transport(&plain, ""), Transport::WebSocket);
+        assert_eq!(transport(&plain, "http://two.example"), Transport::Http);
+        assert_eq!(transport(&plain, "wss://two.example"), Transport::WebSocket);
+        // The server repeats the endpoint as it knows it, whatever the user made of it.
+        let chosen = base("ws://one.example", Some(Transport::Http));
+        assert_eq!(transport(&chosen, "ws://one.example/v1/opamp"), Transport::Http);
+        assert_eq!(transport(&chosen, "https://one.example"), Transport::Http);
+        let chosen = base("http://one.example", Some(Transport::WebSocket));
+        assert_eq!(transport(&chosen, "http://one.example"), Transport::WebSocket);
+    }
+
+    #[test]
+    fn what_settings_leave_out_is_as_the_agent_was_started() {
+        let base = base("wss://one.example:1/path", None);
+        let target = base.target(Some(&v1::OpAmpConnectionSettings::default())).unwrap();
+        assert!(target.endpoint == base.endpoint);
+        assert_eq!(format!("{:?}", target.tls), format!("{:?}", base.tls));
+        assert_eq!(format!("{:?}", target.proxy), "Proxy(none)");
+        let proxy = v1::ProxyConnectionSettings { url: "p:1".to_owned(), ..Default::default() };
+        let settings = v1::OpAmpConnectionSettings { proxy: Some(proxy), ..to("") };
+        let target = base.target(Some(&settings)).unwrap();
+        assert_eq!(format!("{:?}", target.proxy), "Proxy(http://p:1)");
+    }
+
+    #[test]
+    fn what_cannot_be_used_says_why_in_one_line() {
+        let base = base("wss://one.example", None);
+        let failure = base.connector(Some(&to("gopher://two.example/?token=secret")));
+        let failure = failure.err().unwrap();
+        assert_eq!(failure.kind, FailureKind::Configuration);
+        assert!(failure.message.contains("another scheme"), "{}", failure.message);
+        assert!(!failure.message.contains("secret"), "{}", failure.message);
+        // The agent insists on more than the offer allows.
+        let tls = v1::TlsConnectionSettings { max_version: "1.2".to_owned(), ..Default::default() };
+        let settings = v1::OpAmpConnectionSettings { tls: Some(tls), ..to("") };
+        let failure = base.connector(Some(&settings)).err().unwrap();
+        assert!(failure.message.contains("at least 1.3, at most 1.2"), "{}", failure.message);
+    }
+}

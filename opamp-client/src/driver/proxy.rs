@@ -114,8 +114,9 @@ impl Default for Proxy {
 
 impl Proxy {
     /// What `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say, in capitals or not, and
-    /// where they say nothing, the system's settings on macOS and Windows. They are read when a
-    /// connection is prepared. This is the default.
+    /// where they say nothing, the system's settings on macOS and Windows. This is the default. They
+    /// are read for each WebSocket connection; over HTTP when the client starts and when its
+    /// connection settings change.
     ///
     /// `https` and `wss` URLs go by `HTTPS_PROXY`, `http` and `ws` URLs by `HTTP_PROXY`. A variable
     /// that holds no usable URL counts as unset.
