@@ -220,6 +220,65 @@ async fn no_secret_is_logged_on_the_way_to_a_server() {
     assert_secret("the log", &log);
 }
 
+#[tokio::test]
+async fn no_secret_of_offered_connection_settings_is_logged_or_shown() {
+    use opamp_proto::{ServerCapabilities, v1};
+
+    let guard = capture();
+    let server = websocket::Server::start().await;
+    let settings = |endpoint: String, key: &str| v1::OpAmpConnectionSettings {
+        destination_endpoint: endpoint,
+        headers: Some(v1::Headers {
+            headers: vec![v1::Header { key: "Authorization".into(), value: OFFERED.into() }],
+        }),
+        certificate: (!key.is_empty()).then(|| v1::TlsCertificate {
+            cert: format!("-----BEGIN CERTIFICATE-----\n{OFFERED}").into(),
+            private_key: key.to_owned().into(),
+            ca_cert: Default::default(),
+        }),
+        ..Default::default()
+    };
+    let offer = |report: &v1::AgentToServer, hash: &'static str, opamp| v1::ServerToAgent {
+        capabilities: ServerCapabilities::all().to_wire(),
+        connection_settings: Some(v1::ConnectionSettingsOffers {
+            hash: hash.into(),
+            opamp: Some(opamp),
+            ..Default::default()
+        }),
+        ..reply_to(report)
+    };
+    let builder = agent(server.url()).accept_connection_settings().configure(|config| {
+        config.storage = opamp_client::core::Storage::Application;
+    });
+    let mut agent = Agent::start(builder);
+    let (mut peer, report) = server.welcome().await;
+    // One that cannot be used, whose reason is told, and one that can.
+    let elsewhere = format!("{}/elsewhere?token={TOKEN}", server.url());
+    peer.send(&offer(&report, "h1", settings(elsewhere.clone(), OFFERED))).await;
+    let reason = agent
+        .until(|event| match event {
+            Event::OpampSettingsFailed { reason } => Some(reason),
+            _ => None,
+        })
+        .await;
+    assert_secret("the reason", &reason);
+    assert_secret("what the application holds", &show(&agent, &Event::StateChanged));
+    peer.send(&offer(&report, "h2", settings(elsewhere, ""))).await;
+    while peer.report().await.agent_disconnect.is_none() {}
+    peer.close_frame().await;
+    drop(peer);
+    let (peer, _) = server.welcome().await;
+    assert_eq!(peer.headers["authorization"], OFFERED);
+    assert!(peer.path_and_query.contains(TOKEN));
+    agent.until(|event| (event == Event::OpampSettingsApplied).then_some(())).await;
+    assert_secret("what the application holds", &show(&agent, &Event::OpampSettingsApplied));
+    agent.abort_driver().await;
+    drop(guard);
+    let log = captured();
+    assert!(log.contains("settings work"), "the log is captured:\n{log}");
+    assert_secret("the log", &log);
+}
+
 /// Whoever takes no events still finds them in the log.
 #[tokio::test]
 async fn events_are_logged_when_nobody_takes_them() {
