@@ -161,8 +161,8 @@ impl Deliveries {
     }
 
     /// Hands what was posted to the core.
-    pub(crate) fn collect(&mut self, core: &mut ClientCore, now: Instant) {
-        for Posted { message, addressee } in self.mailbox.take_posted() {
+    pub(crate) fn hand_on(&mut self, posted: Vec<Posted>, core: &mut ClientCore, now: Instant) {
+        for Posted { message, addressee } in posted {
             match core.send_custom_message(message, now) {
                 Ok(id) => {
                     self.addressees.insert(id, addressee);
@@ -185,5 +185,47 @@ impl Deliveries {
 impl Drop for Deliveries {
     fn drop(&mut self) {
         self.mailbox.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::Client;
+    use crate::core::{ClientState, CustomCapabilities};
+    use crate::handle::Status;
+    use crate::redaction::Redaction;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as an origin")]
+    fn a_message_is_not_taken_without_the_capability_it_was_posted_after() {
+        let state = ClientState::new(opamp_proto::InstanceUid::generate());
+        let config = ClientConfig::new(state, v1::AgentDescription::default());
+        let mailbox = Arc::new(Mailbox::new(&config, Redaction::default()));
+        let now = Instant::now();
+        let mut core = ClientCore::new(config, now).unwrap();
+        let (_sender, status) = watch::channel(Status::of(&core));
+        let client = Client::new(Arc::clone(&mailbox), status);
+        let mut deliveries = Deliveries::new(Arc::clone(&mailbox));
+
+        let taken = mailbox.empty_into(&mut core, now);
+        // Another thread, while the driver is just here.
+        client.set_custom_capabilities(CustomCapabilities::new(["com.example.a"]).unwrap());
+        let capability = "com.example.a".to_owned();
+        let message = v1::CustomMessage { capability, ..Default::default() };
+        let mut delivery = client.send_custom_message(message).unwrap();
+        deliveries.hand_on(taken, &mut core, now);
+        deliveries.tell(&mut core);
+        assert_eq!((&mut delivery).now_or_never(), None);
+
+        let taken = mailbox.empty_into(&mut core, now);
+        deliveries.hand_on(taken, &mut core, now);
+        deliveries.tell(&mut core);
+        assert_eq!((&mut delivery).now_or_never(), None, "it waits for the server");
+        drop(deliveries);
+        assert!(delivery.now_or_never().is_some());
     }
 }

@@ -425,10 +425,6 @@ impl Mailbox {
         Ok(())
     }
 
-    pub(crate) fn take_posted(&self) -> Vec<Posted> {
-        std::mem::take(&mut self.lock().posted)
-    }
-
     /// Nothing is taken out any more.
     pub(crate) fn close(&self) {
         self.room.close();
@@ -455,13 +451,14 @@ impl Mailbox {
         self.filled.notified().await;
     }
 
-    /// Hands everything to the core.
-    pub(crate) fn empty_into(&self, core: &mut ClientCore, now: std::time::Instant) {
+    /// Hands everything to the core, and returns the custom messages that were posted until then: one
+    /// that is taken out with an older list of capabilities than it was posted with is refused.
+    #[must_use]
+    pub(crate) fn empty_into(&self, core: &mut ClientCore, now: std::time::Instant) -> Vec<Posted> {
         let changes = {
             let mut kept = self.lock();
-            let posted = std::mem::take(&mut kept.posted);
             let closed = kept.closed;
-            std::mem::replace(&mut *kept, Changes { posted, closed, ..Changes::default() })
+            std::mem::replace(&mut *kept, Changes { closed, ..Changes::default() })
         };
         if let Some(description) = changes.description {
             core.set_description(description);
@@ -511,5 +508,6 @@ impl Mailbox {
         if changes.stop {
             core.stop(now);
         }
+        changes.posted
     }
 }

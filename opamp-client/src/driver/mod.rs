@@ -154,8 +154,8 @@ impl Driver {
         self.warehouse.load(&mut self.core).await;
         loop {
             let now = now();
-            self.mailbox.empty_into(&mut self.core, now);
-            self.deliveries.collect(&mut self.core, now);
+            let posted = self.mailbox.empty_into(&mut self.core, now);
+            self.deliveries.hand_on(posted, &mut self.core, now);
             self.core.handle_timeout(now);
             self.warehouse.start(&mut self.core, now);
             self.act(now);
