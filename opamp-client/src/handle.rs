@@ -132,8 +132,11 @@ impl Client {
             if let Some(effective) = effective {
                 changes.effective_config = Some(Some(effective));
             }
-            let newer = |kept: &Resolution| kept.id() > resolution.id();
-            if !changes.resolution.as_ref().is_some_and(newer) {
+            // The last word on an offer stands, whatever is said after it.
+            let stands = |kept: &Resolution| {
+                kept.id() > resolution.id() || (kept.id() == resolution.id() && kept.is_final())
+            };
+            if !changes.resolution.as_ref().is_some_and(stands) {
                 changes.resolution = Some(resolution);
             }
         });

@@ -91,6 +91,12 @@ impl Resolution {
         self.id
     }
 
+    /// Whether it is the last word on that offer.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        !matches!(self.outcome, Outcome::Applying)
+    }
+
     /// What the agent runs now, which is true whatever becomes of the offer.
     pub(crate) fn take_effective(&mut self) -> Option<v1::EffectiveConfig> {
         match &mut self.outcome {

@@ -72,6 +72,19 @@ async fn an_offer_is_applied_over_http() {
 }
 
 #[tokio::test]
+async fn the_last_word_on_an_offer_stands() {
+    let server = websocket::Server::start().await;
+    let mut agent = Agent::start(agent(server.url()).accept_remote_config());
+    let (mut peer, first) = server.welcome().await;
+    peer.send(&offer_to(&first, "level: debug", "h1")).await;
+    let offer = agent.offer().await;
+    let late = offer.applying();
+    agent.client.resolve(offer.applied());
+    agent.client.resolve(late);
+    assert_eq!(status(&peer.report().await).status, Applied as i32);
+}
+
+#[tokio::test]
 async fn a_failed_offer_says_why_and_is_not_offered_to_the_agent_again() {
     let _judged = opamp_spec::judges(&["CFG-21", "CFG-22", "STATUS-14", "STATUS-15", "CFG-08"]);
     let server = websocket::Server::start().await;
