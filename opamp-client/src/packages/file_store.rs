@@ -27,6 +27,9 @@ const DEFAULT_QUOTA: u64 = 8 << 30;
 /// The longest part of a path that is made of a name. File systems allow 255 bytes.
 const MAX_COMPONENT: usize = 120;
 
+/// What the name of a file begins with that is to take the place of another.
+const NEW: &str = ".new-";
+
 /// Keeps packages in a directory of their own, which only its owner can read.
 ///
 /// Whenever the process or the machine ends, the records are either as they were before or as they
@@ -74,6 +77,13 @@ impl FilePackageStore {
         let path = directory.join("lock");
         let lock = private().open(&path).map_err(|error| at(&path, error))?;
         lock.try_lock().map_err(|error| at(&path, error.into()))?;
+        // What a process that stopped in the middle of a save left behind.
+        for path in entries(&directory)? {
+            let name = path.file_name().unwrap_or_default();
+            if name.as_encoded_bytes().starts_with(NEW.as_bytes()) {
+                remove_if_exists(&path)?;
+            }
+        }
         let inner = Inner { directory, quota, used: Mutex::new(None), _lock: lock };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -198,6 +208,8 @@ impl PackageStore for FilePackageStore {
                 fs::rename(&paths.part, &paths.whole).map_err(|error| at(&paths.whole, error))?;
             }
             sync_directory(&paths.directory)?;
+            // The directory of the package may be new itself.
+            sync_directory(&inner.directory.join("files"))?;
             *used = None;
             remove_if_exists(&paths.from)?;
             Ok(paths.whole)
@@ -226,7 +238,7 @@ impl PackageStore for FilePackageStore {
             let directories: BTreeSet<_> = paths.iter().map(|paths| &paths.directory).collect();
             let kept: BTreeSet<_> =
                 paths.iter().flat_map(|paths| [&paths.whole, &paths.part, &paths.from]).collect();
-            for package in entries(&inner.directory.join("files"))? {
+            for package in directories_in(&inner.directory.join("files"))? {
                 if !directories.contains(&package) {
                     fs::remove_dir_all(&package).map_err(|error| at(&package, error))?;
                     continue;
@@ -338,7 +350,7 @@ fn create_private(directory: &Path) -> io::Result<()> {
 fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()
-        .prefix(".new-")
+        .prefix(NEW)
         .tempfile_in(directory)
         .map_err(|error| at(directory, error))?;
     file.write_all(content).map_err(|error| at(path, error))?;
@@ -382,9 +394,15 @@ fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
     entries.map(|entry| Ok(entry?.path())).collect()
 }
 
+/// What is no directory was not put there by the store, and stays.
+fn directories_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = entries(directory)?;
+    Ok(entries.into_iter().filter(|entry| entry.is_dir()).collect())
+}
+
 fn size_of(directory: &Path) -> io::Result<u64> {
     let mut size = 0_u64;
-    for package in entries(directory)? {
+    for package in directories_in(directory)? {
         for file in entries(&package)? {
             size = size.saturating_add(len_if_exists(&file)?.unwrap_or(0));
         }

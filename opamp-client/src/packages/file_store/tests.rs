@@ -232,3 +232,28 @@ async fn nobody_else_can_read_what_is_kept() {
     }
     assert_eq!(mode(&store.commit(&key).await.unwrap()) & 0o077, 0);
 }
+
+/// A desktop, a network file system or a curious person leaves files anywhere.
+#[tokio::test]
+async fn what_others_leave_in_the_directory_is_no_trouble() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = FilePackageStore::open(dir.path()).unwrap();
+    fs::write(dir.path().join("files/.DS_Store"), "x").unwrap();
+    write(&store, &key("plugin", "1"), "one").await;
+    store.commit(&key("plugin", "1")).await.unwrap();
+    store.retain(&[]).await.unwrap();
+    assert_eq!(store.find(&key("plugin", "1")).await.unwrap(), None);
+    assert_eq!(files(&dir.path().join("files")), [".DS_Store"]);
+}
+
+#[tokio::test]
+async fn saves_that_were_cut_short_leave_nothing_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = FilePackageStore::open(dir.path()).unwrap();
+    store.save(&PackageRecords::default()).await.unwrap();
+    drop(store);
+    fs::write(dir.path().join(".new-cut"), "half").unwrap();
+    let store = FilePackageStore::open(dir.path()).unwrap();
+    assert_eq!(store.load().await.unwrap(), Some(PackageRecords::default()));
+    assert_eq!(files(dir.path()), ["lock", "records"]);
+}
