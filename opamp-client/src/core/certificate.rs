@@ -49,6 +49,11 @@ pub(super) struct Certificates {
     last_order: u64,
     /// The version of the state that has to be saved before the request is sent.
     unsaved: Option<u64>,
+    /// A certificate came into force a short while ago, and says whether another one is due already:
+    /// that has to wait, or an agent whose clock is wrong would ask for ever.
+    resting: Option<bool>,
+    /// The uid changed while settings were on trial: a certificate in them is for the one before.
+    renamed: bool,
 }
 
 impl ClientCore {
@@ -67,9 +72,15 @@ impl ClientCore {
     }
 
     /// The certificate in use is due for renewal: a new one is asked for, unless that has been done.
+    /// It is not asked for sooner than
+    /// [`certificate_retry_interval`](super::ClientConfig::certificate_retry_interval) after that came.
     pub fn handle_certificate_due(&mut self) {
-        self.certificates.wanted |=
-            self.config.requests_certificate && self.state.certificate_request.is_none();
+        if self.config.requests_certificate && self.state.certificate_request.is_none() {
+            match &mut self.certificates.resting {
+                Some(due) => *due = true,
+                None => self.certificates.wanted = true,
+            }
+        }
     }
 
     /// A key and a request to make, if there is something to make. Only a server that takes requests
@@ -86,6 +97,7 @@ impl ClientCore {
         }
         let certificates = &mut self.certificates;
         certificates.wanted = false;
+        certificates.renamed = false;
         certificates.last_order += 1;
         certificates.under_way = Some(certificates.last_order);
         let names_uid = self.config.certificate_names_uid;
@@ -169,16 +181,32 @@ impl ClientCore {
 
     /// Time has passed without an answer, or since the last failure.
     pub(super) fn certificate_request_overdue(&mut self) {
-        self.request_certificate();
+        match self.certificates.resting.take() {
+            None => self.request_certificate(),
+            Some(true) => self.handle_certificate_due(),
+            Some(false) => {}
+        }
     }
 
-    /// Settings are in force. A certificate in them is what was asked for.
-    pub(super) fn certificate_in_force(&mut self) {
-        let has_certificate =
-            self.opamp_settings().is_some_and(|settings| settings.certificate.is_some());
-        if has_certificate {
-            self.certificates.wanted = false;
-            self.drop_certificate_request();
+    /// Settings are in force. A certificate in them is what was asked for, unless it was there `before`:
+    /// servers repeat it with other settings (A17).
+    pub(super) fn certificate_in_force(
+        &mut self,
+        before: Option<&v1::TlsCertificate>,
+        now: Instant,
+    ) {
+        let certificate = self.opamp_settings().and_then(|settings| settings.certificate.as_ref());
+        if certificate == before || self.certificates.renamed {
+            return;
+        }
+        if certificate.is_none() {
+            return self.handle_certificate_due();
+        }
+        self.certificates.wanted = false;
+        self.drop_certificate_request();
+        if self.config.requests_certificate {
+            self.set_certificate_timer(now);
+            self.certificates.resting = Some(false);
         }
     }
 
@@ -187,6 +215,7 @@ impl ClientCore {
         if self.config.requests_certificate && self.config.certificate_names_uid {
             self.drop_certificate_request();
             self.certificates.wanted = true;
+            self.certificates.renamed = self.opamp_settings_pending();
         }
     }
 
@@ -209,6 +238,7 @@ impl ClientCore {
         // One that is being made is for the wrong uid, or for nothing.
         self.certificates.under_way = None;
         self.certificates.unsaved = None;
+        self.certificates.resting = None;
         self.timers.stop(Timer::Certificate);
         self.withdraw_certificate_request();
         if self.state.certificate_request.take().is_some() {
@@ -222,6 +252,7 @@ impl ClientCore {
     }
 
     fn set_certificate_timer(&mut self, now: Instant) {
+        self.certificates.resting = None;
         let again = now.checked_add(self.config.certificate_retry_interval);
         self.timers.set(Timer::Certificate, again);
     }

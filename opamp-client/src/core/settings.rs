@@ -378,7 +378,7 @@ impl ClientCore {
         self.settings.in_force = Some(trial.settings);
         self.settings.standing = Standing::default();
         self.state_changed();
-        self.certificate_in_force();
+        self.certificate_in_force(before.as_ref(), now);
         self.events.push(Event::OpampSettingsApplied);
         self.opamp_settings_resolved(Ok(()));
         self.schedule_heartbeat(now);
@@ -405,6 +405,7 @@ impl ClientCore {
             self.pause(delay, now);
         }
         true
+        let before = self.opamp_settings().and_then(|settings| settings.certificate.clone());
     }
 
     /// A server that took the connection did not take what it was told.

@@ -331,3 +331,81 @@ fn a_certificate_has_to_survive_a_restart() {
         assert_eq!(refused.err(), Some(ConfigError::CertificateCannotBeKept));
     }
 }
+
+/// The agent's clock is wrong, or the server issues what is as good as over.
+#[test]
+fn certificates_that_are_due_at_once_are_not_asked_for_in_a_storm() {
+    let _judged = opamp_spec::judges(&["CSR-16"]);
+    for transport in TRANSPORTS {
+        let mut pair = has_asked(transport);
+        pair.receive_offer("h1", keyless(transport));
+        let settings = pair.check_settings();
+        pair.save();
+        pair.leave();
+        pair.arrive(Some(&settings));
+        pair.acknowledge();
+        pair.core.handle_certificate_due();
+        pair.core.handle_certificate_due();
+        assert_eq!(pair.core.poll_certificate_request(), None);
+        let hour = pair.core.config.certificate_retry_interval;
+        pair.core.handle_timeout(pair.now + hour);
+        make(&mut pair, "key 2", "csr 2");
+    }
+}
+
+/// Servers repeat the certificate in use with other settings (A17).
+#[test]
+fn a_certificate_that_is_repeated_is_no_answer() {
+    let _judged = opamp_spec::judges(&["CSR-13", "CSR-21"]);
+    let mut pair = Pair::settled_with(WebSocket, |config| {
+        asking(WebSocket)(config);
+        config.state.settings_endpoint = home(WebSocket).into();
+        config.state.opamp_settings = Some(v1::OpAmpConnectionSettings {
+            certificate: Some(certificate("in use", "key 0")),
+            ..Default::default()
+        });
+    });
+    pair.core.handle_certificate_due();
+    make(&mut pair, "key 1", "csr 1");
+    pair.save();
+    expect_request(&mut pair, "csr 1");
+    pair.acknowledge();
+    pair.receive_offer(
+        "h1",
+        v1::OpAmpConnectionSettings {
+            certificate: Some(certificate("in use", "")),
+            headers: Some(headers("new")),
+            ..Default::default()
+        },
+    );
+    let settings = pair.check_settings();
+    assert_eq!(settings.certificate, Some(certificate("in use", "key 0")));
+    pair.save();
+    pair.leave();
+    pair.arrive(Some(&settings));
+    pair.acknowledge();
+    assert_eq!(pair.core.opamp_settings(), Some(&*settings));
+    pair.expect();
+    pair.acknowledge();
+    pair.receive_offer("h2", keyless(WebSocket));
+    assert_eq!(pair.check_settings().certificate, Some(certificate("issued", "key 1")));
+}
+
+#[test]
+fn a_certificate_that_was_on_trial_when_the_uid_changed_names_the_old_one() {
+    let _judged = opamp_spec::judges(&["CSR-21"]);
+    let mut pair = has_asked(WebSocket);
+    pair.receive_offer("h1", keyless(WebSocket));
+    let settings = pair.check_settings();
+    let identification = v1::AgentIdentification { new_instance_uid: other_uid().to_bytes() };
+    pair.receive(v1::ServerToAgent {
+        agent_identification: Some(identification),
+        ..acknowledgement()
+    });
+    pair.save();
+    pair.leave();
+    pair.arrive(Some(&settings));
+    pair.acknowledge();
+    let order = pair.core.poll_certificate_request().expect("one with the new uid");
+    assert_eq!(order.instance_uid, Some(other_uid()));
+}
