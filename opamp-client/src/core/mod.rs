@@ -151,6 +151,7 @@ pub struct ClientCore {
     components_asked: bool,
     full_state_ration: Ration,
     report_ration: Ration,
+    trial_ration: Ration,
     link: Link,
     epoch: Epoch,
     /// A connection the driver is to drop.
@@ -235,6 +236,7 @@ impl ClientCore {
             components_asked: false,
             full_state_ration: Ration::new(pacing::FULL_REPORTS, full_state_interval, now),
             report_ration: Ration::new(pacing::REPORTS, pacing::REPORT_INTERVAL, now),
+            trial_ration: Ration::new(pacing::TRIALS, pacing::TRIAL_INTERVAL, now),
             link: Link::Idle { paused: false },
             epoch: Epoch::FIRST,
             abort: None,

@@ -4,7 +4,9 @@
 //! Full reports asked for by flag come three at once, then one per heartbeat interval: some servers
 //! set the flag in every reply, and each full report causes a reply. Reports of any kind come fifty
 //! at once, then ten a second: a server that renames, restarts or configures an agent in every reply
-//! must not make it spin.
+//! must not make it spin. Connection settings are tried three times at once, then once a minute: two
+//! servers that send an agent to each other, or one that gives each connection another token, must not
+//! make it reconnect for ever.
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,12 @@ pub(super) const REPORTS: u32 = 50;
 
 /// Time between reports after that.
 pub(super) const REPORT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Connection settings that may be tried at once.
+pub(super) const TRIALS: u32 = 3;
+
+/// Time between them after that.
+pub(super) const TRIAL_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone)]
 pub(super) struct Ration {

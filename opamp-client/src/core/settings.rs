@@ -4,8 +4,8 @@
 //! ```text
 //!                              poll_settings_check      handle_settings_checked
 //!   offered ── policy ──► Checking ──────────────────────────────► Saving
-//!      │          │          │ unusable                              │ handle_saved
-//!      │          ▼          ▼                                       ▼
+//!      │          │          │ unusable                              │ handle_saved; Resting, if
+//!      │          ▼          ▼                                       ▼ there were many before
 //!      │        failed     failed                                 Leaving: APPLYING, goodbye,
 //!      │                                                             │     Close, by the old server
 //!      │ only the interval is new        failed, or no good          ▼
@@ -80,11 +80,20 @@ struct Trial {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
-    Checking { id: u64, asked: bool },
-    Saving { version: u64 },
+    Checking {
+        id: u64,
+        asked: bool,
+    },
+    Saving {
+        version: u64,
+    },
+    /// Saved; too many others were tried just before.
+    Resting,
     Leaving,
     Verifying,
-    Returning { why: String },
+    Returning {
+        why: String,
+    },
 }
 
 impl Settings {
@@ -187,7 +196,8 @@ impl ClientCore {
 
     /// The agent takes no such settings any more: those that are not being tried yet are dropped.
     pub(super) fn withdraw_opamp_settings(&mut self) {
-        if self.settings.hold_connecting() {
+        let trial = self.settings.trial.as_ref();
+        if self.settings.hold_connecting() || trial.is_some_and(|t| t.phase == Phase::Resting) {
             self.drop_trial("the agent takes no such settings any more".to_owned());
         }
     }
@@ -305,6 +315,17 @@ impl ClientCore {
         let verified = self.good;
         match &mut self.link {
             Link::Open => self.leave(Closing::Goodbye, After::Switch, now),
+        self.begin_in_turn(now);
+    }
+
+    fn begin_in_turn(&mut self, now: Instant) {
+        let resumed = self.settings.trial.as_ref().is_some_and(|trial| trial.resumed);
+        if !resumed && let Err(later) = self.trial_ration.take(now) {
+            if let Some(phase) = self.settings.phase() {
+                *phase = Phase::Resting;
+            }
+            return self.timers.set(Timer::Settings, later);
+        }
             Link::Closing { then: After::Stop, .. } | Link::Stopped => {}
             Link::Closing { then, .. } => *then = After::Switch,
             Link::Idle { paused: false } if self.transport == Transport::Http && verified => {
@@ -452,6 +473,7 @@ impl ClientCore {
     /// Goes from the new server to the old one, because of `why`, or back.
     fn turn(&mut self, why: String, now: Instant) {
         let Some(trial) = self.settings.trial.as_mut() else { return };
+            Phase::Resting => self.begin_in_turn(now),
         trial.phase = match &trial.phase {
             Phase::Returning { .. } => Phase::Verifying,
             _ => Phase::Returning { why },

@@ -5,6 +5,7 @@ mod fallback;
 mod faults;
 mod model;
 mod outcomes;
+mod pace;
 mod policy;
 mod restart;
 mod stage;
