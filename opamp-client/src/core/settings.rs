@@ -118,7 +118,9 @@ impl Settings {
     pub(super) fn abandoned(&self, link: &Link) -> bool {
         let trial = self.trial.as_ref();
         matches!(link, Link::Closing { .. })
-            && trial.is_some_and(|trial| matches!(trial.phase, Phase::Returning { .. }))
+            && trial.is_some_and(|trial| {
+                matches!(trial.phase, Phase::Verifying | Phase::Returning { .. })
+            })
     }
 
     /// What the connection is made with; `None` stands for what the agent is started with.
@@ -159,20 +161,27 @@ impl ClientCore {
     /// What the process before this one left (CONN-11, CONN-16).
     pub(super) fn restore_settings(&mut self, now: Instant) {
         let endpoint = &self.config.endpoint;
-        let accepted_any =
-            self.state.opamp_settings.is_some() || self.state.settings_candidate.is_some();
-        if accepted_any && self.state.settings_endpoint != *endpoint {
+        let pending = self.state.pending_connection_settings.as_ref();
+        let accepted_any = self.state.opamp_settings.is_some()
+            || self.state.heartbeat_interval_seconds.is_some()
+            || self.state.settings_candidate.is_some()
+            || pending.is_some_and(|pending| pending.opamp.is_some());
+        let reason = if accepted_any && self.state.settings_endpoint != *endpoint {
             // Whoever starts the agent with another server means that one.
+            Some("the agent is started with another server than before".to_owned())
+        } else {
+            // So does whoever allows less than before.
+            self.state.opamp_settings.as_ref().and_then(|kept| self.permit(kept, "").err())
+        };
+        if let Some(reason) = reason {
             self.state.settings_endpoint.clone_from(endpoint);
             self.state.opamp_settings = None;
             self.state.heartbeat_interval_seconds = None;
             self.state.settings_candidate = None;
             self.state.connection_settings_status = None;
-            if let Some(pending) = self.state.pending_connection_settings.as_mut() {
-                pending.opamp = None;
-            }
+            // No outcome of half an offer is true of it: whoever is the server now may make it anew.
+            self.state.pending_connection_settings = None;
             self.state_changed();
-            let reason = "the agent is started with another server than before".to_owned();
             self.events.push(Event::OpampSettingsFailed { reason });
         }
         self.settings.in_force = self.state.opamp_settings.clone().map(Arc::new);
@@ -183,6 +192,10 @@ impl ClientCore {
         self.state_changed();
         if !self.config.accepted_settings.contains(ConnectionKinds::OPAMP) {
             return self.drop_trial("the agent takes no such settings any more".to_owned());
+        }
+        let present = self.opamp_settings().map_or("", |kept| &kept.destination_endpoint);
+        if let Err(why) = self.permit(&candidate.settings, present) {
+            return self.drop_trial(why);
         }
         self.try_out(candidate.settings, candidate.heartbeat_interval_seconds, true, now);
         if candidate.starts > MAX_PENDING_STARTS {
@@ -213,6 +226,7 @@ impl ClientCore {
         offered: v1::OpAmpConnectionSettings,
         now: Instant,
     ) {
+        self.state.settings_endpoint.clone_from(&self.config.endpoint);
         let before = self.settings.trial.take();
         let mut pending = None;
         if let Some(before) = before {
@@ -227,7 +241,6 @@ impl ClientCore {
         };
         if self.settings.in_force.as_deref().unwrap_or(&Default::default()) == &proposal.settings {
             self.state.heartbeat_interval_seconds = proposal.heartbeat_interval_seconds;
-            self.state.settings_endpoint.clone_from(&self.config.endpoint);
             self.state_changed();
             self.opamp_settings_resolved(Ok(()));
             if self.timers.is_set(Timer::Heartbeat) || self.link == Link::Open {
@@ -276,7 +289,7 @@ impl ClientCore {
             return;
         }
         if let Err(failure) = outcome {
-            return self.drop_trial(failure.message);
+            return self.cannot_try(failure.message, now);
         }
         let starts = self.state.settings_candidate.as_ref().map_or(0, |kept| kept.starts);
         let candidate = SettingsCandidate {
@@ -286,7 +299,6 @@ impl ClientCore {
         };
         if self.state.settings_candidate.as_ref() != Some(&candidate) {
             self.state.settings_candidate = Some(candidate);
-            self.state.settings_endpoint.clone_from(&self.config.endpoint);
             self.state_changed();
         }
         let version = self.state_version;
@@ -303,6 +315,17 @@ impl ClientCore {
         if !self.is_saved(version) || self.is_stopped() {
             return;
         }
+        self.begin_in_turn(now);
+    }
+
+    fn begin_in_turn(&mut self, now: Instant) {
+        let resumed = self.settings.trial.as_ref().is_some_and(|trial| trial.resumed);
+        if !resumed && let Err(later) = self.trial_ration.take(now) {
+            if let Some(phase) = self.settings.phase() {
+                *phase = Phase::Resting;
+            }
+            return self.timers.set(Timer::Settings, later);
+        }
         if let Some(phase) = self.settings.phase() {
             *phase = Phase::Leaving;
         }
@@ -315,17 +338,6 @@ impl ClientCore {
         let verified = self.good;
         match &mut self.link {
             Link::Open => self.leave(Closing::Goodbye, After::Switch, now),
-        self.begin_in_turn(now);
-    }
-
-    fn begin_in_turn(&mut self, now: Instant) {
-        let resumed = self.settings.trial.as_ref().is_some_and(|trial| trial.resumed);
-        if !resumed && let Err(later) = self.trial_ration.take(now) {
-            if let Some(phase) = self.settings.phase() {
-                *phase = Phase::Resting;
-            }
-            return self.timers.set(Timer::Settings, later);
-        }
             Link::Closing { then: After::Stop, .. } | Link::Stopped => {}
             Link::Closing { then, .. } => *then = After::Switch,
             Link::Idle { paused: false } if self.transport == Transport::Http && verified => {
@@ -393,6 +405,7 @@ impl ClientCore {
         }
         let Some(trial) = self.settings.trial.take() else { return };
         self.timers.stop(Timer::Settings);
+        let before = self.opamp_settings().and_then(|settings| settings.certificate.clone());
         self.state.opamp_settings = Some(v1::OpAmpConnectionSettings::clone(&trial.settings));
         self.state.heartbeat_interval_seconds = trial.heartbeat_interval_seconds;
         self.state.settings_candidate = None;
@@ -426,7 +439,6 @@ impl ClientCore {
             self.pause(delay, now);
         }
         true
-        let before = self.opamp_settings().and_then(|settings| settings.certificate.clone());
     }
 
     /// A server that took the connection did not take what it was told.
@@ -455,11 +467,13 @@ impl ClientCore {
         let seconds = self.config.settings_timeout.as_secs();
         match trial.phase {
             Phase::Checking { .. } => {
-                self.drop_trial(format!("the settings could not be checked within {seconds} s"));
+                let why = format!("the settings could not be checked within {seconds} s");
+                self.cannot_try(why, now);
             }
             Phase::Saving { .. } => {
-                self.drop_trial(format!("the settings could not be saved within {seconds} s"));
+                self.cannot_try(format!("the settings could not be saved within {seconds} s"), now);
             }
+            Phase::Resting => self.begin_in_turn(now),
             Phase::Leaving => {}
             Phase::Verifying => {
                 let last = trial.failure.take();
@@ -473,7 +487,6 @@ impl ClientCore {
     /// Goes from the new server to the old one, because of `why`, or back.
     fn turn(&mut self, why: String, now: Instant) {
         let Some(trial) = self.settings.trial.as_mut() else { return };
-            Phase::Resting => self.begin_in_turn(now),
         trial.phase = match &trial.phase {
             Phase::Returning { .. } => Phase::Verifying,
             _ => Phase::Returning { why },
@@ -481,6 +494,18 @@ impl ClientCore {
         trial.rounds = trial.rounds.saturating_add(1);
         self.timers.stop(Timer::Settings);
         self.leave_for_other_settings(now);
+    }
+
+    /// The trial cannot begin, or not go on. What a process before this one may have shown to the new
+    /// server is dropped only when the old one has answered, as ever (CONN-15).
+    fn cannot_try(&mut self, why: String, now: Instant) {
+        match self.settings.trial.as_mut() {
+            Some(trial) if trial.resumed && self.state.settings_candidate.is_some() => {
+                trial.phase = Phase::Returning { why };
+                self.timers.set(Timer::Settings, now.checked_add(self.config.settings_timeout));
+            }
+            _ => self.drop_trial(why),
+        }
     }
 
     /// The trial is over without success, and the settings in force remain so.

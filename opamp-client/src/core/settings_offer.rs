@@ -4,11 +4,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use opamp_proto::v1;
+use opamp_proto::{Message as _, v1};
 
 use super::ClientCore;
 use super::config::Storage;
 use super::server_url::Scheme;
+
+/// Bytes of settings of the OpAMP connection in one offer: room for a bundle of authorities.
+const MAX_SETTINGS_SIZE: usize = 1024 * 1024;
 
 /// An offer, made complete.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +29,12 @@ impl ClientCore {
         offered: v1::OpAmpConnectionSettings,
         pending: Option<(Arc<v1::OpAmpConnectionSettings>, Option<u64>)>,
     ) -> Result<Proposal, String> {
+        let size = offered.encoded_len();
+        if size > MAX_SETTINGS_SIZE {
+            return Err(format!(
+                "the settings take {size} bytes, more than the {MAX_SETTINGS_SIZE} this agent keeps"
+            ));
+        }
         let in_force = self.opamp_settings().cloned().unwrap_or_default();
         let interval = offered.heartbeat_interval_seconds;
         let (current, current_interval) = match pending {
@@ -98,11 +107,32 @@ impl ClientCore {
         settings: &v1::OpAmpConnectionSettings,
         current: &v1::OpAmpConnectionSettings,
     ) -> Result<(), String> {
+        self.permit(settings, &current.destination_endpoint)?;
+        let Some(certificate) = &settings.certificate else { return Ok(()) };
+        if settings.certificate != current.certificate && self.config.storage == Storage::Ephemeral
+        {
+            return Err("this agent cannot keep a certificate over a restart".to_owned());
+        }
+        if certificate.cert.is_empty() {
+            return Err("certificate has no cert".to_owned());
+        }
+        if certificate.private_key.is_empty() {
+            return Err("certificate has no private_key, and the agent has none for it".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Whether policy allows a connection with these settings to an agent that has one to `present`.
+    pub(super) fn permit(
+        &self,
+        settings: &v1::OpAmpConnectionSettings,
+        present: &str,
+    ) -> Result<(), String> {
         let endpoint = &settings.destination_endpoint;
         if !endpoint.is_empty() {
             let scheme = Scheme::of(endpoint)
                 .ok_or("destination_endpoint is not a ws, wss, http or https URL")?;
-            let present = match current.destination_endpoint.as_str() {
+            let present = match present {
                 "" => self.config.endpoint.as_str(),
                 endpoint => endpoint,
             };
@@ -116,17 +146,6 @@ impl ClientCore {
         let skips = settings.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify);
         if skips && !self.config.allow_insecure_skip_verify {
             return Err("this agent does not skip the verification of certificates".to_owned());
-        }
-        let Some(certificate) = &settings.certificate else { return Ok(()) };
-        if settings.certificate != current.certificate && self.config.storage == Storage::Ephemeral
-        {
-            return Err("this agent cannot keep a certificate over a restart".to_owned());
-        }
-        if certificate.cert.is_empty() {
-            return Err("certificate has no cert".to_owned());
-        }
-        if certificate.private_key.is_empty() {
-            return Err("certificate has no private_key, and the agent has none for it".to_owned());
         }
         Ok(())
     }

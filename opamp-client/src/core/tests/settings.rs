@@ -1,5 +1,6 @@
 //! Offers of settings for the OpAMP connection: tried out, and kept or taken back.
 
+mod adverse;
 mod certificate;
 mod fallback;
 mod faults;

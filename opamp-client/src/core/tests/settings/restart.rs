@@ -101,14 +101,17 @@ fn a_candidate_that_brings_the_agent_down_fails_after_three_starts() {
 }
 
 #[test]
-fn a_store_that_does_not_count_the_starts_ends_the_trial() {
+fn a_store_that_does_not_count_the_starts_has_the_old_server_tried_first() {
     let _judged = opamp_spec::judges(&["CONN-18"]);
     let saved = saved_on_the_way(WebSocket, WebSocket);
     let mut pair = Pair::restarted(&saved, WebSocket);
     pair.check_settings();
     pair.advance(seconds(30));
     let why = "the settings could not be saved within 30 s";
-    assert_eq!(pair.arrive(None).connection_settings_status, status("h1", Failed, why));
+    pair.arrive(None);
+    assert!(pair.core.state().settings_candidate.is_some(), "the old server is not back");
+    pair.acknowledge();
+    assert_eq!(pair.expect().connection_settings_status, status("h1", Failed, why));
 }
 
 #[test]
