@@ -323,6 +323,7 @@ impl Driver {
             }
             #[cfg(feature = "ws")]
             (Done::Dialled(Err((failure, retry_after))), Io::Dialling(epoch, _)) => {
+                self.servers.failed(&failure);
                 self.core.handle_connect_failed(epoch, failure, retry_after, now);
             }
             #[cfg(feature = "ws")]
@@ -342,6 +343,7 @@ impl Driver {
             }
             #[cfg(feature = "http")]
             (Done::Response(Err(failure)), Io::Requesting(ticket, _)) => {
+                self.servers.failed(&failure);
                 self.core.handle_request_failed(ticket, failure, now);
             }
             // What is done always belongs to what was under way.

@@ -17,13 +17,15 @@ pub(crate) struct Servers {
     base: Base,
     settings: Option<SharedSettings>,
     connector: Connector,
+    /// Whether it failed for a reason that another one may not have.
+    doubted: bool,
 }
 
 impl Servers {
     /// Fails when no connection can be made with what the agent is started with.
     pub(crate) fn new(base: Base) -> Result<Self, Error> {
         let connector = base.try_connector(None)?;
-        Ok(Self { base, settings: None, connector })
+        Ok(Self { base, settings: None, connector, doubted: false })
     }
 
     /// The transport of what the agent is started with, as long as nothing else is in use.
@@ -36,7 +38,14 @@ impl Servers {
         self.base.connector(Some(settings)).map(drop)
     }
 
+    /// An attempt failed. After a failure of TLS the next one is made with what the system trusts by
+    /// then: an authority that was added to its store must not need a restart of the agent.
+    pub(super) fn failed(&mut self, failure: &Failure) {
+        self.doubted |= failure.kind == FailureKind::Tls;
+    }
+
     fn connector(&mut self, settings: Option<SharedSettings>) -> Result<&Connector, Failure> {
+        let doubted = std::mem::take(&mut self.doubted);
         if settings != self.settings {
             let connector = self.base.connector(settings.as_deref());
             self.connector = connector.map_err(|failure| match settings {
@@ -44,7 +53,7 @@ impl Servers {
                 None => failure,
             })?;
             self.settings = settings;
-        } else if self.connector.is_stale() {
+        } else if doubted || self.connector.is_stale() {
             match self.base.connector(settings.as_deref()) {
                 Ok(renewed) => self.connector = renewed,
                 // Somebody may be writing them just now.

@@ -1,7 +1,7 @@
 //! Settings that the server offers, as they show on the wire: certificates, authorities, versions,
 //! headers and proxies that change while the agent runs.
 
-use opamp_client::core::Storage;
+use opamp_client::core::{FailureKind, Storage};
 use opamp_client::tls::Tls;
 use opamp_client::{Builder, HeaderError};
 use opamp_proto::v1::{
@@ -195,6 +195,21 @@ async fn agents_with_authorities_of_the_system() {
     let public = Server::start_tls(Authority::acceptor(&system.server("127.0.0.1"))).await;
     let _agent = Agent::start(agent(wss(public.port())));
     public.welcome().await;
+
+    // An authority that is added while agents are refused by its servers, or refuse them.
+    let added = Authority::new();
+    let acceptor = Authority::acceptor(&added.server("127.0.0.1"));
+    let websocket = Server::start().await;
+    let requests = http::Server::start().await;
+    let mut first = Agent::start(agent(wss(websocket.port())));
+    let mut second = Agent::start(agent(format!("https://127.0.0.1:{}", requests.port())));
+    assert!(acceptor.accept(websocket.accept_tcp().await).await.is_err());
+    assert!(acceptor.accept(requests.accept_tcp().await).await.is_err());
+    assert_eq!(first.failure().await.0.kind, FailureKind::Tls);
+    assert_eq!(second.failure().await.0.kind, FailureKind::Tls);
+    std::fs::write(std::env::var_os(SYSTEM).unwrap(), system.pem() + &added.pem()).unwrap();
+    soon(async { while acceptor.accept(websocket.accept_tcp().await).await.is_err() {} }).await;
+    soon(async { while acceptor.accept(requests.accept_tcp().await).await.is_err() {} }).await;
 
     let home = Server::start_tls(Authority::acceptor(&private.server("127.0.0.1"))).await;
     for include in [true, false] {
