@@ -203,7 +203,11 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as an origin")]
     fn a_message_is_not_taken_without_the_capability_it_was_posted_after() {
         let state = ClientState::new(opamp_proto::InstanceUid::generate());
-        let config = ClientConfig::new(state, v1::AgentDescription::default());
+        let description = v1::AgentDescription {
+            identifying_attributes: vec![v1::KeyValue::new("service.name", "agent")],
+            ..Default::default()
+        };
+        let config = ClientConfig::new(state, description);
         let mailbox = Arc::new(Mailbox::new(&config, Redaction::default()));
         let now = Instant::now();
         let mut core = ClientCore::new(config, now).unwrap();
