@@ -113,6 +113,14 @@ struct Connection<H: Handler> {
     times: Times,
 }
 
+impl Held {
+    /// What came along with the handshake; `None` if that is nothing, and the buffer it was read into
+    /// goes.
+    fn from_upgrade(read: Bytes) -> Option<Box<Self>> {
+        (!read.is_empty()).then(|| Box::new(Self { message: None, rest: read.into() }))
+    }
+}
+
 /// The route; when it is dropped, however that comes about, the sessions on it end.
 struct Sessions<H: Handler> {
     inner: Arc<Inner<H>>,
@@ -155,10 +163,6 @@ pub(super) async fn serve<H: Handler>(
     let route = inner.fleet.open_route(Transport::WebSocket, peer, identity, Some(waker));
     let limits = inner.fleet.config().limits;
     let (socket, read) = Socket::new(upgraded, limits.max_receive());
-    let held = match read.is_empty() {
-        true => None,
-        false => Some(Box::new(Held { message: None, rest: read.into() })),
-    };
     let opened = inner.signals.now();
     let times = Times {
         opened,
@@ -175,7 +179,7 @@ pub(super) async fn serve<H: Handler>(
         signal,
         outbox,
         socket,
-        held,
+        held: Held::from_upgrade(read),
         malformed_in_a_row: 0,
         headerless: false,
         peer,
