@@ -187,6 +187,61 @@ async fn a_flood_without_reading_is_held_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_flood_of_pings_without_reading_is_held_back() {
+    let service = service();
+    let mut socket = WebSocket::open(connect(&service, 1024), &[]).await.expect("an upgrade");
+    socket.send(&report(1)).await;
+    socket.recv().await;
+    // A ping of 125 bytes, with a mask of zeros.
+    let ping = [&[0x89, 0x80 | 125][..], &[0; 4 + 125]].concat();
+    let raw = socket.socket.get_mut();
+    let mut sent = 0;
+    while timeout(Duration::from_millis(100), raw.write_all(&ping)).await.is_ok() {
+        sent += 1;
+        assert!(sent < 10_000, "it is stopped in time");
+    }
+    assert!(sent > 100, "{sent}");
+    assert!(is_connected(&service));
+    // Once it reads, it is answered.
+    let mut pongs = vec![0; sent * (2 + 125)];
+    soon(raw.read_exact(&mut pongs)).await.expect("the pongs");
+    assert!(pongs.chunks(127).all(|pong| pong.starts_with(&[0x8a, 125])));
+}
+
+/// One byte after the other arrives in a read of its own.
+#[tokio::test(start_paused = true)]
+async fn a_message_may_come_byte_by_byte() {
+    let service = service();
+    let mut socket = WebSocket::open(connect(&service, 1024), &[]).await.expect("an upgrade");
+    let body = report(1).encode_to_vec();
+    let len = u8::try_from(body.len() + 1).expect("a short message");
+    let frame = [&[0x82, 0x80 | len, 0, 0, 0, 0, 0][..], &body].concat();
+    for byte in frame {
+        socket.socket.get_mut().write_all(&[byte]).await.expect("it is sent");
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(socket.recv().await.error_response, None);
+}
+
+/// The peer has hung up, but takes what was under way before the answer to that.
+#[tokio::test(start_paused = true)]
+async fn what_was_queued_before_a_close_frame_leaves_before_its_answer() {
+    let service = service();
+    let mut socket = WebSocket::open(connect(&service, 1024), &[]).await.expect("an upgrade");
+    socket.send(&report(1)).await;
+    socket.recv().await;
+    let config = remote_config(&"x".repeat(100_000));
+    service.fleet().set_remote_config(&uid(&UID), config).unwrap();
+    sleep(Duration::from_millis(1)).await;
+    let raw = socket.socket.get_mut();
+    raw.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8]).await.expect("it is sent");
+    let mut received = Vec::new();
+    soon(raw.read_to_end(&mut received)).await.expect("the rest");
+    assert!(received.len() > 100_000);
+    assert_eq!(received[received.len() - 4..], [0x88, 2, 0x03, 0xe8]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_body_is_408() {
     let service = service();
     let mut stream = connect(&service, 64 * 1024);
