@@ -437,7 +437,7 @@ impl Builder {
             transport: self.transport,
             headers,
             provider: self.header_provider,
-            proxy: self.proxy,
+            proxy: self.proxy.clone(),
             max_redirects: self.max_redirects,
             compress_requests: self.compress_requests,
             #[cfg(feature = "tls")]
@@ -467,7 +467,7 @@ impl Builder {
         let driver = Driver::new(core, servers, self.store, mailbox, status_sender, event_sender);
         #[cfg(feature = "packages")]
         let driver = match self.packages {
-            Some(packages) => driver.with_packages(Warehouse::new(&packages)?),
+            Some(packages) => driver.with_packages(Warehouse::new(&packages, &self.proxy)?),
             None => driver,
         };
         Ok((client, Events::new(events), driver))

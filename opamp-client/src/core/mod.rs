@@ -17,8 +17,9 @@
 //!
 //! A driver loops: give in what happened, then poll, in this order: [`poll_connection`] until
 //! `None`; [`poll_transmit`] as long as the transport takes messages; [`poll_event`] as long as the
-//! application takes events; [`poll_custom_outcome`] until `None`; [`poll_save`] where there is a store;
-//! then wait for the next happening, no longer than [`poll_timeout`].
+//! application takes events; [`poll_custom_outcome`] until `None`; [`poll_save`] where there is a store,
+//! and [`poll_package_action`] until `None` where the agent takes packages; then wait for the next
+//! happening, no longer than [`poll_timeout`].
 //! Polling too often does no harm. A connection that is neither polled nor answered harms no one
 //! but itself.
 //!
@@ -48,6 +49,7 @@
 //! [`poll_event`]: ClientCore::poll_event
 //! [`poll_custom_outcome`]: ClientCore::poll_custom_outcome
 //! [`poll_save`]: ClientCore::poll_save
+//! [`poll_package_action`]: ClientCore::poll_package_action
 //! [`poll_timeout`]: ClientCore::poll_timeout
 
 mod backoff;

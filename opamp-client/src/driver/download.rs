@@ -30,6 +30,7 @@ use reqwest::Url;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Notify, mpsc};
 
+use super::Proxy;
 use super::connector::retry_after;
 use super::headers::MAX_HEADERS;
 use crate::core::packages::{
@@ -152,7 +153,8 @@ impl Held {
 }
 
 impl Downloader {
-    pub(super) fn new(packages: &Packages) -> Result<Self, Error> {
+    /// Downloads take the way of the OpAMP connection, unless they have their own.
+    pub(super) fn new(packages: &Packages, proxy: &Proxy) -> Result<Self, Error> {
         let builder = reqwest::Client::builder()
             .connect_timeout(packages.idle_timeout)
             .read_timeout(packages.idle_timeout)
@@ -164,6 +166,7 @@ impl Downloader {
             .no_brotli()
             .no_zstd()
             .no_deflate();
+        let builder = packages.proxy.as_ref().unwrap_or(proxy).lead(builder)?;
         #[cfg(feature = "tls")]
         let builder = builder.tls_backend_preconfigured(match &packages.tls {
             Some(tls) => (*tls.config()?).clone(),
@@ -549,6 +552,10 @@ fn refused(status: StatusCode, headers: &HeaderMap) -> Failed {
 fn unreachable(error: reqwest::Error) -> Failed {
     // The URL may hold a token in its query.
     let error = error.without_url();
+    #[cfg(feature = "tls")]
+    if let Some(message) = crate::tls::explain(&error) {
+        return transient(format!("the download failed: no TLS connection: {message}"));
+    }
     let mut why = format!("the download failed: {error}");
     let mut source = error.source();
     while let Some(cause) = source {

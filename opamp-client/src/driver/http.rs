@@ -13,7 +13,7 @@ use super::coding::Requests;
 use super::connector::{Credentials, TlsConfig, retry_after};
 use super::endpoint::Endpoint;
 use super::patience::{Meter, Patience};
-use super::proxy::{Route, Scheme};
+use super::proxy::Route;
 use super::redirect::Hops;
 use crate::core::{Failure, FailureKind, Response};
 use crate::error::{Error, ErrorKind};
@@ -224,7 +224,7 @@ fn client(route: Option<&Route>, tls: Option<TlsConfig>) -> Result<reqwest::Clie
         .no_deflate();
     let builder = match route {
         None => builder,
-        Some(route) => builder.proxy(proxy(route)?),
+        Some(route) => builder.proxy(route.for_requests()?),
     };
     // Without a configuration of ours the library looks for a process-wide crypto provider, and
     // panics when there is none, also for a URL that needs no TLS.
@@ -238,24 +238,6 @@ fn client(route: Option<&Route>, tls: Option<TlsConfig>) -> Result<reqwest::Clie
     builder
         .build()
         .map_err(|error| Error::with_source(ErrorKind::Config, "no HTTP client can be made", error))
-}
-
-fn proxy(route: &Route) -> Result<reqwest::Proxy, Error> {
-    let unusable =
-        |error| Error::with_source(ErrorKind::Url, "the proxy's URL cannot be used", error);
-    let mut url = reqwest::Url::parse(&route.to_string()).map_err(|error| {
-        Error::with_source(ErrorKind::Url, "the proxy's URL is unusable", error)
-    })?;
-    if let Some((name, password)) = &route.user {
-        // They fail for URLs without a host, which this one has.
-        let _ = url.set_username(name);
-        let _ = url.set_password(Some(password));
-    }
-    let proxy = reqwest::Proxy::all(url).map_err(unusable)?;
-    Ok(match route.scheme {
-        Scheme::Http | Scheme::Https => proxy.headers(route.headers.clone()),
-        Scheme::Socks5 | Scheme::Socks5h => proxy,
-    })
 }
 
 fn bad_response(message: &str) -> Failure {

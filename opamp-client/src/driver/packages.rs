@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::download::{Downloader, Progress, STORE_TIMEOUT};
-use super::{Boxed, now};
+use super::{Boxed, Proxy, now};
 use crate::core::ClientCore;
 use crate::core::packages::{
     FetchFailure, FetchTicket, Fetched, PackageAction, PackageRecords, RetainTicket, SaveTicket,
@@ -52,8 +52,9 @@ pub(super) enum Done {
 }
 
 impl Warehouse {
-    pub(crate) fn new(packages: &Packages) -> Result<Self, Error> {
-        Ok(Self { downloader: Some(Downloader::new(packages)?), ..Self::default() })
+    pub(crate) fn new(packages: &Packages, proxy: &Proxy) -> Result<Self, Error> {
+        let downloader = Downloader::new(packages, proxy)?;
+        Ok(Self { downloader: Some(downloader), ..Self::default() })
     }
 
     /// Loads what is remembered before anything is reported, unless the store takes too long.
@@ -243,7 +244,7 @@ mod tests {
     }
 
     fn warehouse(store: Hanging) -> Warehouse {
-        Warehouse::new(&Packages::verified_by_hash(store)).unwrap()
+        Warehouse::new(&Packages::verified_by_hash(store), &Proxy::none()).unwrap()
     }
 
     #[tokio::test(start_paused = true)]

@@ -181,6 +181,20 @@ impl Proxy {
         matches!(&self.0, Choice::Fixed(route) if route.is_secure())
     }
 
+    /// Takes this way with every request of a client.
+    #[cfg(feature = "packages")]
+    pub(super) fn lead(
+        &self,
+        builder: reqwest::ClientBuilder,
+    ) -> Result<reqwest::ClientBuilder, Error> {
+        Ok(match &self.0 {
+            // The library reads the same as we do.
+            Choice::System => builder,
+            Choice::None => builder.no_proxy(),
+            Choice::Fixed(route) => builder.no_proxy().proxy(route.for_requests()?),
+        })
+    }
+
     /// The proxy for this server; `None` is the straight way.
     pub(super) fn route_to(&self, endpoint: &Endpoint) -> Option<Route> {
         match &self.0 {
@@ -217,6 +231,26 @@ impl Route {
 
     pub(super) fn is_secure(&self) -> bool {
         self.scheme == Scheme::Https
+    }
+
+    /// The same, as the library for requests wants it.
+    #[cfg(any(feature = "http", feature = "packages"))]
+    pub(super) fn for_requests(&self) -> Result<reqwest::Proxy, Error> {
+        let unusable =
+            |error| Error::with_source(ErrorKind::Url, "the proxy's URL cannot be used", error);
+        let mut url = reqwest::Url::parse(&self.to_string()).map_err(|error| {
+            Error::with_source(ErrorKind::Url, "the proxy's URL is unusable", error)
+        })?;
+        if let Some((name, password)) = &self.user {
+            // They fail for URLs without a host, which this one has.
+            let _ = url.set_username(name);
+            let _ = url.set_password(Some(password));
+        }
+        let proxy = reqwest::Proxy::all(url).map_err(unusable)?;
+        Ok(match self.scheme {
+            Scheme::Http | Scheme::Https => proxy.headers(self.headers.clone()),
+            Scheme::Socks5 | Scheme::Socks5h => proxy,
+        })
     }
 
     /// `None` for a kind of proxy that is not spoken here.

@@ -73,7 +73,7 @@ impl FilePackageStore {
     /// As those of [`open`](Self::open).
     pub fn open_with_quota(directory: impl Into<PathBuf>, quota: u64) -> io::Result<Self> {
         let directory = directory.into();
-        create_private(&directory.join("files")).map_err(|error| at(&directory, error))?;
+        create_private(&directory.join("files"))?;
         let path = directory.join("lock");
         let lock = private().open(&path).map_err(|error| at(&path, error))?;
         lock.try_lock().map_err(|error| at(&path, error.into()))?;
@@ -83,6 +83,12 @@ impl FilePackageStore {
             if name.as_encoded_bytes().starts_with(NEW.as_bytes()) {
                 remove_if_exists(&path)?;
             }
+        }
+        // New names are on the disk only when their directories are. The one above need not be ours
+        // to open; then its owner may see to that.
+        sync_directory(&directory)?;
+        if let Some(above) = directory.parent().filter(|above| *above != Path::new("")) {
+            let _ = sync_directory(above);
         }
         let inner = Inner { directory, quota, used: Mutex::new(None), _lock: lock };
         Ok(Self { inner: Arc::new(inner) })

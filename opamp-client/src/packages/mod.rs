@@ -62,6 +62,8 @@ pub use crate::core::packages::{
     PackagesConfig, SignaturePolicy,
 };
 
+use crate::Proxy;
+
 #[cfg(feature = "file-store")]
 pub use self::file_store::{FilePackageStore, file_name};
 #[cfg(feature = "minisign")]
@@ -76,6 +78,7 @@ pub struct Packages {
     pub(crate) verifier: Option<Arc<dyn SignatureVerifier>>,
     pub(crate) config: PackagesConfig,
     pub(crate) idle_timeout: Duration,
+    pub(crate) proxy: Option<Proxy>,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<crate::tls::Tls>,
 }
@@ -97,6 +100,7 @@ impl Packages {
             verifier,
             config: PackagesConfig { signatures, ..PackagesConfig::default() },
             idle_timeout: Duration::from_secs(30),
+            proxy: None,
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -111,7 +115,7 @@ impl Packages {
 
     /// Takes packages that `verifier` finds to be signed, and no others
     /// ([`SignaturePolicy::Required`]): an unsigned one is refused without a download (PKG-72,
-    /// SEC-13).
+    /// SEC-13). Another policy can be set with [`configure`](Self::configure).
     pub fn verified_by_signature(
         store: impl PackageStore + 'static,
         verifier: impl SignatureVerifier + 'static,
@@ -131,6 +135,14 @@ impl Packages {
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: crate::tls::Tls) -> Self {
         self.tls = Some(tls);
+        self
+    }
+
+    /// The proxy on the way to download servers. Default: the one the client was built with, see
+    /// [`Builder::proxy`](crate::Builder::proxy); one that the server offers later is for the OpAMP
+    /// connection alone.
+    pub fn proxy(mut self, proxy: Proxy) -> Self {
+        self.proxy = Some(proxy);
         self
     }
 

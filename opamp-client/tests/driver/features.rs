@@ -59,6 +59,21 @@ fn the_core_alone_brings_no_runtime_and_no_cryptography() {
 }
 
 #[test]
+fn packages_bring_requests_and_hashes_and_minisign_one_crate() {
+    let packages = dependencies("ws,packages");
+    for wanted in ["reqwest", "sha2"] {
+        assert!(packages.iter().any(|name| name == wanted), "{wanted} in {packages:?}");
+    }
+    for unwanted in ["rustls", "flate2", "tempfile", "minisign-verify"] {
+        assert!(!packages.iter().any(|name| name == unwanted), "{unwanted} in {packages:?}");
+    }
+    let with_minisign = dependencies("ws,packages,minisign");
+    let mut added: Vec<_> = with_minisign.iter().filter(|name| !packages.contains(name)).collect();
+    added.dedup();
+    assert_eq!(added, ["minisign-verify"]);
+}
+
+#[test]
 fn each_transport_brings_only_its_own_library() {
     let websocket = dependencies("ws");
     assert!(websocket.iter().any(|name| name == "tungstenite"));

@@ -158,3 +158,16 @@ async fn headers_without_number_fail_the_package_alone() {
     scene.offer_one(&offered).await;
     assert_eq!(scene.failed().await, "there are more than 256 headers");
 }
+
+#[tokio::test]
+async fn downloads_can_have_a_proxy_of_their_own() {
+    let _judged = opamp_spec::judges(&["PKG-06"]);
+    let proxy = http::Server::start().await;
+    let way = opamp_client::Proxy::url(&proxy.url()).unwrap();
+    let mut scene = Scene::with(|packages| packages.proxy(way)).await;
+    scene.offer_one(&package("1.0", "http://downloads.invalid/1?a=b", b"bytes")).await;
+    let request = proxy.request().await;
+    assert_eq!(&*request.path_and_query, "http://downloads.invalid/1?a=b");
+    request.answer(200, &[], b"bytes").await;
+    scene.install(b"bytes").await;
+}
