@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, SupportedCipherSuite, SupportedProtocolVersion};
@@ -165,7 +165,8 @@ impl Tls {
     pub fn identity_pem(mut self, certificates_pem: &[u8], key_pem: &[u8]) -> Result<Self, Error> {
         let chain = certificates(certificates_pem, "client certificate")?;
         let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|error| {
-            Error::with_source(ErrorKind::Tls, "the client key is not a readable PEM key", error)
+            let why = unreadable(&error);
+            Error::new(ErrorKind::Tls, format!("the client key is not a readable PEM key: {why}"))
         })?;
         let identity = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| {
             let message = match error {
@@ -314,8 +315,61 @@ fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, 
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         Ok(_) => Err(Error::new(ErrorKind::Tls, format!("no PEM certificate in the {what}"))),
         Err(error) => {
-            let message = format!("the {what} are not readable PEM");
-            Err(Error::with_source(ErrorKind::Tls, message, error))
+            let why = unreadable(&error);
+            Err(Error::new(ErrorKind::Tls, format!("the {what} are not readable PEM: {why}")))
+        }
+    }
+}
+
+/// What is wrong, in words of our own: those of the library quote lines, which may be all of a key.
+fn unreadable(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "a section has no end, or is all on one line",
+        pem::Error::IllegalSectionStart { .. } => "a section begins in the middle of a line",
+        pem::Error::Base64Decode(_) => "what is in a section is not base64",
+        pem::Error::NoItemsFound => "nothing of the kind is in it",
+        _ => "it is damaged, or too large",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    /// Line breaks are easily lost, and files mixed up: what is refused then may be a key.
+    #[test]
+    fn no_part_of_a_key_is_in_an_error() {
+        let certificate = rcgen::generate_simple_self_signed(["agent".to_owned()]).unwrap();
+        let key = certificate.signing_key.serialize_pem();
+        let chain = certificate.cert.pem();
+        let body: String = key.lines().filter(|line| !line.starts_with('-')).collect();
+        for ruined in [
+            key.replace('\n', ""),
+            key.replace('\n', " "),
+            key.replacen('\n', "", 1),
+            key.replace("-----END", "----END"),
+            key.replace(&body[..4], "*!*!"),
+        ] {
+            for error in [
+                Tls::new().identity_pem(chain.as_bytes(), ruined.as_bytes()).unwrap_err(),
+                Tls::new().identity_pem(ruined.as_bytes(), key.as_bytes()).unwrap_err(),
+                Tls::new().trust_pem(ruined.as_bytes()).unwrap_err(),
+            ] {
+                let mut shown = format!("{error:?} {error}");
+                let mut source = error.source();
+                while let Some(cause) = source {
+                    shown = format!("{shown} {cause:?} {cause}");
+                    source = cause.source();
+                }
+                let bytes = |from: usize| format!("{:?}", &body.as_bytes()[from..from + 6]);
+                for at in [8, 40] {
+                    assert!(!shown.contains(&body[at..at + 6]), "{shown}");
+                    let numbers = bytes(at);
+                    assert!(!shown.contains(&numbers[1..numbers.len() - 1]), "{shown}");
+                }
+            }
         }
     }
 }
