@@ -1,12 +1,14 @@
 //! A store in a file.
 
-use std::fs::{self, File};
+use std::ffi::OsString;
+use std::fs;
+#[cfg(unix)]
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, TryLockError};
 
-use tempfile::NamedTempFile;
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::core::ClientState;
 use crate::store::SettingsStore;
@@ -78,6 +80,10 @@ impl SettingsStore for FileStore {
 
 impl StateFile {
     fn load(&self) -> io::Result<Option<ClientState>> {
+        if let Err(error) = self.remove_unfinished() {
+            let error = self.at(error);
+            warn!(%error, "what an unfinished save left behind cannot be removed");
+        }
         let content = match fs::read(&self.path) {
             Ok(content) => content,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -113,16 +119,45 @@ impl StateFile {
     }
 
     fn replace(&self, content: &[u8]) -> io::Result<()> {
-        let directory = match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
+        let directory = self.directory();
         // Only its owner can read a temporary file, and it stays so.
-        let mut file = NamedTempFile::new_in(directory)?;
+        let mut file =
+            tempfile::Builder::new().prefix(&self.unfinished()).tempfile_in(directory)?;
         file.write_all(content)?;
         file.as_file().sync_all()?;
         file.persist(&self.path).map_err(|error| error.error)?;
         sync_directory(directory)
+    }
+
+    /// Removes what a process left that ended in the middle of saving: there may be keys in it, and
+    /// each one leaves another.
+    fn remove_unfinished(&self) -> io::Result<()> {
+        let prefix = self.unfinished();
+        let entries = match fs::read_dir(self.directory()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes()) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the name of a file begins with that is to take the place of this one.
+    fn unfinished(&self) -> OsString {
+        let mut name = self.path.file_name().unwrap_or_default().to_os_string();
+        name.push(".new-");
+        name
+    }
+
+    fn directory(&self) -> &Path {
+        match self.path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        }
     }
 
     fn at(&self, error: io::Error) -> io::Error {
@@ -192,6 +227,22 @@ mod tests {
             assert!(!path.exists());
             assert_eq!(store.load().await.unwrap(), None);
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_process_left_that_ended_while_it_saved_is_removed() {
+        let _judged = opamp_spec::judges(&["CERT-02"]);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        let store = FileStore::new(&path);
+        store.save(&state(1)).await.unwrap();
+        let unfinished = store.file.unfinished();
+        let left = tempfile::Builder::new().prefix(&unfinished).tempfile_in(&directory).unwrap();
+        left.keep().unwrap();
+        fs::write(directory.path().join("another.new-1"), "not ours").unwrap();
+        assert_eq!(FileStore::new(&path).load().await.unwrap(), Some(state(1)));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+        assert_eq!(FileStore::new(directory.path().join("no/state")).load().await.unwrap(), None);
     }
 
     #[tokio::test]
