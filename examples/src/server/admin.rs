@@ -5,26 +5,90 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, JsonRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, FromRef, FromRequestParts, Path, Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post, put};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use opamp_proto::{ConfigHash, InstanceUid, WireUid, v1};
-use opamp_server::{Fleet, OperationError, RemoteConfig};
+use opamp_server::{
+    ConnectionSettings, Fleet, OperationError, PackageFiles, RemoteConfig, Transport,
+};
 use serde_json::json;
 
+use super::mailbox::Mailbox;
+use super::offers_json::{Custom, PackageOffer, Settings};
 use super::{agent_json, metrics};
+
+/// What the admin API acts on.
+pub(super) struct Admin<I> {
+    pub(super) fleet: Fleet<I>,
+    pub(super) mailbox: Mailbox,
+    pub(super) files: PackageFiles,
+    pub(super) place: Place,
+}
+
+/// Where agents reach the server, as far as it knows.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) tls: bool,
+    /// Host and port; empty if it listens on every address and cannot know which one agents use.
+    pub(super) authority: String,
+    pub(super) path: String,
+}
+
+/// The path below which the files of packages are.
+pub(super) const PACKAGES: &str = "/packages";
+
+impl Place {
+    /// The endpoint over a transport; empty if it is not known.
+    fn endpoint(&self, transport: Transport) -> String {
+        let scheme = match (transport, self.tls) {
+            (Transport::WebSocket, false) => "ws",
+            (Transport::WebSocket, true) => "wss",
+            (Transport::Http, false) => "http",
+            (Transport::Http, true) => "https",
+        };
+        match self.authority.as_str() {
+            "" => String::new(),
+            authority => format!("{scheme}://{authority}{}", self.path),
+        }
+    }
+
+    /// What the URLs of packages begin with.
+    fn packages(&self) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}{PACKAGES}", self.authority)
+    }
+}
+
+impl<I> Clone for Admin<I> {
+    fn clone(&self) -> Self {
+        Self {
+            fleet: self.fleet.clone(),
+            mailbox: self.mailbox.clone(),
+            files: self.files.clone(),
+            place: self.place.clone(),
+        }
+    }
+}
+
+impl<I> FromRef<Admin<I>> for Fleet<I> {
+    fn from_ref(admin: &Admin<I>) -> Self {
+        admin.fleet.clone()
+    }
+}
 
 /// The routes of the admin API.
 ///
 /// It has no authentication: serve it to those only who may do all that it offers.
-pub fn router<I: Clone + Send + Sync + 'static>(fleet: Fleet<I>) -> Router {
-    let limit = fleet.config().limits.max_send();
+pub(super) fn router<I: Clone + Send + Sync + 'static>(admin: Admin<I>) -> Router {
+    // Base64 makes content a third longer.
+    let limit = admin.fleet.config().limits.max_send().saturating_mul(2);
     Router::new()
         .route("/v1/agents", get(agents::<I>))
         .route("/v1/agents/{uid}", get(agent::<I>))
@@ -34,10 +98,10 @@ pub fn router<I: Clone + Send + Sync + 'static>(fleet: Fleet<I>) -> Router {
         .route("/v1/agents/{uid}/restart", post(restart::<I>))
         .route("/v1/agents/{uid}/report-full-state", post(report_full_state::<I>))
         .route("/v1/agents/{uid}/new-instance-uid", post(new_instance_uid::<I>))
-        .route("/v1/agents/{uid}/connection-settings", any(not_implemented))
-        .route("/v1/agents/{uid}/packages", any(not_implemented))
-        .route("/v1/agents/{uid}/custom-message", any(not_implemented))
-        .route("/v1/agents/{uid}/custom-messages", any(not_implemented))
+        .route("/v1/agents/{uid}/connection-settings", put(set_connection_settings::<I>))
+        .route("/v1/agents/{uid}/packages", put(set_packages::<I>))
+        .route("/v1/agents/{uid}/custom-message", post(send_custom_message::<I>))
+        .route("/v1/agents/{uid}/custom-messages", get(custom_messages::<I>))
         .route("/v1/unavailable", put(set_unavailable::<I>).delete(set_available::<I>))
         .route("/metrics", get(metrics::<I>))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -49,7 +113,7 @@ pub fn router<I: Clone + Send + Sync + 'static>(fleet: Fleet<I>) -> Router {
             Refused(StatusCode::METHOD_NOT_ALLOWED, error)
         })
         .layer(DefaultBodyLimit::max(limit))
-        .with_state(fleet)
+        .with_state(admin)
 }
 
 /// Why a request is not served: the status, and words for `error`.
@@ -65,7 +129,10 @@ impl From<OperationError> for Refused {
     fn from(error: OperationError) -> Self {
         let status = match error {
             OperationError::UnknownAgent => StatusCode::NOT_FOUND,
-            OperationError::NotAccepted | OperationError::UidInUse => StatusCode::CONFLICT,
+            OperationError::NotAccepted | OperationError::NotOffered | OperationError::UidInUse => {
+                StatusCode::CONFLICT
+            }
+            OperationError::QueueFull => StatusCode::TOO_MANY_REQUESTS,
             OperationError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -123,13 +190,13 @@ fn parse_uid(text: &str) -> Result<WireUid, Refused> {
 async fn agents<I>(State(fleet): State<Fleet<I>>) -> Response {
     let mut agents = fleet.agents();
     agents.sort_unstable_by_key(|agent| *agent.uid());
-    let agents: Vec<_> = agents.iter().map(agent_json::agent).collect();
+    let agents: Vec<_> = agents.iter().map(|agent| agent_json::agent_of(&fleet, agent)).collect();
     Json(json!({ "agents": agents })).into_response()
 }
 
 async fn agent<I>(State(fleet): State<Fleet<I>>, Uid(uid): Uid) -> Result<Response, Refused> {
     let agent = fleet.agent(&uid).ok_or(OperationError::UnknownAgent)?;
-    Ok(Json(agent_json::agent(&agent)).into_response())
+    Ok(Json(agent_json::agent_of(&fleet, &agent)).into_response())
 }
 
 #[derive(serde::Deserialize)]
@@ -252,8 +319,53 @@ async fn new_instance_uid<I>(
     Ok(Json(json!({ "new_instance_uid": new.to_string() })).into_response())
 }
 
-async fn not_implemented(uri: Uri) -> Refused {
-    Refused(StatusCode::NOT_IMPLEMENTED, format!("{} is not supported yet", uri.path()))
+async fn set_connection_settings<I>(
+    State(admin): State<Admin<I>>,
+    Uid(uid): Uid,
+    settings: Result<Json<Settings>, JsonRejection>,
+) -> Result<StatusCode, Refused> {
+    let Json(settings) = settings?;
+    let agent = admin.fleet.agent(&uid).ok_or(OperationError::UnknownAgent)?;
+    let held = admin.fleet.connection_settings(&uid).map(|held| held.to_message());
+    let endpoint = admin.place.endpoint(agent.transport());
+    let settings = settings.over(held.unwrap_or_default(), &endpoint).map_err(wrong)?;
+    let settings = ConnectionSettings::new(settings).map_err(|error| wrong(error.to_string()))?;
+    admin.fleet.set_connection_settings(&uid, settings)?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+async fn set_packages<I>(
+    State(admin): State<Admin<I>>,
+    Uid(uid): Uid,
+    offer: Result<Json<PackageOffer>, JsonRejection>,
+) -> Result<StatusCode, Refused> {
+    let Json(offer) = offer?;
+    let packages = offer.into_packages(&admin.files, &admin.place.packages()).map_err(wrong)?;
+    admin.fleet.set_packages(&uid, packages)?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+async fn send_custom_message<I>(
+    State(fleet): State<Fleet<I>>,
+    Uid(uid): Uid,
+    message: Result<Json<Custom>, JsonRejection>,
+) -> Result<StatusCode, Refused> {
+    let Json(message) = message?;
+    let message = message.into_message().map_err(wrong)?;
+    fleet.send_custom_message(&uid, message, Instant::now())?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+async fn custom_messages<I>(
+    State(admin): State<Admin<I>>,
+    Uid(uid): Uid,
+) -> Result<Response, Refused> {
+    admin.fleet.agent(&uid).ok_or(OperationError::UnknownAgent)?;
+    Ok(Json(json!({ "custom_messages": admin.mailbox.of(&uid) })).into_response())
+}
+
+fn wrong(what: String) -> Refused {
+    Refused(StatusCode::BAD_REQUEST, what)
 }
 
 async fn metrics<I>(State(fleet): State<Fleet<I>>) -> Response {

@@ -4,10 +4,20 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use opamp_proto::v1::{self, any_value::Value as Any};
-use opamp_server::{AgentSnapshot, Transport};
+use opamp_server::{AgentSnapshot, Fleet, Transport};
 use serde_json::{Map, Value, json};
 
-/// The agent as the admin API shows it.
+/// The agent as the admin API shows it: if it told only the hash of its components, they may be known
+/// from another.
+pub(super) fn agent_of<I>(fleet: &Fleet<I>, agent: &AgentSnapshot) -> Value {
+    let mut object = self::agent(agent);
+    if let Some(components) = fleet.available_components(agent) {
+        object["available_components"] = available_components(&components);
+    }
+    object
+}
+
+/// The agent as it is known by itself.
 #[must_use]
 pub fn agent(agent: &AgentSnapshot) -> Value {
     let state = agent.state();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
 use opamp_proto::{DEFAULT_MAX_MESSAGE_SIZE, MessageLimits, v1};
-use opamp_server::{RemoteConfig, ServerConfig};
+use opamp_server::{CustomCapabilities, RemoteConfig, ServerConfig};
 
 use crate::program::Failure;
 
@@ -53,6 +53,11 @@ pub struct ServerArgs {
     #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MAX_MESSAGE_SIZE,
         value_parser = message_size)]
     pub max_message_size: usize,
+
+    /// A custom capability to announce, a reverse domain name such as org.example.chat; may be
+    /// repeated. Default: none
+    #[arg(long = "custom-capability", value_name = "NAME")]
+    pub custom_capabilities: Vec<String>,
 
     /// Deviations from the specification to serve. Default: none
     #[arg(long, value_name = "NAME,…", value_enum, value_delimiter = ',')]
@@ -122,11 +127,12 @@ impl ServerArgs {
             client_ca: None,
             tokens: Vec::new(),
             max_message_size: DEFAULT_MAX_MESSAGE_SIZE,
+            custom_capabilities: Vec::new(),
             tolerate: Vec::new(),
         }
     }
 
-    pub(super) fn server_config(&self) -> ServerConfig {
+    pub(super) fn server_config(&self) -> Result<ServerConfig, Failure> {
         let mut config = ServerConfig::default();
         let size = self.max_message_size;
         config.limits = MessageLimits::new().with_max_receive(size).with_max_send(size);
@@ -134,7 +140,9 @@ impl ServerArgs {
             |one| self.tolerate.contains(&one) || self.tolerate.contains(&Tolerance::All);
         config.tolerances.legacy_instance_uid = tolerates(Tolerance::LegacyInstanceUid);
         config.tolerances.missing_header = tolerates(Tolerance::MissingHeader);
-        config
+        config.custom_capabilities = CustomCapabilities::new(&self.custom_capabilities)
+            .map_err(|error| Failure::new(error.to_string()).of_usage())?;
+        Ok(config)
     }
 
     /// The configuration to offer to all.
@@ -212,7 +220,7 @@ mod tests {
     fn tolerances_are_named_one_by_one_or_all() {
         let tolerances = |names: &str| {
             let args = ServerArgs::try_parse_from(["server", "--tolerate", names]).unwrap();
-            let tolerances = args.server_config().tolerances;
+            let tolerances = args.server_config().unwrap().tolerances;
             (tolerances.legacy_instance_uid, tolerances.missing_header)
         };
         assert_eq!(tolerances("missing-header"), (false, true));

@@ -4,10 +4,13 @@ use opamp_proto::v1;
 use opamp_server::{AgentChange, BearerTokens, Changes, Handler, Rejection};
 use tokio::sync::watch;
 
+use super::mailbox::Mailbox;
+
 /// Admits agents that present a token, if one is asked for, and passes on that something changed.
 pub(super) struct Desk {
     pub(super) tokens: Option<BearerTokens>,
     pub(super) changed: watch::Sender<()>,
+    pub(super) mailbox: Mailbox,
 }
 
 impl Handler for Desk {
@@ -18,7 +21,8 @@ impl Handler for Desk {
     }
 
     async fn agent_changed(&self, change: AgentChange<()>) {
-        let AgentChange { agent, changes, .. } = change;
+        let AgentChange { agent, changes, custom_messages, .. } = change;
+        self.mailbox.add(*agent.uid(), custom_messages);
         if changes.intersects(Changes::CONNECTED | Changes::DISCONNECTED) {
             let connected = agent.is_connected();
             tracing::info!(agent = %agent.uid(), connected, "an agent came or went");
@@ -29,6 +33,9 @@ impl Handler for Desk {
         {
             let (outcome, error) = (status.status(), status.error_message);
             tracing::info!(agent = %agent.uid(), ?outcome, error, "an agent told what became of a configuration");
+        }
+        if changes.contains(Changes::OFFER_TIMED_OUT) {
+            tracing::warn!(agent = %agent.uid(), "an agent did not say what became of an offer");
         }
         self.changed.send_replace(());
     }

@@ -55,6 +55,11 @@ pub(super) fn text<I>(fleet: &Fleet<I>) -> String {
         ),
         ("stale", "Messages of connections that newer ones replaced.", counters.stale),
         (
+            "custom_messages_dropped",
+            "Custom messages of agents dropped as there was no room for them.",
+            counters.custom_messages_dropped,
+        ),
+        (
             "legacy_instance_uids",
             "Messages with a tolerated legacy instance uid.",
             counters.legacy_instance_uids,

@@ -1,25 +1,29 @@
 //! An OpAMP server that keeps its fleet in memory, and an admin API to look at the fleet and to act
 //! on it.
 
-pub mod admin;
+mod admin;
 pub mod agent_json;
 mod args;
 mod desk;
+mod mailbox;
 mod metrics;
+mod offers_json;
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use opamp_server::{BearerTokens, Fleet, Server as OpampServer, ShutdownHandle};
+use opamp_server::{BearerTokens, Fleet, PackageFiles, Server as OpampServer, ShutdownHandle};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 pub use self::args::{ServerArgs, Token, Tolerance};
 
+use self::admin::{Admin, PACKAGES, Place};
 use self::args::read;
 use self::desk::Desk;
+use self::mailbox::Mailbox;
 use crate::program::Failure;
 
 /// How long requests to the admin API may take to finish at the end.
@@ -50,8 +54,11 @@ impl Server {
         let tokens: Vec<_> = args.tokens.iter().map(|token| &token.0).collect();
         let tokens = (!tokens.is_empty()).then(|| BearerTokens::new(tokens));
 
-        let mut builder =
-            OpampServer::bind(args.listen).path(&args.path).config(args.server_config());
+        let (mailbox, files) = (Mailbox::default(), PackageFiles::default());
+        let mut builder = OpampServer::bind(args.listen)
+            .path(&args.path)
+            .package_files(PACKAGES, files.clone())
+            .config(args.server_config()?);
         if let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) {
             let authorities = args.client_ca.as_deref().map(read).transpose()?;
             let tls = opamp_server::service::tls::server_config(
@@ -62,7 +69,7 @@ impl Server {
             builder = builder.tls(tls.map_err(|error| Failure::caused_by("TLS", error))?);
         }
         let listening = |addr| move |error| Failure::caused_by(format!("{addr}"), error);
-        let opamp = builder.listen(Desk { tokens, changed }).await;
+        let opamp = builder.listen(Desk { tokens, changed, mailbox: mailbox.clone() }).await;
         let opamp = opamp.map_err(listening(args.listen))?;
         let admin = TcpListener::bind(args.admin).await.map_err(|error| {
             Failure::caused_by(format!("cannot listen on the admin address {}", args.admin), error)
@@ -79,12 +86,18 @@ impl Server {
             })?;
         }
 
+        let addr = opamp.local_addr();
+        let place = Place {
+            tls: args.tls_cert.is_some(),
+            authority: if addr.ip().is_unspecified() { String::new() } else { addr.to_string() },
+            path: args.path.clone(),
+        };
+        let router = admin::router(Admin { fleet: fleet.clone(), mailbox, files, place });
         let (admin_stop, stopped) = oneshot::channel();
-        let admin =
-            axum::serve(admin, admin::router(fleet.clone())).with_graceful_shutdown(async {
-                // A server that is gone is as good as stopped.
-                let _ = stopped.await;
-            });
+        let admin = axum::serve(admin, router).with_graceful_shutdown(async {
+            // A server that is gone is as good as stopped.
+            let _ = stopped.await;
+        });
         Ok(Self {
             opamp_addr: opamp.local_addr(),
             admin_addr,

@@ -32,6 +32,26 @@ pub(crate) fn act(admin: SocketAddr, action: &Value) -> Result<Done, Failure> {
                 .collect();
             done("PUT", &of_agent("/config-files")?, &Value::from(files).to_string())
         }
+        "offer_connection_settings" => {
+            done("PUT", &of_agent("/connection-settings")?, &action["settings"].to_string())
+        }
+        "offer_packages" => {
+            let mut offer = action["packages"].clone();
+            for package in offer["packages"].as_object_mut().into_iter().flat_map(Map::values_mut) {
+                if let Some(package) = package.as_object_mut()
+                    && let Some(content) = package.remove("content")
+                {
+                    package.insert("content_base64".to_owned(), content);
+                }
+            }
+            done("PUT", &of_agent("/packages")?, &offer.to_string())
+        }
+        "send_custom_message" => {
+            let (capability, data) = (&action["capability"], &action["data"]);
+            let message =
+                json!({ "capability": capability, "type": action["type"], "data_base64": data });
+            done("POST", &of_agent("/custom-message")?, &message.to_string())
+        }
         "restart_agent" => done("POST", &of_agent("/restart")?, ""),
         "request_full_state" => done("POST", &of_agent("/report-full-state")?, ""),
         "show_agent" => match request(admin, "GET", &of_agent("")?, "")? {
