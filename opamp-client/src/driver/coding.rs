@@ -6,12 +6,14 @@
 //! ```text
 //!             a compressed response came          a compressed request was taken
 //!   Unknown ────────────────────────────► Likely ────────────────────────────► Certain
-//!                                            │                                    │ 415
-//!                                            │ it was refused: once more, plain   ▼
-//!                                            └──────────────────────────────────► Off
+//!                                            │                                    │
+//!                                            │ refused, but taken without gzip    │
+//!                                            └──────────────► Off ◄───────────────┘
 //! ```
 //!
-//! What was learned goes with the connector: other settings, another server.
+//! Whatever may mean that the server could not read it is answered with the same request without
+//! compression, at once: behind one name there may be servers of several kinds. What was learned goes
+//! with the connector: other settings, another server.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -50,20 +52,30 @@ impl Requests {
         }
     }
 
-    /// Whether this is the answer to what a compressed request said; otherwise the server could not
-    /// read it, and is to be told again without compression.
+    /// Whether this is the answer to what a compressed request said; otherwise the server may not
+    /// have been able to read it, and is to be told again without compression.
     pub(super) fn took(&self, response: &Response) -> bool {
-        let taken = match (response.status, self.get()) {
-            (415, _) => false,
-            (_, CERTAIN) => return true,
-            // As long as it is not certain, these may mean that it read gzip as protobuf.
-            (400 | 500 | 501, _) => false,
-            (200, _) => !is_bad_request(&response.body),
+        let certain = self.get() == CERTAIN;
+        let doubtful = match response.status {
+            400 | 415 => true,
+            // It may have read gzip as protobuf. One that has read it before is just not well.
+            500 | 501 => !certain,
+            200 => is_bad_request(&response.body),
             // Of whether it can read gzip, other answers say nothing.
             _ => return true,
         };
-        self.set(if taken { CERTAIN } else { OFF });
-        taken
+        if !doubtful && response.status == 200 {
+            self.set(CERTAIN);
+        }
+        !doubtful
+    }
+
+    /// What it said to the same request without compression: if it could read that, compression was
+    /// what it could not read.
+    pub(super) fn took_plain(&self, response: &Response) {
+        if response.status == 200 && !is_bad_request(&response.body) {
+            self.set(OFF);
+        }
     }
 
     fn get(&self) -> u8 {
@@ -112,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_cannot_read_it_is_not_asked_twice() {
+    fn a_server_that_reads_it_only_without_is_not_asked_twice() {
         let large = Bytes::from(vec![0; WORTH_IT]);
         let nothing = v1::ServerToAgent::default();
         for refused in [
@@ -121,23 +133,33 @@ mod tests {
             response(500, nothing.clone()),
             response(200, refusal()),
         ] {
-            let requests = Requests::new(true);
-            requests.server_compresses();
-            assert!(!requests.took(&refused), "{refused:?}");
-            requests.server_compresses();
-            assert!(!requests.compresses(&large));
+            for seen_before in [false, true] {
+                let requests = Requests::new(true);
+                requests.server_compresses();
+                if seen_before {
+                    assert!(requests.took(&response(200, nothing.clone())));
+                }
+                let took = requests.took(&refused);
+                assert_eq!(took, seen_before && refused.status == 500, "{refused:?}");
+                // It does not like what is said, with or without compression.
+                requests.took_plain(&refused);
+                assert!(requests.compresses(&large));
+                requests.took_plain(&response(200, nothing.clone()));
+                requests.server_compresses();
+                assert!(!requests.compresses(&large));
+            }
         }
     }
 
     #[test]
-    fn what_a_server_says_to_something_it_has_read_is_its_answer() {
+    fn what_says_nothing_of_compression_is_the_answer() {
         let nothing = v1::ServerToAgent::default();
+        let large = Bytes::from(vec![0; WORTH_IT]);
         let requests = Requests::new(true);
         requests.server_compresses();
-        assert!(requests.took(&response(503, nothing.clone())));
-        assert!(requests.took(&response(200, nothing.clone())));
-        assert!(requests.took(&response(400, nothing.clone())));
-        assert!(requests.took(&response(200, refusal())));
-        assert!(!requests.took(&response(415, nothing)));
+        for status in [401, 403, 404, 413, 429, 502, 503] {
+            assert!(requests.took(&response(status, nothing.clone())), "{status}");
+        }
+        assert!(requests.compresses(&large));
     }
 }

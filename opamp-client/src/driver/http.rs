@@ -80,6 +80,9 @@ impl Exchanger {
                 return Ok(response);
             }
             // What it could not read it has not acted on.
+            let response = self.follow(&headers, body, &patience).await?;
+            requests.took_plain(&response);
+            return Ok(response);
         }
         self.follow(&headers, body, &patience).await
     }
