@@ -156,6 +156,7 @@ impl Driver {
             let now = now();
             let posted = self.mailbox.empty_into(&mut self.core, now);
             self.deliveries.hand_on(posted, &mut self.core, now);
+            self.warehouse.catch_up(&mut self.core, now);
             self.core.handle_timeout(now);
             self.warehouse.start(&mut self.core, now);
             self.act(now);

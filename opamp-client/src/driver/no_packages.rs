@@ -12,6 +12,8 @@ pub(crate) struct Warehouse {}
 impl Warehouse {
     pub(super) async fn load(&mut self, _: &mut ClientCore) {}
 
+    pub(super) fn catch_up(&self, _: &mut ClientCore, _: Instant) {}
+
     pub(super) fn start(&mut self, _: &mut ClientCore, _: Instant) {}
 
     pub(super) async fn done(&mut self) -> Infallible {

@@ -70,13 +70,17 @@ impl Warehouse {
         let _ = timeout(FIRST_LOAD, load).await;
     }
 
-    /// Tells the core how far downloads are, and begins what it wants done.
-    pub(super) fn start(&mut self, core: &mut ClientCore, now: Instant) {
+    /// Tells the core how far downloads are: before it is told the time, at which it may pass that on.
+    pub(super) fn catch_up(&self, core: &mut ClientCore, now: Instant) {
         for (ticket, (_, progress)) in &self.downloads {
             if let Some(progress) = progress.get() {
                 core.handle_fetch_progress(*ticket, progress, now);
             }
         }
+    }
+
+    /// Begins what the core wants done.
+    pub(super) fn start(&mut self, core: &mut ClientCore, now: Instant) {
         let Some(downloader) = self.downloader.clone() else { return };
         while let Some(action) = core.poll_package_action(now) {
             self.act(action, &downloader);
