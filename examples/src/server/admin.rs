@@ -96,6 +96,7 @@ pub(super) fn router<I: Clone + Send + Sync + 'static>(admin: Admin<I>) -> Route
         .route("/v1/agents/{uid}/config", put(set_config::<I>).delete(clear_config::<I>))
         .route("/v1/agents/{uid}/config-files", put(set_config_files::<I>))
         .route("/v1/agents/{uid}/restart", post(restart::<I>))
+        .route("/v1/agents/{uid}/disconnect", post(disconnect::<I>))
         .route("/v1/agents/{uid}/report-full-state", post(report_full_state::<I>))
         .route("/v1/agents/{uid}/new-instance-uid", post(new_instance_uid::<I>))
         .route("/v1/agents/{uid}/connection-settings", put(set_connection_settings::<I>))
@@ -299,6 +300,14 @@ async fn clear_config<I>(
 
 async fn restart<I>(State(fleet): State<Fleet<I>>, Uid(uid): Uid) -> Result<StatusCode, Refused> {
     fleet.restart(&uid, Instant::now())?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+async fn disconnect<I>(
+    State(fleet): State<Fleet<I>>,
+    Uid(uid): Uid,
+) -> Result<StatusCode, Refused> {
+    fleet.disconnect(&uid)?;
     Ok(StatusCode::ACCEPTED)
 }
 

@@ -51,6 +51,9 @@ pub enum OperationError {
     /// [`ServerConfig::capabilities`] and [`ServerConfig::custom_capabilities`] (INTEROP-05, CUST-09).
     #[error("the Server does not announce the capability for this")]
     NotOffered,
+    /// The Agent has no connection of its own at the moment.
+    #[error("the Agent is on no WebSocket")]
+    NotConnected,
     /// So many custom messages wait for the Agent already.
     #[error("too many custom messages wait for the Agent")]
     QueueFull,

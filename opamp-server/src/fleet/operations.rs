@@ -8,7 +8,7 @@ use opamp_proto::WireUid;
 
 use super::shard::Slot;
 use super::{AVAILABLE, AgentSnapshot, Fleet};
-use crate::core::{OperationError, later};
+use crate::core::{OperationError, Transport, later};
 
 impl<I> Fleet<I> {
     /// Every Agent known, in no particular order. Each is a snapshot of its own moment.
@@ -50,6 +50,21 @@ impl<I> Fleet<I> {
         self.with_slot(uid, |slot| {
             slot.agent.request_full_state();
             Ok(())
+        })
+    }
+
+    /// Closes the WebSocket an Agent is on, in good order: Agents that share it are disconnected with
+    /// it, and all of them may come back unless admission refuses them (CONN-36, CLOSE-04).
+    ///
+    /// # Errors
+    ///
+    /// [`OperationError::UnknownAgent`], and [`OperationError::NotConnected`] if the Agent is on no
+    /// WebSocket: one on plain HTTP has no connection of its own.
+    pub fn disconnect(&self, uid: &WireUid) -> Result<(), OperationError> {
+        self.with_slot(uid, |slot| {
+            let connected = slot.agent.transport() == Some(Transport::WebSocket);
+            let waker = slot.route.waker.as_ref().filter(|_| connected);
+            waker.map(|waker| waker.close()).ok_or(OperationError::NotConnected)
         })
     }
 

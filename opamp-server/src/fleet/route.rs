@@ -19,6 +19,10 @@ pub trait RouteWaker: Send + Sync {
     /// There may be something to push to this Agent: call [`Fleet::poll_push`](crate::Fleet::poll_push)
     /// soon, on another stack.
     fn wake(&self, uid: &WireUid);
+
+    /// The connection is to be closed in good order, whatever Agents are on it
+    /// ([`Fleet::disconnect`](crate::Fleet::disconnect)). Does nothing unless it is implemented.
+    fn close(&self) {}
 }
 
 /// A connection with one or many Agents (ID-11), or an HTTP request.

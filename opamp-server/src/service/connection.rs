@@ -13,6 +13,7 @@
 use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
@@ -41,6 +42,8 @@ const READS: usize = 4;
 struct Outbox {
     signal: Arc<Signal>,
     agents: Mutex<BTreeSet<WireUid>>,
+    /// The operator wants the connection closed.
+    closing: AtomicBool,
 }
 
 impl Outbox {
@@ -56,6 +59,11 @@ impl Outbox {
 impl RouteWaker for Outbox {
     fn wake(&self, uid: &WireUid) {
         self.agents().insert(*uid);
+        self.signal.wake();
+    }
+
+    fn close(&self) {
+        self.closing.store(true, Ordering::Release);
         self.signal.wake();
     }
 }
@@ -158,7 +166,11 @@ pub(super) async fn serve<H: Handler>(
     peer: Option<SocketAddr>,
     identity: H::Identity,
 ) {
-    let outbox = Arc::new(Outbox { signal: Arc::clone(&signal), agents: Mutex::default() });
+    let outbox = Arc::new(Outbox {
+        signal: Arc::clone(&signal),
+        agents: Mutex::default(),
+        closing: AtomicBool::new(false),
+    });
     let waker: Arc<dyn RouteWaker> = Arc::clone(&outbox) as _;
     let route = inner.fleet.open_route(Transport::WebSocket, peer, identity, Some(waker));
     let limits = inner.fleet.config().limits;
@@ -231,6 +243,9 @@ impl<H: Handler> Connection<H> {
         self.signal.register(cx);
         if self.signal.is_closing() {
             return Err(End::close(CloseCode::GOING_AWAY, "the server shuts down"));
+        }
+        if self.outbox.closing.load(Ordering::Acquire) {
+            return Err(End::close(CloseCode::NORMAL, "the operator ends the connection"));
         }
         if self.signal.take_tick() {
             self.tick(writing)?;

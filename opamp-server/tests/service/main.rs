@@ -5,6 +5,7 @@
 mod admission;
 mod client;
 mod faults;
+mod flows;
 mod handling;
 mod http;
 mod mount;

@@ -53,6 +53,7 @@ pub(crate) fn act(admin: SocketAddr, action: &Value) -> Result<Done, Failure> {
             done("POST", &of_agent("/custom-message")?, &message.to_string())
         }
         "restart_agent" => done("POST", &of_agent("/restart")?, ""),
+        "disconnect" => done("POST", &of_agent("/disconnect")?, ""),
         "request_full_state" => done("POST", &of_agent("/report-full-state")?, ""),
         "show_agent" => match request(admin, "GET", &of_agent("")?, "")? {
             (200, answer) => {
