@@ -131,6 +131,9 @@ pub struct PendingConnectionSettings {
     pub connections: Option<Connections>,
     /// Why parts failed that have an outcome.
     pub failures: Vec<String>,
+    /// Why the part for the OpAMP connection failed, if it did: so it stays under a newer offer that
+    /// leaves the part out.
+    pub opamp_failure: Option<String>,
     /// How often the agent has started since with the other connections pending.
     pub starts: u32,
 }
@@ -278,6 +281,9 @@ impl ClientCore {
         }
         let before = self.state.pending_connection_settings.take().unwrap_or_default();
         let opamp = offer.opamp.take();
+        // The server has not been told of it yet, and says nothing new of that part.
+        let opamp_failure = before.opamp_failure.filter(|_| opamp.is_none());
+        failures.extend(opamp_failure.clone());
         let mut connections = before.connections.unwrap_or_else(|| self.state.connections.clone());
         for unusable in connections.offer(offer) {
             failures.push(format!("{unusable}: no destination_endpoint"));
@@ -289,6 +295,7 @@ impl ClientCore {
             opamp: opamp.clone().or(before.opamp),
             connections: None,
             failures,
+            opamp_failure,
             starts: 0,
         });
         match connections.size() {
@@ -405,6 +412,7 @@ impl ClientCore {
             return;
         }
         if let Err(why) = outcome {
+            pending.opamp_failure = Some(why.clone());
             self.connection_settings_failed(why);
         }
         self.settle_connection_settings();

@@ -242,6 +242,8 @@ struct PendingRecord {
     failures: Vec<String>,
     #[prost(uint32, tag = "5")]
     starts: u32,
+    #[prost(string, optional, tag = "6")]
+    opamp_failure: Option<String>,
 }
 
 impl PendingRecord {
@@ -251,6 +253,7 @@ impl PendingRecord {
             opamp: pending.opamp.clone(),
             connections: pending.connections.as_ref().map(Connections::to_message),
             failures: pending.failures.clone(),
+            opamp_failure: pending.opamp_failure.clone(),
             starts: pending.starts,
         }
     }
@@ -261,6 +264,7 @@ impl PendingRecord {
             opamp: self.opamp,
             connections: self.connections.map(Connections::from_message),
             failures: self.failures,
+            opamp_failure: self.opamp_failure,
             starts: self.starts,
         }
     }
@@ -324,6 +328,7 @@ mod tests {
                 opamp: Some(v1::OpAmpConnectionSettings::default()),
                 connections: Some(connections("https://metrics.example/v2")),
                 failures: vec!["own_logs: no".to_owned()],
+                opamp_failure: Some("no".to_owned()),
                 starts: 1,
             }),
             connections: connections("https://metrics.example/v1"),

@@ -6,7 +6,7 @@ use opamp_proto::v1::ConnectionSettingsStatuses::{Applied, Applying, Failed};
 use super::stage::{ROUTES, away, failure, headers, home, offer, status, taking, to};
 use crate::core::tests::pair::{Http, Pair, TRANSPORTS, WebSocket};
 use crate::core::tests::values::{acknowledgement, seconds, unavailable};
-use crate::core::{ClientState, Event, FailureKind, Transport};
+use crate::core::{ClientState, ConnectionKinds, Event, FailureKind, Transport};
 
 /// What is saved when an agent has left home for another server.
 fn saved_on_the_way(transport: Transport) -> ClientState {
@@ -187,4 +187,49 @@ fn an_offer_of_a_server_that_is_left_before_its_good_reply_is_of_no_interest() {
     pair.acknowledge();
     assert_eq!(pair.settings_status(), status("h1", Applied, ""));
     assert!(pair.events().contains(&Event::OpampSettingsApplied));
+}
+
+/// Under the newer hash the server would take for applied what it never heard the failure of.
+#[test]
+fn a_newer_offer_does_not_hide_that_settings_failed() {
+    let _judged = opamp_spec::judges(&["CONN-34", "CONN-35"]);
+    let telemetry = |endpoint: &str| v1::TelemetryConnectionSettings {
+        destination_endpoint: endpoint.to_owned(),
+        ..Default::default()
+    };
+    let offers = |hash: &str, offers: v1::ConnectionSettingsOffers| v1::ServerToAgent {
+        connection_settings: Some(v1::ConnectionSettingsOffers {
+            hash: hash.as_bytes().to_vec().into(),
+            ..offers
+        }),
+        ..acknowledgement()
+    };
+    for repeats in [false, true] {
+        let mut pair = Pair::settled_with(WebSocket, |config| {
+            taking(WebSocket)(config);
+            config.accepted_settings |= ConnectionKinds::OWN_METRICS | ConnectionKinds::OWN_LOGS;
+        });
+        let first = v1::ConnectionSettingsOffers {
+            opamp: Some(to("ws://insecure.example.com")),
+            own_metrics: Some(telemetry("https://m")),
+            ..Default::default()
+        };
+        pair.receive(offers("h1", first));
+        assert_eq!(pair.settings_status(), status("h1", Applying, ""));
+        let newer = v1::ConnectionSettingsOffers {
+            opamp: repeats.then(|| to(home(WebSocket))),
+            own_logs: Some(telemetry("https://l")),
+            ..Default::default()
+        };
+        pair.receive(offers("h2", newer));
+        let taken = pair.events().into_iter().find_map(|event| match event {
+            Event::ConnectionSettings(offer) => Some(offer),
+            _ => None,
+        });
+        let taken = taken.expect("an offer");
+        pair.core.resolve_connection_settings(taken.applied()).expect("pending");
+        let told = pair.settings_status().expect("a status");
+        assert_eq!(told.status, if repeats { Applied } else { Failed } as i32);
+        assert_eq!(told.error_message.contains("encrypted"), !repeats, "{told:?}");
+    }
 }
