@@ -120,11 +120,11 @@ fn permanent(why: impl Into<String>) -> Failed {
     Failed { kind: FetchFailureKind::Permanent, why: why.into() }
 }
 
-/// A store that is full stays so for as long as an attempt can wait.
+/// A store or a disk that is full stays so for as long as an attempt can wait.
 fn store_failed(error: &io::Error) -> Failed {
     let why = format!("the package store failed: {error}");
     match error.kind() {
-        io::ErrorKind::QuotaExceeded => permanent(why),
+        io::ErrorKind::QuotaExceeded | io::ErrorKind::StorageFull => permanent(why),
         _ => transient(why),
     }
 }
@@ -315,7 +315,14 @@ impl Downloader {
                 let bytes = block.split().freeze();
                 let len = bytes.len() as u64;
                 held.hash.update(&bytes);
-                in_time(self.store.append(&request.key, held.len, bytes)).await?;
+                let appended = in_time(self.store.append(&request.key, held.len, bytes)).await;
+                if let Err(full) = appended {
+                    if full.kind == FetchFailureKind::Permanent {
+                        // What will never be whole takes room that others need.
+                        in_time(self.store.discard(&request.key)).await?;
+                    }
+                    return Err(full);
+                }
                 held.len += len;
                 progress.set(held.len, total);
             }

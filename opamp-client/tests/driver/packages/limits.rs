@@ -85,4 +85,7 @@ async fn a_store_that_is_full_fails_the_package() {
     scene.downloads.request().await.answer(200, &[], &content).await;
     let why = scene.failed().await;
     assert!(why.contains("limited to 400000 bytes"), "{why}");
+    // Half a file that can never be whole takes room that others need.
+    scene.dir = dir;
+    nothing_is_kept(&scene);
 }
