@@ -43,7 +43,8 @@
 //! | redirects in a row | 5 | |
 //! | packages in an offer | 256 | [`PackagesConfig::max_packages`] |
 //!
-//! A redirect never leads from `https` to `http`, and the headers of an offer are sent to the origin
+//! Downloads go through the proxies that the environment says, whatever the OpAMP connection uses. A
+//! redirect never leads from `https` to `http`, and the headers of an offer are sent to the origin
 //! of its URL only. The bytes are taken as they are served: no content coding is asked for or undone.
 
 #[cfg(feature = "file-store")]

@@ -45,6 +45,7 @@ impl Packages {
         {
             record.removals = record.removals.saturating_sub(1);
         }
+        let nameless_wanted = self.records.packages.get("").is_some_and(|record| record.wanted);
         for record in self.records.packages.values_mut() {
             if !record.wanted {
                 // What could not be removed is tried again.
@@ -64,6 +65,10 @@ impl Packages {
             let nameless = name.is_empty() && !(is_top_level && top_level == 1);
             if nameless || name.len() > MAX_NAME {
                 misnamed += 1;
+                // It is on offer all the same, so it is not to be removed.
+                if let Some(record) = self.records.packages.get_mut(&name) {
+                    record.wanted = nameless_wanted;
+                }
                 continue;
             }
             self.want(name, package);

@@ -253,3 +253,16 @@ fn what_a_server_makes_too_long_is_neither_repeated_nor_kept() {
     depot.offer("again", &packages);
     depot.expect_no_fetch();
 }
+
+#[test]
+fn a_package_whose_name_became_unusable_is_not_removed() {
+    let mut depot = Depot::new();
+    depot.offer("first", &[("", top_level("1", "one"))]);
+    depot.install("", "one");
+    depot.offer("second", &[("", top_level("2", "two")), ("b", top_level("1", "b"))]);
+    depot.install("b", "b");
+    depot.expect_nothing_handed();
+    assert_eq!(depot.listed(), ["", "b"]);
+    assert_eq!(depot.status("").agent_has_version, "1");
+    assert!(depot.told.as_ref().unwrap().error_message.contains("names that cannot be used"));
+}
