@@ -13,6 +13,7 @@ use crate::core::{Event, PeerMisbehaved};
 #[test]
 fn an_offered_package_is_downloaded_installed_and_reported() {
     let _judged = opamp_spec::judges(&[
+        "PKG-05",
         "PKG-08",
         "PKG-10",
         "PKG-11",
@@ -42,6 +43,7 @@ fn an_offered_package_is_downloaded_installed_and_reported() {
         depot.offer("all", &[("plugin", package.clone())]);
         assert_eq!(depot.state("plugin"), State::InstallPending);
         let request = depot.fetch_of("plugin");
+        assert_eq!(depot.fetches.len(), 1, "one file");
         assert_eq!(Some(&request.file), package.file.as_ref());
         depot.progress("plugin", 0, 5);
         assert_eq!(depot.state("plugin"), State::Downloading);
