@@ -16,6 +16,7 @@
 //! | message above the limit, unpacked or not | Close 1009 | 413 |
 //! | text message | Close 1003 | |
 //! | not the WebSocket protocol | Close 1002 | |
+//! | a close reason that is not UTF-8 | Close 1007 | |
 //! | gzip that cannot be unpacked, body that breaks off | | 400 |
 //! | unknown `Content-Encoding` | | 415 with `Accept-Encoding: gzip` |
 //! | body that does not arrive in time | | 408 |

@@ -156,6 +156,22 @@ async fn a_text_message_closes_with_1003_and_a_broken_frame_with_1002() {
 }
 
 #[tokio::test]
+async fn an_invalid_close_frame_is_answered_with_what_is_wrong() {
+    let server = start().await;
+    for (payload, answer) in
+        [(&b"\x03"[..], 1002), (b"\x03\xed", 1002), (b"\x03\xe8\xff", 1007), (b"\x0b\xb8", 3000)]
+    {
+        let mut socket = server.websocket().await;
+        let len = u8::try_from(payload.len()).expect("a short payload");
+        let frame = [&[0x88, 0x80 | len, 0, 0, 0, 0][..], payload].concat();
+        socket.socket.get_mut().write_all(&frame).await.unwrap();
+        assert_eq!(socket.recv_close().await, answer, "{payload:?}");
+        socket.recv_end().await;
+    }
+    server.check_alive().await;
+}
+
+#[tokio::test]
 async fn a_frame_that_breaks_off_is_a_lost_connection() {
     let server = start().await;
     let mut socket = server.websocket().await;
