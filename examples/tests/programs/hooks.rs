@@ -91,3 +91,54 @@ async fn the_agent_does_what_is_posted_to_its_hooks() {
     assert_eq!(post(message).await, 400);
     assert_eq!(post(json!({"hook": "make_coffee"})).await, 501);
 }
+
+#[tokio::test]
+async fn hooks_have_the_server_offer_settings_and_packages_and_close_connections() {
+    let dir = tempfile::tempdir().unwrap();
+    let [state, packages] = ["state", "packages"].map(|name| dir.path().join(name));
+    let (state, packages) = (state.to_str().unwrap(), packages.to_str().unwrap());
+    let capability = "org.example.chat";
+    let server = Server::start(&["--custom-capability", capability]).await;
+    let admin = ["server", "--admin", &server.admin];
+    let url = format!("ws://{}", server.opamp);
+    let mut agent = agent(&[
+        "--server",
+        &url,
+        "--state",
+        state,
+        "--packages",
+        packages,
+        "--custom-capability",
+        capability,
+    ]);
+    agent.line("connected").await;
+    let able = |agent: &Value| agent["custom_capabilities"] == json!([capability]);
+    let uid = server.until("able", able).await["instance_uid"].clone();
+
+    let main = json!({"type": "TopLevel", "version": "1.0", "content": "YTogMQo="});
+    let offer = json!({"hook": "offer_packages", "instance_uid": uid,
+                       "packages": {"packages": {"main": main}}});
+    assert_eq!(hook(&admin, offer).await, (Some(0), json!({})));
+    let told = |agent: &Value| agent["package_statuses"]["packages"]["main"].is_object();
+    server.until("told of the package", told).await;
+
+    let sent = json!({"hook": "send_custom_message", "instance_uid": uid, "capability": capability,
+                      "type": "hello", "data": "/wA="});
+    assert_eq!(hook(&admin, sent).await, (Some(0), json!({})));
+    let path = format!("/v1/agents/{}/custom-messages", uid.as_str().unwrap());
+    let echoed = json!({"capability": capability, "type": "hello", "data_base64": "/wA="});
+    let began = tokio::time::Instant::now();
+    while server.json("GET", &path, "").await["custom_messages"] != json!([echoed]) {
+        assert!(began.elapsed() < PATIENCE, "the agent sends it back");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+
+    let settings = json!({"opamp": {"heartbeat_interval_seconds": 7}});
+    let offer = json!({"hook": "offer_connection_settings", "instance_uid": uid,
+                       "settings": settings});
+    assert_eq!(hook(&admin, offer).await, (Some(0), json!({})));
+    let applied = |agent: &Value| agent["connection_settings_status"]["status"] == "APPLIED";
+    server.until("moved to the same place with another interval", applied).await;
+    let closed = json!({"hook": "disconnect", "instance_uid": uid});
+    assert_eq!(hook(&admin, closed).await, (Some(0), json!({})));
+}

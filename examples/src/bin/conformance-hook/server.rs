@@ -33,7 +33,9 @@ pub(crate) fn act(admin: SocketAddr, action: &Value) -> Result<Done, Failure> {
             done("PUT", &of_agent("/config-files")?, &Value::from(files).to_string())
         }
         "offer_connection_settings" => {
-            done("PUT", &of_agent("/connection-settings")?, &action["settings"].to_string())
+            let mut settings = action["settings"].clone();
+            name_base64(&mut settings);
+            done("PUT", &of_agent("/connection-settings")?, &settings.to_string())
         }
         "offer_packages" => {
             let mut offer = action["packages"].clone();
@@ -67,6 +69,20 @@ pub(crate) fn act(admin: SocketAddr, action: &Value) -> Result<Done, Failure> {
         "overload" if action["on"] == true => done("PUT", "/v1/unavailable?retry_after=30", ""),
         "overload" => done("DELETE", "/v1/unavailable", ""),
         _ => Ok(Done::Unsupported),
+    }
+}
+
+/// In actions bytes are base64, to the admin API only where it is said so.
+fn name_base64(settings: &mut Value) {
+    for (name, value) in settings.as_object_mut().into_iter().flatten() {
+        if name != "certificate" {
+            name_base64(value);
+            continue;
+        }
+        if let Some(certificate) = value.as_object_mut() {
+            let parts = std::mem::take(certificate).into_iter();
+            certificate.extend(parts.map(|(name, part)| (format!("{name}_base64"), part)));
+        }
     }
 }
 
