@@ -30,7 +30,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     /// Whatever happens: when the servers are well again, the agent is connected as who it was, and
     /// the last offer has an outcome. It connects only with what it was started with or offered, one
@@ -40,12 +40,14 @@ proptest! {
     fn an_agent_always_comes_back(
         kind in 0..4_usize,
         certificates in any::<bool>(),
+        revoking in any::<bool>(),
         ops in prop::collection::vec(op(), 0..40),
     ) {
         let _judged = opamp_spec::judges(&[
             "CONN-11", "CONN-12", "CONN-16", "CONN-18", "CONN-23", "ID-04",
         ]);
         let mut world = World::new(World::transports()[kind], certificates);
+        world.revoking = revoking;
         world.run(seconds(1));
         for op in ops {
             match op {

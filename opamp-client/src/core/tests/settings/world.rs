@@ -72,6 +72,8 @@ pub(super) struct World {
     /// Where the last good reply was from.
     pub(super) at: Option<usize>,
     certificates: bool,
+    /// A server that has refused or ignored reports asks for everything when it is well again.
+    asks_for_all: bool,
 }
 
 pub(super) fn url(transport: Transport, place: usize) -> String {
@@ -109,6 +111,7 @@ impl World {
             socket: None,
             at: None,
             certificates,
+            asks_for_all: false,
         }
     }
 
@@ -185,7 +188,10 @@ impl World {
         }
         let mut message = self.acknowledgement(self.core.instance_uid().to_bytes());
         self.add_offer(&mut message);
-        if message.connection_settings.is_some() {
+        if std::mem::take(&mut self.asks_for_all) {
+            message.flags = v1::ServerToAgentFlags::ReportFullState as u64;
+        }
+        if message.connection_settings.is_some() || message.flags != 0 {
             let bytes = opamp_proto::frame::encode(&message);
             self.core.handle_received(epoch, Received::Binary(bytes), self.now);
         }
@@ -352,10 +358,12 @@ impl World {
     fn serve(&mut self, place: usize, message: &v1::AgentToServer) -> Option<v1::ServerToAgent> {
         let way = self.ways[place];
         if way == Way::Silent {
+            self.asks_for_all = true;
             return None;
         }
         let mut answer = self.acknowledgement(message.instance_uid.clone());
         if way == Way::Refuses {
+            self.asks_for_all = true;
             answer.error_response = Some(v1::ServerErrorResponse::default());
             return Some(answer);
         }
@@ -378,6 +386,9 @@ impl World {
             assert!(self.disk.is_some(), "the key is saved before: {request:?}");
             let state = ClientState::from_bytes(self.disk.as_deref().unwrap_or_default());
             assert!(state.is_ok_and(|saved| saved.certificate_request.is_some()));
+        }
+        if std::mem::take(&mut self.asks_for_all) {
+            answer.flags = v1::ServerToAgentFlags::ReportFullState as u64;
         }
         self.add_offer(&mut answer);
         Some(answer)
