@@ -22,8 +22,9 @@ use crate::redaction::Redaction;
 
 /// The handle of a running client: takes what is to be reported. Cheap to clone.
 ///
-/// No method blocks or fails. What is set before the driver runs is in the first report; what is
-/// set after it stopped has no effect.
+/// What is set before the driver runs is in the first report; what is set after it stopped has no
+/// effect. No setter blocks or fails; only a custom message, the one thing that queues, may find no
+/// room.
 #[derive(Debug, Clone)]
 pub struct Client {
     mailbox: Arc<Mailbox>,

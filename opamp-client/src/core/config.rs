@@ -121,10 +121,10 @@ pub struct ClientConfig {
     /// (RETRY-02). Default: 10 s.
     pub reply_timeout: Duration,
     /// How long a server may leave everything unanswered over WebSocket, although the connection is
-    /// alive, before the client leaves it for a new one (EST-02): counted from the first report, from
-    /// any other that comes after an answer, and from a heartbeat where the server has answered one
-    /// before. `None` waits for ever, for a server that answers nothing and is to push all the same.
-    /// Default: 60 s.
+    /// alive, before the client leaves it for a new one (EST-02): counted from when the first report
+    /// is on its way, any other that comes after an answer, or a heartbeat where the server has
+    /// answered one before. `None` waits for ever, for a server that answers nothing and is to push
+    /// all the same. Default: 60 s.
     pub answer_timeout: Option<Duration>,
     /// How long the agent may take for an offer before it counts as failed. Default: 5 min.
     pub offer_timeout: Duration,

@@ -153,6 +153,7 @@ impl ClientCore {
         self.good = false;
         self.heartbeat_unanswered = false;
         self.answers_heartbeats = false;
+        self.answer_awaited = false;
         self.report.open();
         self.timers.stop(Timer::Connect);
         self.timers.stop(Timer::Heartbeat);
@@ -329,14 +330,21 @@ impl ClientCore {
     pub(super) fn expect_answer(&mut self, now: Instant) {
         if self.transport == Transport::WebSocket {
             self.timers.set(Timer::Reply, now.checked_add(self.config.reply_timeout));
-            self.await_any_answer(now);
+            self.await_any_answer();
         }
     }
 
-    /// From the first unanswered message on, a later one does not begin the wait anew.
-    pub(super) fn await_any_answer(&mut self, now: Instant) {
-        if let Some(timeout) = self.config.answer_timeout
-            && self.link == Link::Open
+    /// The wait begins when the transport takes messages again: what takes minutes to be sent is not
+    /// answered sooner.
+    pub(super) fn await_any_answer(&mut self) {
+        self.answer_awaited = true;
+    }
+
+    /// The transport takes messages. From the first unanswered one on, a later one does not begin the
+    /// wait anew.
+    pub(super) fn begin_to_await(&mut self, now: Instant) {
+        if std::mem::take(&mut self.answer_awaited)
+            && let Some(timeout) = self.config.answer_timeout
             && !self.timers.is_set(Timer::Answer)
         {
             self.timers.set(Timer::Answer, now.checked_add(timeout));

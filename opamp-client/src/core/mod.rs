@@ -168,6 +168,8 @@ pub struct ClientCore {
     heartbeat_due: bool,
     /// A heartbeat of this connection is unanswered.
     heartbeat_unanswered: bool,
+    /// A message was sent whose answer is waited for, from when it is sent.
+    answer_awaited: bool,
     /// The server has answered a heartbeat of this connection.
     answers_heartbeats: bool,
     ping_due: bool,
@@ -249,6 +251,7 @@ impl ClientCore {
             last_request: 0,
             heartbeat_due: false,
             heartbeat_unanswered: false,
+            answer_awaited: false,
             answers_heartbeats: false,
             ping_due: false,
             backoff: Backoff::new(config.backoff.clone(), config.seed),

@@ -308,6 +308,7 @@ impl ClientCore {
     /// Whatever the server says, it is not one that says nothing.
     fn heard_answer(&mut self, message: &v1::ServerToAgent) {
         self.timers.stop(Timer::Answer);
+        self.answer_awaited = false;
         let heartbeat = std::mem::take(&mut self.heartbeat_unanswered);
         self.answers_heartbeats |=
             heartbeat && !self.report.waiting() && is_acknowledgement(message);

@@ -81,6 +81,7 @@ impl ClientCore {
     }
 
     fn poll_open(&mut self, now: Instant) -> Option<Transmit> {
+        self.begin_to_await(now);
         if let Some(report) = self.compose_in_turn(now) {
             return Some(self.send(&report, now));
         }
@@ -91,7 +92,7 @@ impl ClientCore {
             let heartbeat = self.report.heartbeat();
             self.heartbeat_unanswered = true;
             if self.answers_heartbeats {
-                self.await_any_answer(now);
+                self.await_any_answer();
             }
             return Some(self.send(&heartbeat, now));
         }

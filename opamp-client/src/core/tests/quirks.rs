@@ -30,6 +30,7 @@ fn replies_without_the_header_byte() {
         });
         pair.connect();
         pair.expect();
+        pair.expect_silence();
         pair.receive_bytes(acknowledgement().encode_to_vec());
         let malformed = pair
             .events()

@@ -36,7 +36,7 @@ pub(super) struct Witness {
     said_goodbye: bool,
     answer_timeout: Option<Duration>,
     /// Since when nothing on this connection is surely answered.
-    unanswered_since: Option<Instant>,
+    pub(super) unanswered_since: Option<Instant>,
     pub(super) messages: u64,
 }
 

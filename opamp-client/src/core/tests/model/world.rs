@@ -252,10 +252,13 @@ impl World {
         input: impl FnOnce(&mut ClientCore, Instant),
     ) {
         let before = self.core.server_capabilities();
+        // An answer comes too late for a client that is leaving for want of one.
+        let unanswered = self.witness.unanswered_since.filter(|_| self.is_leaving());
         input(&mut self.core, self.now);
         let after = self.core.server_capabilities();
         let transport = self.config.transport;
         self.witness.received(message, answers_all, transport, before, after);
+        self.witness.unanswered_since = self.witness.unanswered_since.or(unanswered);
         self.witness.look(&self.core);
     }
 
