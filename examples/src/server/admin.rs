@@ -331,10 +331,10 @@ async fn new_instance_uid<I>(
 async fn set_connection_settings<I>(
     State(admin): State<Admin<I>>,
     Uid(uid): Uid,
-    settings: Result<Json<Settings>, JsonRejection>,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Refused> {
-    let Json(settings) = settings?;
     let agent = admin.fleet.agent(&uid).ok_or(OperationError::UnknownAgent)?;
+    let settings: Settings = parse(body)?;
     let held = admin.fleet.connection_settings(&uid).map(|held| held.to_message());
     let endpoint = admin.place.endpoint(agent.transport());
     let settings = settings.over(held.unwrap_or_default(), &endpoint).map_err(wrong)?;
@@ -346,9 +346,10 @@ async fn set_connection_settings<I>(
 async fn set_packages<I>(
     State(admin): State<Admin<I>>,
     Uid(uid): Uid,
-    offer: Result<Json<PackageOffer>, JsonRejection>,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Refused> {
-    let Json(offer) = offer?;
+    admin.fleet.agent(&uid).ok_or(OperationError::UnknownAgent)?;
+    let offer: PackageOffer = parse(body)?;
     let packages = offer.into_packages(&admin.files, &admin.place.packages()).map_err(wrong)?;
     admin.fleet.set_packages(&uid, packages)?;
     Ok(StatusCode::ACCEPTED)
@@ -357,10 +358,10 @@ async fn set_packages<I>(
 async fn send_custom_message<I>(
     State(fleet): State<Fleet<I>>,
     Uid(uid): Uid,
-    message: Result<Json<Custom>, JsonRejection>,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Refused> {
-    let Json(message) = message?;
-    let message = message.into_message().map_err(wrong)?;
+    fleet.agent(&uid).ok_or(OperationError::UnknownAgent)?;
+    let message = parse::<Custom>(body)?.into_message().map_err(wrong)?;
     fleet.send_custom_message(&uid, message, Instant::now())?;
     Ok(StatusCode::ACCEPTED)
 }
@@ -371,6 +372,13 @@ async fn custom_messages<I>(
 ) -> Result<Response, Refused> {
     admin.fleet.agent(&uid).ok_or(OperationError::UnknownAgent)?;
     Ok(Json(json!({ "custom_messages": admin.mailbox.of(&uid) })).into_response())
+}
+
+/// A body of JSON, whatever the request says it is.
+fn parse<T: serde::de::DeserializeOwned>(
+    body: Result<Bytes, BytesRejection>,
+) -> Result<T, Refused> {
+    serde_json::from_slice(&body?).map_err(|error| wrong(error.to_string()))
 }
 
 fn wrong(what: String) -> Refused {

@@ -139,6 +139,16 @@ async fn hooks_have_the_server_offer_settings_and_packages_and_close_connections
     assert_eq!(hook(&admin, offer).await, (Some(0), json!({})));
     let applied = |agent: &Value| agent["connection_settings_status"]["status"] == "APPLIED";
     server.until("moved to the same place with another interval", applied).await;
+    let path = format!("/v1/agents/{}/connection-settings", uid.as_str().unwrap());
+    for (body, why) in [
+        (json!({"own_logs": {"destination_endpoint": "logs"}}), "own_logs.destination_endpoint"),
+        (json!({"opamp": {"heartbeat_interval_seconds": 0}}), "opamp.heartbeat_interval_seconds"),
+        (json!({"own_log": {}}), "own_log"),
+    ] {
+        let (status, error) = server.request("PUT", &path, &body.to_string()).await;
+        assert!(status == 400 && error.contains(why), "{status} {error}");
+    }
+
     let closed = json!({"hook": "disconnect", "instance_uid": uid});
     assert_eq!(hook(&admin, closed).await, (Some(0), json!({})));
 }
