@@ -235,7 +235,11 @@ async fn a_certificate_is_asked_for_installed_and_renewed() {
     let mutual = websocket::Server::start_tls(authority.mutual_acceptor(&identity)).await;
     let store = Memory::default();
     let trust = Tls::new().trust_pem(authority.pem().as_bytes()).unwrap();
-    let builder = agent(format!("wss://127.0.0.1:{}", open.port())).tls(trust).configure(quick);
+    let builder = agent(format!("wss://127.0.0.1:{}", open.port())).tls(trust);
+    let builder = builder.configure(|config| {
+        quick(config);
+        config.certificate_retry_interval = Duration::from_millis(200);
+    });
     let builder = builder.store(store.clone()).await.unwrap().request_certificate();
     let _agent = Agent::start(builder);
     let all = |report: &v1::AgentToServer| ServerToAgent {
@@ -269,13 +273,16 @@ async fn a_certificate_is_asked_for_installed_and_renewed() {
     left(peer).await;
     let (mut peer, report) = mutual.welcome().await;
     peer.send(&all(&report)).await;
-    let renewed = loop {
-        let report = peer.report().await;
-        if let Some(csr) = csr_in(&report) {
-            break csr;
+    let renewed = soon(async {
+        loop {
+            let report = peer.report().await;
+            if let Some(csr) = csr_in(&report) {
+                break csr;
+            }
+            peer.send(&all(&report)).await;
         }
-        peer.send(&all(&report)).await;
-    };
+    })
+    .await;
     assert_ne!(renewed, csr);
     let state = store.saved().unwrap();
     assert_ne!(state.certificate_request.unwrap().private_key, key, "another key");
