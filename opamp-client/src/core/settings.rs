@@ -166,7 +166,7 @@ impl ClientCore {
             || self.state.heartbeat_interval_seconds.is_some()
             || self.state.settings_candidate.is_some()
             || pending.is_some_and(|pending| pending.opamp.is_some());
-        let reason = if accepted_any && self.state.settings_endpoint != *endpoint {
+        let reason = if accepted_any && !self.state.settings_endpoint.means_the_same_as(endpoint) {
             // Whoever starts the agent with another server means that one.
             Some("the agent is started with another server than before".to_owned())
         } else {

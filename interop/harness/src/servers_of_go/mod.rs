@@ -173,11 +173,12 @@ pub(crate) const ALL: &[Scenario] = &[
     },
 ];
 
-/// ReportsStatus, AcceptsRemoteConfig, ReportsEffectiveConfig, AcceptsOpAMPConnectionSettings,
+/// ReportsStatus, AcceptsRemoteConfig, ReportsEffectiveConfig, ReportsOwnMetrics,
+/// AcceptsOpAMPConnectionSettings,
 /// AcceptsRestartCommand, ReportsHealth, ReportsRemoteConfig, ReportsHeartbeat,
 /// ReportsAvailableComponents, ReportsConnectionSettingsStatus.
 const CAPABILITIES: u64 =
-    0x1 | 0x2 | 0x4 | 0x100 | 0x400 | 0x800 | 0x1000 | 0x2000 | 0x4000 | 0x8000;
+    0x1 | 0x2 | 0x4 | 0x40 | 0x100 | 0x400 | 0x800 | 0x1000 | 0x2000 | 0x4000 | 0x8000;
 
 /// Whoever promises a status has one to report, if only that there was no offer yet.
 const FULL: [&str; 6] = [
