@@ -254,7 +254,10 @@ impl ClientCore {
         } else {
             self.report.perhaps_answered();
         }
-        self.backoff.reset();
+        // An answer to the goodbye says nothing of how the next connection will fare.
+        if !matches!(self.link, Link::Closing { .. }) {
+            self.backoff.reset();
+        }
         if http && !self.good {
             self.events.push(Event::Connected);
         }

@@ -53,6 +53,24 @@ fn an_unavailable_server_is_left_and_told_everything_later() {
 }
 
 #[test]
+fn an_answer_to_the_goodbye_is_no_sign_that_the_server_is_well() {
+    let _judged = opamp_spec::judges(&["THR-05", "THR-12"]);
+    let mut pair = Pair::settled(WebSocket);
+    pair.core.set_health(Some(health("well")));
+    pair.expect_parts(Parts::HEALTH);
+    for least in [30, 60, 120].map(seconds) {
+        pair.receive(unavailable(None));
+        pair.expect_goodbye();
+        pair.acknowledge();
+        complete_close(&mut pair);
+        let wait = pair.wait_for_retry();
+        assert!(between(wait, least, least.mul_f64(1.5)), "{wait:?} of {least:?}");
+        pair.connect();
+        pair.expect_parts(EVERYTHING);
+    }
+}
+
+#[test]
 fn over_http_requests_pause() {
     let _judged = opamp_spec::judges(&["THR-04", "THR-13", "RETRY-04", "DELTA-04", "HTTP-13"]);
     let mut pair = Pair::settled(Http);
