@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 mod register;
+pub mod traceability;
 
 pub use register::{Judged, Outcome, Record, judges, records};
 

@@ -25,6 +25,8 @@ pub enum Outcome {
 pub struct Record {
     /// Name of the test binary.
     pub binary: String,
+    /// The source file of the test, from the root of the workspace.
+    pub file: String,
     /// Path of the test in it.
     pub test: String,
     /// The ids it judged.
@@ -37,6 +39,7 @@ pub struct Record {
 #[derive(Debug)]
 #[must_use = "bind it to a name for as long as the test runs: `let _judged = judges(&[…]);`"]
 pub struct Judged {
+    file: &'static str,
     ids: Vec<String>,
 }
 
@@ -48,6 +51,7 @@ pub struct Judged {
 /// # Panics
 ///
 /// When an id is not in the catalogue.
+#[track_caller]
 pub fn judges(ids: &[&str]) -> Judged {
     for id in ids {
         assert!(
@@ -55,7 +59,8 @@ pub fn judges(ids: &[&str]) -> Judged {
             "the requirements catalogue has no row {id}: see spec/requirements.csv"
         );
     }
-    Judged { ids: ids.iter().map(|id| (*id).to_owned()).collect() }
+    let file = std::panic::Location::caller().file();
+    Judged { file, ids: ids.iter().map(|id| (*id).to_owned()).collect() }
 }
 
 impl Drop for Judged {
@@ -63,6 +68,7 @@ impl Drop for Judged {
         let outcome = if std::thread::panicking() { Outcome::Failed } else { Outcome::Passed };
         let record = Record {
             binary: binary(),
+            file: self.file.replace('\\', "/"),
             test: std::thread::current().name().unwrap_or("unnamed").to_owned(),
             ids: std::mem::take(&mut self.ids),
             outcome,
@@ -87,10 +93,12 @@ pub fn records() -> Vec<Record> {
 }
 
 /// `target/<profile>/traceability`, from the place of the running test binary
-/// (`target/<profile>/deps/<binary>`).
+/// (`target/<profile>/deps/<binary>`) or program (`target/<profile>/<program>`).
 fn directory() -> Option<PathBuf> {
     let executable = std::env::current_exe().ok()?;
-    Some(executable.parent()?.parent()?.join("traceability"))
+    let place = executable.parent()?;
+    let profile = if place.ends_with("deps") { place.parent()? } else { place };
+    Some(profile.join("traceability"))
 }
 
 fn binary() -> String {

@@ -45,6 +45,36 @@ fn settings_that_work_are_kept_and_the_old_ones_forgotten() {
 }
 
 #[test]
+fn tls_and_proxy_settings_that_were_replaced_are_forgotten() {
+    let _judged = opamp_spec::judges(&["PROXY-01", "TLS-01"]);
+    let with = |version: &str, proxy: &str| v1::OpAmpConnectionSettings {
+        tls: Some(v1::TlsConnectionSettings {
+            min_version: version.to_owned(),
+            ..Default::default()
+        }),
+        proxy: Some(v1::ProxyConnectionSettings { url: proxy.to_owned(), ..Default::default() }),
+        ..to(away(WebSocket))
+    };
+    let mut pair = Pair::at_home(WebSocket);
+    for (hash, version, proxy) in
+        [("h1", "TLSv1.2", "http://old.example:1"), ("h2", "TLSv1.3", "http://new.example:1")]
+    {
+        pair.receive_offer(hash, with(version, proxy));
+        let settings = (*pair.check_settings()).clone();
+        pair.save();
+        pair.leave();
+        pair.arrive(Some(&settings));
+        pair.acknowledge();
+        pair.expect_parts(Parts::CONNECTION_SETTINGS_STATUS);
+        pair.acknowledge();
+        assert_eq!(pair.core.state().opamp_settings, Some(settings));
+    }
+    let kept = format!("{:?}", pair.core.state());
+    assert!(kept.contains("TLSv1.3") && kept.contains("new.example"), "{kept}");
+    assert!(!kept.contains("TLSv1.2") && !kept.contains("old.example"), "{kept}");
+}
+
+#[test]
 fn nothing_is_left_before_the_candidate_is_saved() {
     let _judged = opamp_spec::judges(&["CONN-11"]);
     for transport in TRANSPORTS {
