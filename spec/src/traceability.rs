@@ -221,12 +221,7 @@ impl Traceability {
             }
         }
         for side in Side::ALL {
-            let _ = write!(
-                page,
-                "\n| {} | rows | by tests | by cases | by either | with a reason |\n{}\n",
-                side.name(),
-                "| --- | --: | --: | --: | --: | --: |"
-            );
+            let _ = write!(page, "\n| {} {COLUMNS}", side.name());
             for (topic, tallies) in &topics {
                 tallies[side as usize].line(topic, &mut page);
             }
@@ -272,6 +267,10 @@ const HEAD: &str = "# What judges each requirement
 Made by `cargo run -p opamp-spec --bin trace-requirements` from tests and conformance cases that were executed; do not edit.
 Rows are those of [`requirements.csv`](requirements.csv); a row that binds both ends is listed for each. Why nothing judges
 a row is said in italics, from [`reasons.csv`](reasons.csv).
+";
+
+const COLUMNS: &str = "| rows | by tests | by cases | by either | with a reason |
+| --- | --: | --: | --: | --: | --: |
 ";
 
 const TABLE: &str = "| row | end | level | tests | cases |\n| --- | --- | --- | --- | --- |\n";

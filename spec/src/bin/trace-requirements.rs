@@ -1,5 +1,7 @@
 //! Makes the report of what judges each requirement: see `--help`.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a program for a terminal")]
+
 use std::process::ExitCode;
 
 use opamp_spec::traceability::{CaseReport, Side, Traceability};
