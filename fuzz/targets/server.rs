@@ -95,10 +95,10 @@ fuzz_target!(|operations: Vec<Operation>| {
             }
         }
         for route in &routes {
-            for uid in route.agents().to_vec() {
+            for key in route.agents().to_vec() {
                 let mut out = Vec::new();
                 let mut pushes = 0;
-                while let Some(push) = fleet.poll_push(route, &uid, now, &mut out) {
+                while let Some(push) = fleet.poll_push(route, key, now, &mut out) {
                     judge(&out, push.tail.as_deref());
                     out.clear();
                     pushes += 1;

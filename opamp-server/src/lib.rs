@@ -48,7 +48,7 @@ pub use crate::core::{
     SettingsParts, Tolerances, Transport,
 };
 pub use crate::counters::Counters;
-pub use crate::fleet::{AgentSnapshot, Fleet, Now};
+pub use crate::fleet::{AgentKey, AgentSnapshot, Authorizer, Fleet, Now, Tenant};
 #[cfg(feature = "tls")]
 pub use crate::service::PeerCertificates;
 #[cfg(feature = "service")]

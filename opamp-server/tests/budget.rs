@@ -36,7 +36,7 @@ fn a_report_beyond_what_is_kept_of_all_is_unavailable_and_changes_nothing() {
     let mut bench = Bench::with(|config| config.max_fleet_bytes = 1000);
     let mut route = bench.websocket();
     assert_eq!(error(&bench.send(&mut route, &sized(&UID, 1, 900))), None);
-    let before = bench.fleet.agent(&wire(&UID));
+    let before = bench.fleet.agent(wire(&UID));
 
     // A newcomer stays unknown, on this connection and on one of its own.
     let mut own = bench.websocket();
@@ -45,12 +45,12 @@ fn a_report_beyond_what_is_kept_of_all_is_unavailable_and_changes_nothing() {
         assert_eq!(error(&reply), Some(UNAVAILABLE));
         assert_eq!(reply.instance_uid, &OTHER[..]);
         assert_eq!(bench.fleet.len(), 1);
-        assert!(!route.agents().contains(&wire(&OTHER)));
+        assert!(!route.agents().contains(&wire(&OTHER).into()));
     }
     // One that is known keeps what it had, and where it was.
     assert_eq!(error(&bench.send(&mut own, &sized(&UID, 2, 1100))), Some(UNAVAILABLE));
     assert!(own.agents().is_empty());
-    assert_eq!(bench.fleet.agent(&wire(&UID)), before);
+    assert_eq!(bench.fleet.agent(wire(&UID)), before);
     let counters = bench.fleet.counters();
     assert_eq!((counters.over_budget, counters.unavailable, counters.malformed), (3, 3, 0));
 
@@ -89,19 +89,19 @@ fn an_agent_that_is_refused_under_its_new_uid_is_not_moved() {
     let mut route = bench.websocket();
     let _ = bench.send(&mut route, &sized(&UID, 1, 80));
     let new = wire(&OTHER).instance_uid().unwrap();
-    bench.fleet.rename(&wire(&UID), new, bench.now.instant).unwrap();
+    bench.fleet.rename(wire(&UID), new, bench.now.instant).unwrap();
     assert_eq!(error(&bench.send(&mut route, &sized(&OTHER, 2, 120))), Some(UNAVAILABLE));
     let mut malformed = heartbeat(&OTHER, 2, MASK).encode_to_vec();
     malformed.extend([3 << 3 | 2, 2, 0x0a, 9]);
     assert_eq!(error(&bench.send_bytes(&mut route, &malformed).0), Some(BAD_REQUEST));
-    assert!(bench.fleet.agent(&wire(&UID)).unwrap().is_connected());
-    assert_eq!(route.agents(), [wire(&UID)]);
+    assert!(bench.fleet.agent(wire(&UID)).unwrap().is_connected());
+    assert_eq!(route.agents(), [wire(&UID).into()]);
     // It may have as much as it had.
     assert_eq!(error(&bench.send(&mut route, &sized(&OTHER, 2, 81))), None);
-    assert_eq!(route.agents(), [wire(&OTHER)]);
+    assert_eq!(route.agents(), [wire(&OTHER).into()]);
     assert_eq!(bench.fleet.retained_bytes(), counted(&bench));
     let _ = bench.fleet.close_route(route);
-    assert!(!bench.fleet.agent(&wire(&OTHER)).unwrap().is_connected());
+    assert!(!bench.fleet.agent(wire(&OTHER)).unwrap().is_connected());
 }
 
 /// The Agent's old and new connection both bring a first message under its new uid.
@@ -112,7 +112,7 @@ fn the_count_is_right_when_two_connections_move_an_agent_at_once() {
         let mut routes = [bench.websocket(), bench.websocket()];
         let _ = bench.send(&mut routes[0], &sized(&UID, 1, 80));
         let new = wire(&OTHER).instance_uid().unwrap();
-        bench.fleet.rename(&wire(&UID), new, bench.now.instant).unwrap();
+        bench.fleet.rename(wire(&UID), new, bench.now.instant).unwrap();
         let (fleet, now, start) = (&bench.fleet, bench.now, &Barrier::new(2));
         std::thread::scope(|scope| {
             for (number, route) in (2..).zip(&mut routes) {
@@ -228,7 +228,7 @@ impl World {
             Step::Rename { uid, new } => {
                 let new = wire(&[new; 16]).instance_uid().expect("16 bytes");
                 // It may well be in use.
-                let _ = self.bench.fleet.rename(&wire(&[uid; 16]), new, self.bench.now.instant);
+                let _ = self.bench.fleet.rename(wire(&[uid; 16]), new, self.bench.now.instant);
                 None
             }
             Step::Reconnect => {

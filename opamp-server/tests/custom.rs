@@ -40,7 +40,7 @@ fn saying(number: u64, capability: &str, data: &[u8]) -> v1::AgentToServer {
 }
 
 fn send(bench: &Bench, data: &[u8]) -> Result<u64, OperationError> {
-    bench.fleet.send_custom_message(&wire(&UID), message(CHAT, data), bench.now.instant)
+    bench.fleet.send_custom_message(wire(&UID), message(CHAT, data), bench.now.instant)
 }
 
 fn texts(messages: &[v1::ServerToAgent]) -> Vec<&[u8]> {
@@ -80,14 +80,14 @@ fn messages_go_in_order_to_agents_that_announce_their_capability() {
     assert_eq!(send(&bench, b"a"), Err(OperationError::NotAccepted));
     let _ = bench.send(&mut route, &announcing(2, &[CHAT, "org.example.other"]));
     let other = message("org.example.other", b"a");
-    let refused = bench.fleet.send_custom_message(&wire(&UID), other, bench.now.instant);
+    let refused = bench.fleet.send_custom_message(wire(&UID), other, bench.now.instant);
     assert_eq!(refused, Err(OperationError::NotOffered));
     assert_eq!(send(&bench, b"\xff\0"), Ok(1));
     assert_eq!(send(&bench, b"b"), Ok(2));
-    assert_eq!(woken.take(), [wire(&UID)]);
-    assert_eq!(bench.fleet.agent(&wire(&UID)).unwrap().custom_messages().waiting, 2);
+    assert_eq!(woken.take(), [wire(&UID).into()]);
+    assert_eq!(bench.fleet.agent(wire(&UID)).unwrap().custom_messages().waiting, 2);
     assert_eq!(texts(&bench.pushes(&route, &UID)), [&b"\xff\0"[..], b"b"]);
-    let counts = bench.fleet.agent(&wire(&UID)).unwrap().custom_messages();
+    let counts = bench.fleet.agent(wire(&UID)).unwrap().custom_messages();
     assert_eq!((counts.waiting, counts.sent, counts.last_sent), (0, 2, Some(2)));
 
     // A list replaces the one before.
@@ -95,7 +95,7 @@ fn messages_go_in_order_to_agents_that_announce_their_capability() {
     let reply = bench.send(&mut route, &announcing(3, &["org.example.log"]));
     assert_eq!(reply.custom_message, None);
     assert_eq!(bench.pushes(&route, &UID), []);
-    let counts = bench.fleet.agent(&wire(&UID)).unwrap().custom_messages();
+    let counts = bench.fleet.agent(wire(&UID)).unwrap().custom_messages();
     assert_eq!((counts.waiting, counts.sent, counts.not_accepted), (0, 2, 1));
 }
 
@@ -113,7 +113,7 @@ fn over_http_each_response_has_one_and_what_waits_too_long_is_given_up() {
     // At most once: not again for a message that is repeated.
     bench.advance(Duration::from_secs(300));
     assert_eq!(bench.post(&heartbeat(&UID, 3, MASK)).custom_message, None);
-    let counts = bench.fleet.agent(&wire(&UID)).unwrap().custom_messages();
+    let counts = bench.fleet.agent(wire(&UID)).unwrap().custom_messages();
     assert_eq!((counts.waiting, counts.sent, counts.expired), (0, 2, 1));
     assert_eq!(send(&bench, &[0; 990]), Err(OperationError::QueueFull), "of too many bytes");
 }
@@ -125,7 +125,7 @@ fn messages_of_agents_reach_the_handler_in_order_and_bounded() {
     let mut route = bench.websocket();
     let _ = bench.send(&mut route, &full_report(&UID, 1, MASK));
     let finish = |bench: &Bench| {
-        let taken = bench.fleet.take_changes(&wire(&UID))?;
+        let taken = bench.fleet.take_changes(wire(&UID))?;
         assert_eq!(bench.fleet.finish_changes(taken.token), None);
         Some((taken.changes, taken.custom_messages))
     };
@@ -193,7 +193,7 @@ fn components_are_asked_for_once_in_all() {
     let _ = bench.fleet.close_route(route);
     let mut route = bench.websocket();
     assert_eq!(bench.send(&mut route, &heartbeat(&UID, 3, COMPONENTS)).flags, ASKS);
-    let snapshot = |bench: &Bench, uid: &[u8]| bench.fleet.agent(&wire(uid)).unwrap();
+    let snapshot = |bench: &Bench, uid: &[u8]| bench.fleet.agent(wire(uid)).unwrap();
     assert_eq!(bench.fleet.available_components(&snapshot(&bench, &UID)), None);
     assert_eq!(bench.send(&mut route, &components(&UID, 4, b"\0h", true)).flags, 0);
     // The hash alone again, and another Agent with it.

@@ -40,7 +40,7 @@ fn an_omitted_part_keeps_its_value() {
     let _ = bench.send(&mut route, &report);
     // A mask of 0 is no change.
     let _ = bench.send(&mut route, &heartbeat(&UID, 3, Does::empty()));
-    let agent = bench.fleet.agent(&wire(&UID)).unwrap();
+    let agent = bench.fleet.agent(wire(&UID)).unwrap();
     assert_eq!(agent.state().agent_description(), Some(description("agent")));
     assert_eq!(agent.state().health(), Some(health));
     assert_eq!(agent.capabilities(), mask);
@@ -85,7 +85,7 @@ fn unknown_fields_and_values_survive() {
     bytes.extend([0xf8, 0x07, 0x2a]);
     let (reply, _) = bench.send_bytes(&mut route, &bytes);
     assert_eq!(reply.error_response, None);
-    let agent = bench.fleet.agent(&wire(&UID)).unwrap();
+    let agent = bench.fleet.agent(wire(&UID)).unwrap();
     assert!(agent.state().health().unwrap().healthy);
     assert_eq!(agent.state().encoded(Part::Health).unwrap()[..], health);
     assert_eq!(agent.state().remote_config_status(), Some(status));
@@ -97,7 +97,7 @@ fn a_malformed_part_is_named_and_changes_nothing() {
     let mut bench = Bench::new();
     let mut route = bench.websocket();
     let _ = bench.send(&mut route, &full_report(&UID, 1, MASK));
-    let before = bench.fleet.agent(&wire(&UID)).unwrap();
+    let before = bench.fleet.agent(wire(&UID)).unwrap();
     let report = v1::AgentToServer {
         agent_description: Some(description("new")),
         ..heartbeat(&UID, 2, MASK | Does::REPORTS_OWN_LOGS)
@@ -110,7 +110,7 @@ fn a_malformed_part_is_named_and_changes_nothing() {
     assert!(error(&reply).error_message.contains("AgentToServer.health"), "{reply:?}");
     assert_eq!(received.refusal.as_ref().map(|it| it.text()), Some(&*error(&reply).error_message));
     assert_eq!(received.changes, Changes::empty());
-    let after = bench.fleet.agent(&wire(&UID)).unwrap();
+    let after = bench.fleet.agent(wire(&UID)).unwrap();
     assert_eq!(after.state(), before.state());
     assert_eq!(bench.fleet.counters().malformed, 1);
     // The session goes on.
@@ -126,7 +126,7 @@ fn what_is_kept_of_a_large_report_is_bounded() {
     let report = v1::AgentToServer { health: Some(health), ..heartbeat(&UID, 2, MASK) };
     let reply = bench.send(&mut route, &report);
     assert_eq!(error(&reply).r#type, BAD_REQUEST);
-    let state = bench.fleet.agent(&wire(&UID)).unwrap();
+    let state = bench.fleet.agent(wire(&UID)).unwrap();
     assert!(state.state().retained_bytes() < 1000);
     assert_eq!(bench.send(&mut route, &heartbeat(&UID, 3, MASK)), bare(&UID));
 }
@@ -150,7 +150,7 @@ fn what_is_kept_is_counted_exactly() {
         let reply = bench.send(&mut route, &report);
         assert_eq!(reply.error_response.is_none(), taken, "{number}");
     }
-    let state = bench.fleet.agent(&wire(&UID)).unwrap();
+    let state = bench.fleet.agent(wire(&UID)).unwrap();
     assert_eq!(state.state().retained_bytes(), base + size);
 }
 
@@ -186,7 +186,7 @@ fn every_part_is_kept_and_decoded() {
         received.changes,
         Changes::from_bits_truncate(0xff) | Changes::CONNECTED | Changes::CAPABILITIES
     );
-    let agent = bench.fleet.agent(&wire(&UID)).unwrap();
+    let agent = bench.fleet.agent(wire(&UID)).unwrap();
     let state = agent.state();
     assert_eq!(state.agent_description(), report.agent_description);
     assert_eq!(state.health(), report.health);
@@ -285,7 +285,7 @@ fn goodbye_ends_the_session_at_once_and_is_answered() {
     let (reply, received) = bench.send_bytes(&mut route, &goodbye.encode_to_vec());
     assert_eq!(reply, bare(&UID));
     assert_eq!(received.changes, Changes::AGENT_DESCRIPTION | Changes::DISCONNECTED);
-    let agent = bench.fleet.agent(&wire(&UID)).unwrap();
+    let agent = bench.fleet.agent(wire(&UID)).unwrap();
     assert!(!agent.is_connected());
     assert_eq!(agent.state().agent_description(), Some(description("last words")));
     assert!(route.agents().is_empty());
@@ -307,7 +307,7 @@ fn a_goodbye_can_be_the_first_message() {
     let mut route = bench.websocket();
     let reply = bench.send(&mut route, &goodbye);
     assert_eq!(reply, v1::ServerToAgent { capabilities: support::SERVER_MASK, ..bare(&UID) });
-    assert!(!bench.fleet.agent(&wire(&UID)).unwrap().is_connected());
+    assert!(!bench.fleet.agent(wire(&UID)).unwrap().is_connected());
 }
 
 #[test]
@@ -322,8 +322,8 @@ fn the_loss_of_a_connection_ends_the_sessions_of_its_agents() {
     let mut next = bench.websocket();
     let _ = bench.send(&mut next, &heartbeat(&OTHER, 2, MASK));
     let _ = bench.fleet.close_route(route);
-    assert!(!bench.fleet.agent(&wire(&UID)).unwrap().is_connected());
-    assert!(bench.fleet.agent(&wire(&OTHER)).unwrap().is_connected());
+    assert!(!bench.fleet.agent(wire(&UID)).unwrap().is_connected());
+    assert!(bench.fleet.agent(wire(&OTHER)).unwrap().is_connected());
 }
 
 #[test]
@@ -336,7 +336,7 @@ fn requests_of_an_http_agent_may_overtake_each_other() {
         ..full_report(&UID, 1, MASK)
     };
     let _ = bench.send(&mut first, &late);
-    let agent = bench.fleet.agent(&wire(&UID)).unwrap();
+    let agent = bench.fleet.agent(wire(&UID)).unwrap();
     assert_eq!(agent.state().agent_description(), Some(description("late")));
     assert_eq!(bench.fleet.counters().stale, 0);
 }
@@ -351,7 +351,7 @@ fn a_request_from_before_the_websocket_cannot_hurt_nor_the_other_way_round() {
         let mut newer = bench.fleet.open_route(new, None, (), None);
         let _ = bench.send(&mut newer, &full_report(&UID, 5, MASK));
         let _ = bench.send(&mut old, &full_report(&UID, 1, MASK));
-        let agent = bench.fleet.agent(&wire(&UID)).unwrap();
+        let agent = bench.fleet.agent(wire(&UID)).unwrap();
         assert_eq!((agent.transport(), agent.sequence_num()), (new, 5));
         assert_eq!(bench.fleet.counters().stale, 1);
     }
@@ -381,7 +381,7 @@ fn an_agent_that_goes_on_counting_may_return_to_an_older_connection() {
         ..heartbeat(&UID, 3, MASK)
     };
     let _ = bench.send(&mut first, &report);
-    let agent = bench.fleet.agent(&wire(&UID)).unwrap();
+    let agent = bench.fleet.agent(wire(&UID)).unwrap();
     assert_eq!(agent.state().agent_description(), Some(description("back")));
 }
 
@@ -399,9 +399,9 @@ fn an_http_agent_has_one_session_over_many_requests_until_it_is_silent() {
     assert_eq!(send(&mut bench, 2), Changes::empty());
     bench.advance(Duration::from_secs(90));
     let _ =
-        bench.fleet.take_changes(&wire(&UID)).map(|taken| bench.fleet.finish_changes(taken.token));
-    assert_eq!(bench.fleet.sweep(bench.now), [wire(&UID)]);
-    assert!(!bench.fleet.agent(&wire(&UID)).unwrap().is_connected());
+        bench.fleet.take_changes(wire(&UID)).map(|taken| bench.fleet.finish_changes(taken.token));
+    assert_eq!(bench.fleet.sweep(bench.now), [wire(&UID).into()]);
+    assert!(!bench.fleet.agent(wire(&UID)).unwrap().is_connected());
     assert_eq!(send(&mut bench, 3), Changes::CONNECTED);
 }
 
@@ -412,7 +412,7 @@ fn a_silent_websocket_agent_stays_connected_and_a_lost_one_is_forgotten() {
     let _ = bench.send(&mut route, &full_report(&UID, 1, MASK));
     bench.advance(Duration::from_secs(100_000));
     let _ = bench.fleet.sweep(bench.now);
-    assert!(bench.fleet.agent(&wire(&UID)).unwrap().is_connected());
+    assert!(bench.fleet.agent(wire(&UID)).unwrap().is_connected());
     let _ = bench.fleet.close_route(route);
     let _ = bench.fleet.sweep(bench.now);
     assert!(bench.fleet.is_empty());
@@ -492,8 +492,8 @@ fn spans_of_any_length_are_taken() {
     let mut report = full_report(&UID, 1, MASK | Does::ACCEPTS_RESTART_COMMAND);
     report.flags = v1::AgentToServerFlags::RequestInstanceUid as u64;
     let _ = bench.post(&report);
-    bench.fleet.restart(&wire(&UID), bench.now.instant).unwrap();
-    bench.fleet.rename(&wire(&UID), fresh_uid(9), bench.now.instant).unwrap();
+    bench.fleet.restart(wire(&UID), bench.now.instant).unwrap();
+    bench.fleet.rename(wire(&UID), fresh_uid(9), bench.now.instant).unwrap();
     bench.advance(Duration::from_secs(1_000_000_000));
     let _ = bench.fleet.sweep(bench.now);
     assert!(

@@ -257,9 +257,9 @@ fn large_messages_leave_nothing_grown() {
     for agent in &mut agents {
         let uid = opamp_proto::WireUid::new(&agent.uid).expect("a uid");
         let config = remote_config(&"y".repeat(LARGE));
-        server.fleet.set_remote_config(&uid, config).expect("it can be offered");
+        server.fleet.set_remote_config(uid, config).expect("it can be offered");
         agent.receive();
-        server.fleet.set_remote_config(&uid, remote_config("small")).expect("it can be offered");
+        server.fleet.set_remote_config(uid, remote_config("small")).expect("it can be offered");
         agent.receive();
         report(agent, 4, "small".to_owned());
     }

@@ -109,7 +109,7 @@ fn a_new_config_is_pushed_at_once_and_once() {
     let _ = bench.send(&mut route, &full_report(&UID, 1, MASK));
     let config = remote_config("a");
     bench.fleet.set_default_remote_config(config.clone()).unwrap();
-    assert_eq!(woken.take(), [wire(&UID)]);
+    assert_eq!(woken.take(), [wire(&UID).into()]);
     let pushes = bench.pushes(&route, &UID);
     assert_eq!(pushes.len(), 1);
     assert!(offers(&pushes[0], &config));
@@ -123,14 +123,14 @@ fn an_agents_own_config_goes_before_the_one_for_all() {
     let (all, own) = (remote_config("all"), remote_config("own"));
     let mut route = bench.websocket();
     let _ = bench.send(&mut route, &full_report(&UID, 1, MASK));
-    bench.fleet.set_remote_config(&wire(&UID), own.clone()).unwrap();
+    bench.fleet.set_remote_config(wire(&UID), own.clone()).unwrap();
     bench.fleet.set_default_remote_config(all.clone()).unwrap();
     assert!(offers(&bench.pushes(&route, &UID)[0], &own));
-    let agent = bench.fleet.agent(&wire(&UID)).unwrap();
+    let agent = bench.fleet.agent(wire(&UID)).unwrap();
     let state = agent.remote_config().unwrap();
     assert_eq!(state.hash(), own.hash().into());
     assert!(state.is_own());
-    bench.fleet.clear_remote_config(&wire(&UID)).unwrap();
+    bench.fleet.clear_remote_config(wire(&UID)).unwrap();
     assert!(offers(&bench.pushes(&route, &UID)[0], &all));
     bench.fleet.clear_default_remote_config();
     bench.advance(Duration::from_secs(60));
@@ -143,7 +143,7 @@ fn over_http_the_offer_waits_for_the_next_request() {
     let mut bench = Bench::new();
     let _ = bench.post(&full_report(&UID, 1, MASK));
     let config = remote_config("a");
-    bench.fleet.set_remote_config(&wire(&UID), config.clone()).unwrap();
+    bench.fleet.set_remote_config(wire(&UID), config.clone()).unwrap();
     assert_eq!(bench.pushes(&bench.http(), &UID), []);
     let reply = bench.post(&heartbeat(&UID, 2, MASK));
     assert!(offers(&reply, &config));
@@ -212,8 +212,8 @@ fn a_restart_is_pushed_alone_and_once() {
     let (mut route, _woken) = bench.woken_websocket();
     let _ = bench.send(&mut route, &full_report(&UID, 1, MASK));
     let config = remote_config("a");
-    bench.fleet.set_remote_config(&wire(&UID), config.clone()).unwrap();
-    bench.fleet.restart(&wire(&UID), bench.now.instant).unwrap();
+    bench.fleet.set_remote_config(wire(&UID), config.clone()).unwrap();
+    bench.fleet.restart(wire(&UID), bench.now.instant).unwrap();
     let pushes = bench.pushes(&route, &UID);
     let command = Some(v1::ServerToAgentCommand::default());
     assert_eq!(pushes[0], v1::ServerToAgent { command, ..bare(&UID) });
@@ -229,7 +229,7 @@ fn a_restart_that_waits_follows_the_next_reply() {
     let (_, received) = bench.send_bytes(&mut route, &full_report(&UID, 1, MASK).encode_to_vec());
     assert!(!received.push);
     let _ = bench.fleet.close_route(route);
-    bench.fleet.restart(&wire(&UID), bench.now.instant).unwrap();
+    bench.fleet.restart(wire(&UID), bench.now.instant).unwrap();
     let mut route = bench.websocket();
     let (reply, received) = bench.send_bytes(&mut route, &heartbeat(&UID, 2, MASK).encode_to_vec());
     assert!(reply.command.is_none() && received.push);
@@ -245,8 +245,8 @@ fn over_http_a_restart_goes_alone_and_the_rest_waits() {
     let mut bench = Bench::new();
     let _ = bench.post(&full_report(&UID, 1, MASK));
     let config = remote_config("a");
-    bench.fleet.set_remote_config(&wire(&UID), config.clone()).unwrap();
-    bench.fleet.restart(&wire(&UID), bench.now.instant).unwrap();
+    bench.fleet.set_remote_config(wire(&UID), config.clone()).unwrap();
+    bench.fleet.restart(wire(&UID), bench.now.instant).unwrap();
     // Even a gap has to wait.
     let reply = bench.post(&heartbeat(&UID, 5, MASK));
     assert_eq!(
@@ -270,7 +270,7 @@ fn a_restart_is_refused_or_dropped_without_the_capability_and_expires() {
     let without = MASK.difference(Does::ACCEPTS_RESTART_COMMAND);
     let mut route = bench.websocket();
     let _ = bench.send(&mut route, &full_report(&UID, 1, without));
-    let restart = |bench: &Bench| bench.fleet.restart(&wire(&UID), bench.now.instant);
+    let restart = |bench: &Bench| bench.fleet.restart(wire(&UID), bench.now.instant);
     assert_eq!(restart(&bench), Err(OperationError::NotAccepted));
 
     let _ = bench.send(&mut route, &heartbeat(&UID, 2, MASK));
@@ -283,7 +283,7 @@ fn a_restart_is_refused_or_dropped_without_the_capability_and_expires() {
     bench.advance(Duration::from_secs(60));
     assert_eq!(bench.pushes(&route, &UID), []);
     assert_eq!(
-        bench.fleet.restart(&wire(&[1; 16]), bench.now.instant),
+        bench.fleet.restart(wire(&[1; 16]), bench.now.instant),
         Err(OperationError::UnknownAgent)
     );
 }
@@ -341,12 +341,12 @@ proptest! {
                 }
                 Step::SetOwn(index) => {
                     own = Some(usize::from(index));
-                    bench.fleet.set_remote_config(&wire(&UID), configs[usize::from(index)].clone()).unwrap();
+                    bench.fleet.set_remote_config(wire(&UID), configs[usize::from(index)].clone()).unwrap();
                     messages = bench.pushes(&route, &UID);
                 }
                 Step::ClearOwn => {
                     own = None;
-                    bench.fleet.clear_remote_config(&wire(&UID)).unwrap();
+                    bench.fleet.clear_remote_config(wire(&UID)).unwrap();
                     messages = bench.pushes(&route, &UID);
                 }
                 Step::Heartbeat => {

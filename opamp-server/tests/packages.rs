@@ -55,7 +55,7 @@ fn report(
 }
 
 fn outcome(bench: &Bench) -> Outcome {
-    bench.fleet.agent(&wire(&UID)).unwrap().packages().unwrap().outcome()
+    bench.fleet.agent(wire(&UID)).unwrap().packages().unwrap().outcome()
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn packages_go_to_agents_that_take_them_and_are_pushed() {
     let mut bench = Bench::new();
     let (mut route, woken) = bench.woken_websocket();
     let _ = bench.send(&mut route, &full_report(&UID, 1, Does::REPORTS_STATUS));
-    let set = |bench: &Bench| bench.fleet.set_packages(&wire(&UID), main_package("a"));
+    let set = |bench: &Bench| bench.fleet.set_packages(wire(&UID), main_package("a"));
     assert_eq!(set(&bench), Err(OperationError::NotAccepted));
     bench.fleet.set_default_packages(main_package("all")).unwrap();
     assert_eq!(bench.pushes(&route, &UID), []);
@@ -74,7 +74,7 @@ fn packages_go_to_agents_that_take_them_and_are_pushed() {
     assert_eq!(reply.packages_available, Some(main_package("all").to_message()));
     let _ = woken.take();
     set(&bench).unwrap();
-    assert_eq!(woken.take(), [wire(&UID)]);
+    assert_eq!(woken.take(), [wire(&UID).into()]);
     let pushes = bench.pushes(&route, &UID);
     assert_eq!(pushes[0].packages_available, Some(main_package("a").to_message()));
     assert_eq!(pushes.len(), 1);
@@ -82,7 +82,7 @@ fn packages_go_to_agents_that_take_them_and_are_pushed() {
     // Once is enough for an Agent that reports no status.
     bench.advance(Duration::from_secs(3600));
     assert_eq!(bench.send(&mut route, &heartbeat(&UID, 3, TAKES)), bare(&UID));
-    bench.fleet.clear_packages(&wire(&UID)).unwrap();
+    bench.fleet.clear_packages(wire(&UID)).unwrap();
     assert_eq!(bench.pushes(&route, &UID).len(), 1, "the ones for all again");
     let _ = bench.send(&mut route, &heartbeat(&UID, 4, Does::REPORTS_STATUS));
     bench.fleet.set_default_packages(main_package("b")).unwrap();
@@ -196,12 +196,12 @@ proptest! {
                 Step::SetOwn(index) => {
                     own = Some(index);
                     let wanted = choices[usize::from(index)].clone();
-                    bench.fleet.set_packages(&wire(&UID), wanted).unwrap();
+                    bench.fleet.set_packages(wire(&UID), wanted).unwrap();
                     messages = bench.pushes(&route, &UID);
                 }
                 Step::ClearOwn => {
                     own = None;
-                    bench.fleet.clear_packages(&wire(&UID)).unwrap();
+                    bench.fleet.clear_packages(wire(&UID)).unwrap();
                     messages = bench.pushes(&route, &UID);
                 }
                 Step::Heartbeat => {

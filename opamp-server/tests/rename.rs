@@ -25,7 +25,7 @@ fn a_requested_uid_is_made_and_taken_over() {
     assert_eq!(reply.instance_uid, &UID[..], "still addressed to the old id");
     let identification = reply.agent_identification.expect("a new uid");
     assert_eq!(identification.new_instance_uid, new.to_bytes());
-    assert_eq!(bench.fleet.agent(&wire(&UID)).unwrap().new_instance_uid(), Some(new));
+    assert_eq!(bench.fleet.agent(wire(&UID)).unwrap().new_instance_uid(), Some(new));
 
     // Asked again, the answer is the same; unasked there is none.
     report.sequence_num = 2;
@@ -39,13 +39,13 @@ fn a_requested_uid_is_made_and_taken_over() {
     assert_eq!(reply, bare(new.as_bytes()));
     assert_eq!(received.changes, Changes::INSTANCE_UID);
     assert_eq!(bench.fleet.len(), 1);
-    assert_eq!(bench.fleet.agent(&wire(&UID)), None);
-    let agent = bench.fleet.agent(&new.into()).unwrap();
+    assert_eq!(bench.fleet.agent(wire(&UID)), None);
+    let agent = bench.fleet.agent(new).unwrap();
     assert_eq!(agent.state().agent_description(), Some(description("agent")));
     assert_eq!(agent.new_instance_uid(), None);
     assert!(agent.is_connected());
     let _ = bench.fleet.close_route(route);
-    assert!(!bench.fleet.agent(&new.into()).unwrap().is_connected());
+    assert!(!bench.fleet.agent(new).unwrap().is_connected());
 }
 
 #[test]
@@ -54,8 +54,8 @@ fn an_agent_that_keeps_its_uid_is_served_and_told_on_each_session() {
     let (mut route, woken) = bench.woken_websocket();
     let _ = bench.send(&mut route, &full_report(&UID, 1, MASK));
     let new = fresh_uid(99);
-    bench.fleet.rename(&wire(&UID), new, bench.now.instant).unwrap();
-    assert_eq!(woken.take(), [wire(&UID)]);
+    bench.fleet.rename(wire(&UID), new, bench.now.instant).unwrap();
+    assert_eq!(woken.take(), [wire(&UID).into()]);
     let told = |reply: &v1::ServerToAgent| reply.agent_identification.is_some();
     assert!(told(&bench.pushes(&route, &UID)[0]));
     assert_eq!(bench.send(&mut route, &heartbeat(&UID, 2, MASK)), bare(&UID));
@@ -76,7 +76,7 @@ fn an_expired_rename_is_neither_pushed_nor_told() {
     let mut bench = Bench::new();
     let mut route = bench.websocket();
     let _ = bench.send(&mut route, &full_report(&UID, 1, MASK));
-    bench.fleet.rename(&wire(&UID), fresh_uid(9), bench.now.instant).unwrap();
+    bench.fleet.rename(wire(&UID), fresh_uid(9), bench.now.instant).unwrap();
     bench.advance(Duration::from_secs(24 * 60 * 60));
     assert_eq!(bench.pushes(&route, &UID), []);
     assert_eq!(bench.send(&mut route, &heartbeat(&UID, 2, MASK)), bare(&UID));
@@ -92,7 +92,7 @@ fn a_uid_whose_rename_has_expired_is_free() {
     let _ = bench.send(&mut route, &full_report(&OTHER, 1, MASK));
     bench.advance(Duration::from_secs(24 * 60 * 60));
     let now = bench.now.instant;
-    assert_eq!(bench.fleet.rename(&wire(&OTHER), fresh_uid(1), now), Ok(()));
+    assert_eq!(bench.fleet.rename(wire(&OTHER), fresh_uid(1), now), Ok(()));
     // Asked again, the Agent gets another.
     report.sequence_num = 2;
     let identification = bench.send(&mut route, &report).agent_identification;
@@ -107,7 +107,7 @@ fn a_uid_is_given_to_one_agent_only() {
     let _ = bench.send(&mut route, &full_report(&OTHER, 1, MASK));
     let now = bench.now.instant;
     let rename =
-        |uid: &[u8], new: opamp_proto::InstanceUid| bench.fleet.rename(&wire(uid), new, now);
+        |uid: &[u8], new: opamp_proto::InstanceUid| bench.fleet.rename(wire(uid), new, now);
     assert_eq!(rename(&UID, OTHER.into()), Err(OperationError::UidInUse));
     let new = fresh_uid(1);
     assert_eq!(rename(&UID, new), Ok(()));
@@ -127,18 +127,18 @@ fn an_agent_may_take_the_uid_it_was_given_first_and_then_the_second() {
     let _ = bench.send(&mut route, &full_report(&UID, 1, MASK));
     let (first, second) = (fresh_uid(1), fresh_uid(2));
     for new in [first, second] {
-        bench.fleet.rename(&wire(&UID), new, bench.now.instant).unwrap();
+        bench.fleet.rename(wire(&UID), new, bench.now.instant).unwrap();
         assert_eq!(bench.pushes(&route, &UID).len(), 1);
     }
     assert_eq!(
         bench.send(&mut route, &heartbeat(first.as_bytes(), 2, MASK)),
         bare(first.as_bytes())
     );
-    assert_eq!(bench.fleet.agent(&first.into()).unwrap().new_instance_uid(), Some(second));
+    assert_eq!(bench.fleet.agent(first).unwrap().new_instance_uid(), Some(second));
     let reply = bench.send(&mut route, &heartbeat(second.as_bytes(), 3, MASK));
     assert_eq!(reply, bare(second.as_bytes()));
     assert_eq!(bench.fleet.len(), 1);
-    let agent = bench.fleet.agent(&second.into()).unwrap();
+    let agent = bench.fleet.agent(second).unwrap();
     assert_eq!((agent.new_instance_uid(), agent.sequence_num()), (None, 3));
 }
 
@@ -150,13 +150,13 @@ fn of_many_uids_an_agent_was_given_it_may_take_the_last_four() {
     let _ = bench.send(&mut route, &full_report(&OTHER, 1, MASK));
     let now = bench.now.instant;
     for made in 1..=5 {
-        bench.fleet.rename(&wire(&UID), fresh_uid(made), now).unwrap();
+        bench.fleet.rename(wire(&UID), fresh_uid(made), now).unwrap();
     }
-    assert_eq!(bench.fleet.rename(&wire(&OTHER), fresh_uid(1), now), Ok(()), "it is free again");
+    assert_eq!(bench.fleet.rename(wire(&OTHER), fresh_uid(1), now), Ok(()), "it is free again");
     for (made, number) in [(2, 2), (4, 3), (3, 4), (5, 5)] {
         let uid = fresh_uid(made);
         let _ = bench.send(&mut route, &heartbeat(uid.as_bytes(), number, MASK));
-        assert_eq!(bench.fleet.agent(&uid.into()).unwrap().sequence_num(), number);
+        assert_eq!(bench.fleet.agent(uid).unwrap().sequence_num(), number);
         assert_eq!(bench.fleet.len(), 2);
     }
 }
@@ -166,8 +166,8 @@ fn a_uid_given_to_one_agent_is_not_taken_by_its_successor_under_the_old_uid() {
     let mut bench = Bench::new();
     let mut route = bench.websocket();
     let _ = bench.send(&mut route, &full_report(&UID, 1, MASK));
-    bench.fleet.rename(&wire(&UID), fresh_uid(1), bench.now.instant).unwrap();
-    bench.fleet.rename(&wire(&UID), fresh_uid(2), bench.now.instant).unwrap();
+    bench.fleet.rename(wire(&UID), fresh_uid(1), bench.now.instant).unwrap();
+    bench.fleet.rename(wire(&UID), fresh_uid(2), bench.now.instant).unwrap();
     let _ = bench.send(&mut route, &heartbeat(fresh_uid(2).as_bytes(), 2, MASK));
     // A newcomer has the old uid; the uid that was left over is still the other one's.
     let newcomer = v1::AgentToServer {
@@ -177,8 +177,8 @@ fn a_uid_given_to_one_agent_is_not_taken_by_its_successor_under_the_old_uid() {
     let _ = bench.send(&mut route, &newcomer);
     let _ = bench.send(&mut route, &full_report(fresh_uid(1).as_bytes(), 3, MASK));
     assert_eq!(bench.fleet.len(), 2);
-    assert_eq!(bench.fleet.agent(&fresh_uid(1).into()).unwrap().sequence_num(), 3);
-    let newcomer = bench.fleet.agent(&wire(&UID)).unwrap();
+    assert_eq!(bench.fleet.agent(fresh_uid(1)).unwrap().sequence_num(), 3);
+    let newcomer = bench.fleet.agent(wire(&UID)).unwrap();
     assert_eq!(newcomer.state().agent_description(), Some(description("newcomer")));
 }
 
@@ -194,8 +194,8 @@ fn a_rename_while_its_changes_are_queued_queues_them_anew() {
     let (_, received) =
         bench.send_bytes(&mut route, &heartbeat(new.as_bytes(), 2, MASK).encode_to_vec());
     assert!(received.queue, "who has the old uid in a queue will find nothing");
-    assert!(bench.fleet.take_changes(&wire(&UID)).is_none());
-    let taken = bench.fleet.take_changes(&new.into()).expect("changes");
+    assert!(bench.fleet.take_changes(wire(&UID)).is_none());
+    let taken = bench.fleet.take_changes(new).expect("changes");
     assert!(taken.changes.contains(Changes::INSTANCE_UID | Changes::AGENT_DESCRIPTION));
 }
 
@@ -206,7 +206,7 @@ fn a_rename_while_its_changes_are_handled_loses_nothing() {
     let mut report = full_report(&UID, 1, MASK);
     report.flags = v1::AgentToServerFlags::RequestInstanceUid as u64;
     let _ = bench.send(&mut route, &report);
-    let taken = bench.fleet.take_changes(&wire(&UID)).expect("changes");
+    let taken = bench.fleet.take_changes(wire(&UID)).expect("changes");
     let new = fresh_uid(1);
     let (_, received) =
         bench.send_bytes(&mut route, &heartbeat(new.as_bytes(), 2, MASK).encode_to_vec());
@@ -214,7 +214,7 @@ fn a_rename_while_its_changes_are_handled_loses_nothing() {
     // An Agent that takes the old uid meanwhile is another one.
     let _ = bench.send(&mut route, &full_report(&UID, 1, MASK));
     assert_eq!(bench.fleet.finish_changes(taken.token), Some(new.into()));
-    let taken = bench.fleet.take_changes(&new.into()).expect("the rename");
+    let taken = bench.fleet.take_changes(new).expect("the rename");
     assert_eq!(taken.changes, Changes::INSTANCE_UID);
 }
 
@@ -245,7 +245,7 @@ fn the_registry_serves_many_threads() {
                     let received = fleet.receive(&mut route, &bytes, now, &mut fresh, &mut out);
                     assert_eq!(received.refusal, None);
                     if received.queue
-                        && let Some(taken) = fleet.take_changes(&uid)
+                        && let Some(taken) = fleet.take_changes(uid)
                     {
                         let _ = fleet.finish_changes(taken.token);
                     }

@@ -29,14 +29,14 @@ fn what_an_old_connection_still_brings_cannot_hurt() {
     let reply = bench.send(&mut old, &stale);
     // Should anyone be alive there, he must not believe that he was heard.
     assert_eq!((reply.flags, reply.error_response), (REPORT_FULL_STATE, None));
-    let agent = bench.fleet.agent(&wire(&UID)).unwrap();
+    let agent = bench.fleet.agent(wire(&UID)).unwrap();
     assert!(agent.is_connected());
     assert_eq!(agent.state().agent_description(), Some(description("fresh")));
     assert_eq!(bench.fleet.counters().stale, 1);
     // Nothing else goes to the old connection.
     bench.fleet.set_default_remote_config(remote_config("a")).unwrap();
-    bench.fleet.request_full_state(&wire(&UID)).unwrap();
-    bench.fleet.rename(&wire(&UID), fresh_uid(1), bench.now.instant).unwrap();
+    bench.fleet.request_full_state(wire(&UID)).unwrap();
+    bench.fleet.rename(wire(&UID), fresh_uid(1), bench.now.instant).unwrap();
     let stale = heartbeat(&UID, 2, MASK | Does::ACCEPTS_REMOTE_CONFIG);
     let reply = bench.send(&mut old, &stale);
     let challenge = v1::ServerToAgent {
@@ -48,7 +48,7 @@ fn what_an_old_connection_still_brings_cannot_hurt() {
     assert_eq!(bench.pushes(&old, &UID), []);
     assert_eq!(bench.pushes(&new, &UID).len(), 1);
     let _ = bench.fleet.close_route(old);
-    assert!(bench.fleet.agent(&wire(&UID)).unwrap().is_connected());
+    assert!(bench.fleet.agent(wire(&UID)).unwrap().is_connected());
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn an_agent_that_is_alive_on_an_older_connection_is_heard() {
     // A later number cannot be the remains of anything.
     let reply = bench.send(&mut old, &heartbeat(&UID, 9, MASK));
     assert_eq!(reply.flags, REPORT_FULL_STATE);
-    bench.fleet.request_full_state(&wire(&UID)).unwrap();
+    bench.fleet.request_full_state(wire(&UID)).unwrap();
     assert_eq!(bench.pushes(&old, &UID).len(), 1, "it is served where it speaks");
 
     // An earlier one may be, unless it is the complete report that was asked for there.
@@ -73,7 +73,7 @@ fn an_agent_that_is_alive_on_an_older_connection_is_heard() {
     assert_eq!(bench.send(&mut old, &process).flags, REPORT_FULL_STATE);
     let process = v1::AgentToServer { sequence_num: 2, ..process };
     assert_eq!(bench.send(&mut old, &process).flags, 0);
-    let agent = bench.fleet.agent(&wire(&UID)).unwrap();
+    let agent = bench.fleet.agent(wire(&UID)).unwrap();
     assert_eq!(agent.sequence_num(), 2);
     assert_eq!(agent.state().agent_description(), Some(description("another process")));
 }
@@ -100,6 +100,6 @@ fn a_refused_message_makes_no_agent_known_and_takes_none_over() {
     let reply = bench.send_bytes(&mut other, &malformed(9)).0;
     assert_eq!(reply.error_response.expect("an error").r#type, BAD_REQUEST);
     let _ = bench.fleet.close_route(other);
-    assert!(bench.fleet.agent(&wire(&UID)).unwrap().is_connected());
+    assert!(bench.fleet.agent(wire(&UID)).unwrap().is_connected());
     assert_eq!(bench.send(&mut served, &heartbeat(&UID, 2, MASK)), bare(&UID));
 }

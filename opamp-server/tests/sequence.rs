@@ -176,8 +176,8 @@ fn the_operator_may_ask_too() {
     let mut bench = Bench::new();
     let (mut route, woken) = bench.woken_websocket();
     let _ = bench.send(&mut route, &full_report(&UID, 1, MASK));
-    bench.fleet.request_full_state(&support::wire(&UID)).unwrap();
-    assert_eq!(woken.take(), [support::wire(&UID)]);
+    bench.fleet.request_full_state(support::wire(&UID)).unwrap();
+    assert_eq!(woken.take(), [support::wire(&UID).into()]);
     let asked = v1::ServerToAgent { flags: FULL_STATE, ..bare(&UID) };
     assert_eq!(bench.pushes(&route, &UID), [asked]);
     assert_eq!(bench.send(&mut route, &heartbeat(&UID, 2, MASK)), bare(&UID));

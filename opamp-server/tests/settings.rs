@@ -77,7 +77,7 @@ fn filled(offer: &v1::ConnectionSettingsOffers) -> SettingsParts {
 }
 
 fn outcome(bench: &Bench) -> Outcome {
-    bench.fleet.agent(&wire(&UID)).unwrap().connection_settings().unwrap().outcome()
+    bench.fleet.agent(wire(&UID)).unwrap().connection_settings().unwrap().outcome()
 }
 
 #[test]
@@ -122,14 +122,14 @@ fn who_sets_settings_learns_which_parts_are_accepted() {
     let mut bench = Bench::new();
     let mut route = bench.websocket();
     let _ = bench.send(&mut route, &full_report(&UID, 1, METRICS));
-    let set = |bench: &Bench, it| bench.fleet.set_connection_settings(&wire(&UID), it);
+    let set = |bench: &Bench, it| bench.fleet.set_connection_settings(wire(&UID), it);
     assert_eq!(set(&bench, settings(every_part())), Ok(SettingsParts::OWN_METRICS));
     let only_opamp =
         settings(v1::ConnectionSettingsOffers { opamp: opamp("a"), ..Default::default() });
     assert_eq!(set(&bench, only_opamp.clone()), Err(OperationError::NotAccepted));
-    let held = bench.fleet.connection_settings(&wire(&UID));
+    let held = bench.fleet.connection_settings(wire(&UID));
     assert_eq!(held, Some(settings(every_part())), "as they were");
-    let nobody = bench.fleet.set_connection_settings(&wire(&[1; 16]), only_opamp);
+    let nobody = bench.fleet.set_connection_settings(wire(&[1; 16]), only_opamp);
     assert_eq!(nobody, Err(OperationError::UnknownAgent));
 
     // A Server that does not announce it does not do it.
@@ -148,7 +148,7 @@ fn a_differing_hash_gets_the_settings_and_an_equal_one_gets_nothing() {
     let mask = METRICS | REPORTS;
     let mut route = bench.websocket();
     let _ = bench.send(&mut route, &full_report(&UID, 1, mask));
-    bench.fleet.set_connection_settings(&wire(&UID), metrics_at("a")).unwrap();
+    bench.fleet.set_connection_settings(wire(&UID), metrics_at("a")).unwrap();
     assert_eq!(outcome(&bench), Outcome::Pending);
     let pushed = bench.pushes(&route, &UID);
     let hash = pushed[0].connection_settings.as_ref().unwrap().hash.clone();
@@ -274,9 +274,9 @@ fn an_agent_that_says_nothing_is_asked_again_and_times_out() {
     assert!(bench.post(&heartbeat(&UID, 2, mask)).connection_settings.is_some());
     bench.advance(Duration::from_secs(540));
     let _ =
-        bench.fleet.take_changes(&wire(&UID)).map(|taken| bench.fleet.finish_changes(taken.token));
-    assert!(bench.fleet.sweep(bench.now).contains(&wire(&UID)));
-    let taken = bench.fleet.take_changes(&wire(&UID)).unwrap();
+        bench.fleet.take_changes(wire(&UID)).map(|taken| bench.fleet.finish_changes(taken.token));
+    assert!(bench.fleet.sweep(bench.now).contains(&wire(&UID).into()));
+    let taken = bench.fleet.take_changes(wire(&UID)).unwrap();
     assert!(taken.changes.contains(opamp_server::Changes::OFFER_TIMED_OUT));
     assert_eq!(outcome(&bench), Outcome::TimedOut);
     let hash = *metrics_at("a").hash().as_bytes();
@@ -284,7 +284,7 @@ fn an_agent_that_says_nothing_is_asked_again_and_times_out() {
     assert_eq!(outcome(&bench), Outcome::Applied, "late is better than never");
     // Somebody who waits for these settings learns that others are wanted.
     bench.fleet.set_default_connection_settings(metrics_at("b")).unwrap();
-    let state = bench.fleet.agent(&wire(&UID)).unwrap().connection_settings().unwrap();
+    let state = bench.fleet.agent(wire(&UID)).unwrap().connection_settings().unwrap();
     assert_eq!(state.outcome_of(metrics_at("a").hash()), Outcome::Superseded);
     assert_eq!(state.outcome_of(metrics_at("b").hash()), Outcome::Pending);
 }
@@ -482,7 +482,7 @@ proptest! {
                 refused = false;
             }
         }
-        let state = bench.fleet.agent(&wire(&UID)).unwrap().connection_settings();
+        let state = bench.fleet.agent(wire(&UID)).unwrap().connection_settings();
         prop_assert_eq!(state.is_some(), set.is_some());
         let expected = if refused { Outcome::Failed } else { Outcome::Applied };
         if let Some(state) = state {

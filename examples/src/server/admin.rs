@@ -196,7 +196,7 @@ async fn agents<I>(State(fleet): State<Fleet<I>>) -> Response {
 }
 
 async fn agent<I>(State(fleet): State<Fleet<I>>, Uid(uid): Uid) -> Result<Response, Refused> {
-    let agent = fleet.agent(&uid).ok_or(OperationError::UnknownAgent)?;
+    let agent = fleet.agent(uid).ok_or(OperationError::UnknownAgent)?;
     Ok(Json(agent_json::agent_of(&fleet, &agent)).into_response())
 }
 
@@ -240,7 +240,7 @@ async fn set_config<I>(
     let Query(file) = file?;
     let config = file.into_config(body?);
     let hash = config.hash();
-    fleet.set_remote_config(&uid, config)?;
+    fleet.set_remote_config(uid, config)?;
     Ok(hash_reply(hash))
 }
 
@@ -267,7 +267,7 @@ async fn set_config_files<I>(
     }
     let config = RemoteConfig::new(config);
     let hash = config.hash();
-    fleet.set_remote_config(&uid, config)?;
+    fleet.set_remote_config(uid, config)?;
     Ok(hash_reply(hash))
 }
 
@@ -294,12 +294,12 @@ async fn clear_config<I>(
     State(fleet): State<Fleet<I>>,
     Uid(uid): Uid,
 ) -> Result<StatusCode, Refused> {
-    fleet.clear_remote_config(&uid)?;
+    fleet.clear_remote_config(uid)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn restart<I>(State(fleet): State<Fleet<I>>, Uid(uid): Uid) -> Result<StatusCode, Refused> {
-    fleet.restart(&uid, Instant::now())?;
+    fleet.restart(uid, Instant::now())?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -307,7 +307,7 @@ async fn disconnect<I>(
     State(fleet): State<Fleet<I>>,
     Uid(uid): Uid,
 ) -> Result<StatusCode, Refused> {
-    fleet.disconnect(&uid)?;
+    fleet.disconnect(uid)?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -315,7 +315,7 @@ async fn report_full_state<I>(
     State(fleet): State<Fleet<I>>,
     Uid(uid): Uid,
 ) -> Result<StatusCode, Refused> {
-    fleet.request_full_state(&uid)?;
+    fleet.request_full_state(uid)?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -324,7 +324,7 @@ async fn new_instance_uid<I>(
     Uid(uid): Uid,
 ) -> Result<Response, Refused> {
     let new = InstanceUid::generate();
-    fleet.rename(&uid, new, Instant::now())?;
+    fleet.rename(uid, new, Instant::now())?;
     Ok(Json(json!({ "new_instance_uid": new.to_string() })).into_response())
 }
 
@@ -333,13 +333,13 @@ async fn set_connection_settings<I>(
     Uid(uid): Uid,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Refused> {
-    let agent = admin.fleet.agent(&uid).ok_or(OperationError::UnknownAgent)?;
+    let agent = admin.fleet.agent(uid).ok_or(OperationError::UnknownAgent)?;
     let settings: Settings = parse(body)?;
-    let held = admin.fleet.connection_settings(&uid).map(|held| held.to_message());
+    let held = admin.fleet.connection_settings(uid).map(|held| held.to_message());
     let endpoint = admin.place.endpoint(agent.transport());
     let settings = settings.over(held.unwrap_or_default(), &endpoint).map_err(wrong)?;
     let settings = ConnectionSettings::new(settings).map_err(|error| wrong(error.to_string()))?;
-    admin.fleet.set_connection_settings(&uid, settings)?;
+    admin.fleet.set_connection_settings(uid, settings)?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -348,10 +348,10 @@ async fn set_packages<I>(
     Uid(uid): Uid,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Refused> {
-    admin.fleet.agent(&uid).ok_or(OperationError::UnknownAgent)?;
+    admin.fleet.agent(uid).ok_or(OperationError::UnknownAgent)?;
     let offer: PackageOffer = parse(body)?;
     let packages = offer.into_packages(&admin.files, &admin.place.packages()).map_err(wrong)?;
-    admin.fleet.set_packages(&uid, packages)?;
+    admin.fleet.set_packages(uid, packages)?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -360,9 +360,9 @@ async fn send_custom_message<I>(
     Uid(uid): Uid,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Refused> {
-    fleet.agent(&uid).ok_or(OperationError::UnknownAgent)?;
+    fleet.agent(uid).ok_or(OperationError::UnknownAgent)?;
     let message = parse::<Custom>(body)?.into_message().map_err(wrong)?;
-    fleet.send_custom_message(&uid, message, Instant::now())?;
+    fleet.send_custom_message(uid, message, Instant::now())?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -370,7 +370,7 @@ async fn custom_messages<I>(
     State(admin): State<Admin<I>>,
     Uid(uid): Uid,
 ) -> Result<Response, Refused> {
-    admin.fleet.agent(&uid).ok_or(OperationError::UnknownAgent)?;
+    admin.fleet.agent(uid).ok_or(OperationError::UnknownAgent)?;
     Ok(Json(json!({ "custom_messages": admin.mailbox.of(&uid) })).into_response())
 }
 

@@ -25,17 +25,17 @@ impl Handler for Desk {
         self.mailbox.add(*agent.uid(), custom_messages);
         if changes.intersects(Changes::CONNECTED | Changes::DISCONNECTED) {
             let connected = agent.is_connected();
-            tracing::info!(agent = %agent.uid(), connected, "an agent came or went");
+            tracing::info!(agent = %agent.key(), connected, "an agent came or went");
         }
         if changes.contains(Changes::REMOTE_CONFIG_STATUS)
             && let Some(status) = agent.state().remote_config_status()
             && status.status() != v1::RemoteConfigStatuses::Unset
         {
             let (outcome, error) = (status.status(), status.error_message);
-            tracing::info!(agent = %agent.uid(), ?outcome, error, "an agent told what became of a configuration");
+            tracing::info!(agent = %agent.key(), ?outcome, error, "an agent told what became of a configuration");
         }
         if changes.contains(Changes::OFFER_TIMED_OUT) {
-            tracing::warn!(agent = %agent.uid(), "an agent did not say what became of an offer");
+            tracing::warn!(agent = %agent.key(), "an agent did not say what became of an offer");
         }
         self.changed.send_replace(());
     }

@@ -2,15 +2,15 @@
 //!
 //! Agents with the same components tell the same hash, so the components of a fleet of one kind are
 //! sent once. The hash is the Agents' own and opaque (COMP-05): nobody can check that it belongs to
-//! the components, so what one Agent said of a hash is used for showing what others have, and for
-//! nothing else.
+//! the components, so what one Agent said of a hash is used for showing what others of its tenant have,
+//! and for nothing else.
 
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use opamp_proto::{Message as _, v1};
 
-use super::{AgentSnapshot, Fleet};
+use super::{AgentSnapshot, Fleet, Tenant};
 use crate::core::{Agent, Part};
 
 /// The largest set that is remembered, encoded.
@@ -25,33 +25,33 @@ const MAX_HASH: usize = 64;
 /// Encoded `AvailableComponents` by their hash, the oldest forgotten first.
 #[derive(Debug, Default)]
 pub(super) struct Components {
-    by_hash: HashMap<Bytes, Bytes>,
-    oldest_first: VecDeque<Bytes>,
+    by_hash: HashMap<(Tenant, Bytes), Bytes>,
+    oldest_first: VecDeque<(Tenant, Bytes)>,
     bytes: usize,
 }
 
 impl Components {
-    fn get(&self, hash: &[u8]) -> Option<&Bytes> {
-        self.by_hash.get(hash)
+    fn get(&self, tenant: Tenant, hash: &Bytes) -> Option<&Bytes> {
+        self.by_hash.get(&(tenant, hash.clone()))
     }
 
-    fn remember(&mut self, hash: Bytes, encoded: Bytes, max: usize) {
+    fn remember(&mut self, tenant: Tenant, hash: &Bytes, encoded: Bytes, max: usize) {
         if max == 0
             || hash.is_empty()
             || hash.len() > MAX_HASH
             || encoded.len() > MAX_SET
-            || self.by_hash.contains_key(&hash)
+            || self.get(tenant, hash).is_some()
         {
             return;
         }
         self.bytes += encoded.len();
         // A hash of its own, which does not keep the message it came in.
-        let hash = Bytes::copy_from_slice(&hash);
-        self.oldest_first.push_back(hash.clone());
-        self.by_hash.insert(hash, encoded);
+        let key = (tenant, Bytes::copy_from_slice(hash));
+        self.oldest_first.push_back(key.clone());
+        self.by_hash.insert(key, encoded);
         while self.by_hash.len() > max || self.bytes > MAX_BYTES {
             let Some(forgotten) =
-                self.oldest_first.pop_front().and_then(|hash| self.by_hash.remove(&hash))
+                self.oldest_first.pop_front().and_then(|key| self.by_hash.remove(&key))
             else {
                 break;
             };
@@ -63,28 +63,30 @@ impl Components {
 impl<I> Fleet<I> {
     /// An Agent has told something new of its components: they are remembered, or if it has told
     /// their hash only, it is looked up.
-    pub(super) fn note_components(&self, agent: &mut Agent) {
+    pub(super) fn note_components(&self, tenant: Tenant, agent: &mut Agent) {
         let Some(encoded) = agent.state().encoded(Part::AvailableComponents) else { return };
         let told = agent.state().available_components().unwrap_or_default();
         let mut components = super::lock(&self.inner.components);
         if !told.components.is_empty() {
             let max = self.config().max_remembered_components;
-            components.remember(told.hash, encoded.clone(), max);
-        } else if components.get(&told.hash).is_some() {
+            components.remember(tenant, &told.hash, encoded.clone(), max);
+        } else if components.get(tenant, &told.hash).is_some() {
             drop(components);
             agent.handle_components_known();
         }
     }
 
     /// The components an Agent has: those it told, or if it told their hash only, those that an Agent
-    /// with the same hash told. `None` if they are not known, or the Agent told neither (COMP-10).
+    /// of its tenant with the same hash told. `None` if they are not known, or the Agent told neither (COMP-10).
     #[must_use]
     pub fn available_components(&self, agent: &AgentSnapshot) -> Option<v1::AvailableComponents> {
         let told = agent.state().available_components()?;
         if !told.components.is_empty() {
             return Some(told);
         }
-        let encoded = super::lock(&self.inner.components).get(&told.hash).cloned()?;
+        let components = super::lock(&self.inner.components);
+        let encoded = components.get(agent.tenant(), &told.hash).cloned()?;
+        drop(components);
         v1::AvailableComponents::decode(encoded).ok()
     }
 }
@@ -96,18 +98,23 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let mut components = Components::default();
+        let tenant = Tenant::new(1);
         let set = |size: usize| Bytes::from(vec![0; size]);
         for hash in 0..5_u8 {
-            components.remember(vec![hash].into(), set(10), 3);
+            components.remember(tenant, &vec![hash].into(), set(10), 3);
         }
         assert_eq!(components.bytes, 30);
-        assert!(components.get(&[1]).is_none() && components.get(&[2]).is_some());
-        components.remember(vec![9].into(), set(MAX_SET + 1), 3);
-        components.remember(vec![8; MAX_HASH + 1].into(), set(1), 3);
-        components.remember(Bytes::new(), set(1), 3);
+        let knows = |components: &Components, tenant, hash: u8| {
+            components.get(tenant, &vec![hash].into()).is_some()
+        };
+        assert!(!knows(&components, tenant, 1) && knows(&components, tenant, 2));
+        assert!(!knows(&components, Tenant::new(2), 2), "another tenant's is not told");
+        components.remember(tenant, &vec![9].into(), set(MAX_SET + 1), 3);
+        components.remember(tenant, &vec![8; MAX_HASH + 1].into(), set(1), 3);
+        components.remember(tenant, &Bytes::new(), set(1), 3);
         assert_eq!((components.by_hash.len(), components.oldest_first.len()), (3, 3));
         for hash in 100..200_u8 {
-            components.remember(vec![hash].into(), set(MAX_SET), 1000);
+            components.remember(tenant, &vec![hash].into(), set(MAX_SET), 1000);
         }
         assert!(components.bytes <= MAX_BYTES && components.by_hash.len() == 64);
     }

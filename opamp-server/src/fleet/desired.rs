@@ -8,10 +8,10 @@
 
 use std::time::Instant;
 
-use opamp_proto::{AgentCapabilities, ServerCapabilities, WireUid, v1};
+use opamp_proto::{AgentCapabilities, ServerCapabilities, v1};
 
-use super::Fleet;
 use super::shard::Slot;
+use super::{AgentKey, Fleet};
 use crate::core::{
     ConnectionSettings, Desired, OperationError, Packages, RemoteConfig, SettingsParts,
 };
@@ -123,11 +123,11 @@ impl<I> Fleet<I> {
     /// [`set_default_remote_config`](Self::set_default_remote_config).
     pub fn set_remote_config(
         &self,
-        uid: &WireUid,
+        key: impl Into<AgentKey>,
         config: RemoteConfig,
     ) -> Result<(), OperationError> {
         self.check(ServerCapabilities::OFFERS_REMOTE_CONFIG, config.encoded_len())?;
-        self.with_slot(uid, |slot| {
+        self.with_slot(key, |slot| {
             slot.agent.set_remote_config(Some(config));
             Ok(())
         })
@@ -138,8 +138,8 @@ impl<I> Fleet<I> {
     /// # Errors
     ///
     /// [`OperationError::UnknownAgent`].
-    pub fn clear_remote_config(&self, uid: &WireUid) -> Result<(), OperationError> {
-        self.with_slot(uid, |slot| {
+    pub fn clear_remote_config(&self, key: impl Into<AgentKey>) -> Result<(), OperationError> {
+        self.with_slot(key, |slot| {
             slot.agent.set_remote_config(None);
             Ok(())
         })
@@ -195,11 +195,11 @@ impl<I> Fleet<I> {
     /// ```
     pub fn set_connection_settings(
         &self,
-        uid: &WireUid,
+        key: impl Into<AgentKey>,
         settings: ConnectionSettings,
     ) -> Result<SettingsParts, OperationError> {
         self.check(ServerCapabilities::OFFERS_CONNECTION_SETTINGS, settings.encoded_len())?;
-        self.with_slot(uid, |slot| {
+        self.with_slot(key, |slot| {
             let parts = settings.parts() & slot.agent.accepted_parts();
             if parts.is_empty() {
                 return Err(OperationError::NotAccepted);
@@ -214,8 +214,11 @@ impl<I> Fleet<I> {
     /// # Errors
     ///
     /// [`OperationError::UnknownAgent`].
-    pub fn clear_connection_settings(&self, uid: &WireUid) -> Result<(), OperationError> {
-        self.with_slot(uid, |slot| {
+    pub fn clear_connection_settings(
+        &self,
+        key: impl Into<AgentKey>,
+    ) -> Result<(), OperationError> {
+        self.with_slot(key, |slot| {
             slot.agent.set_connection_settings(None);
             Ok(())
         })
@@ -224,9 +227,10 @@ impl<I> Fleet<I> {
     /// The connection settings an Agent should have, be they its own or those for all; `None` if
     /// there are none or no such Agent.
     #[must_use]
-    pub fn connection_settings(&self, uid: &WireUid) -> Option<ConnectionSettings> {
-        let shard = self.shard(uid);
-        let own = shard.slots.get(uid)?.agent.own();
+    pub fn connection_settings(&self, key: impl Into<AgentKey>) -> Option<ConnectionSettings> {
+        let key = key.into();
+        let shard = self.shard(&key);
+        let own = shard.slots.get(&key)?.agent.own();
         own.connection_settings.as_ref().or(shard.desired.connection_settings.as_ref()).cloned()
     }
 
@@ -237,9 +241,13 @@ impl<I> Fleet<I> {
     /// [`OperationError::UnknownAgent`]; [`OperationError::NotAccepted`] if the Agent does not accept
     /// packages, and its packages are then as they were (PKG-01); and those of
     /// [`set_default_packages`](Self::set_default_packages).
-    pub fn set_packages(&self, uid: &WireUid, packages: Packages) -> Result<(), OperationError> {
+    pub fn set_packages(
+        &self,
+        key: impl Into<AgentKey>,
+        packages: Packages,
+    ) -> Result<(), OperationError> {
         self.check(ServerCapabilities::OFFERS_PACKAGES, packages.encoded_len())?;
-        self.with_slot(uid, |slot| {
+        self.with_slot(key, |slot| {
             accepts(slot, AgentCapabilities::ACCEPTS_PACKAGES)?;
             slot.agent.set_packages(Some(packages));
             Ok(())
@@ -251,8 +259,8 @@ impl<I> Fleet<I> {
     /// # Errors
     ///
     /// [`OperationError::UnknownAgent`].
-    pub fn clear_packages(&self, uid: &WireUid) -> Result<(), OperationError> {
-        self.with_slot(uid, |slot| {
+    pub fn clear_packages(&self, key: impl Into<AgentKey>) -> Result<(), OperationError> {
+        self.with_slot(key, |slot| {
             slot.agent.set_packages(None);
             Ok(())
         })
@@ -273,11 +281,11 @@ impl<I> Fleet<I> {
     /// [`OperationError::TooLarge`] if the message could exceed the limit of what is sent.
     pub fn send_custom_message(
         &self,
-        uid: &WireUid,
+        key: impl Into<AgentKey>,
         message: v1::CustomMessage,
         now: Instant,
     ) -> Result<u64, OperationError> {
-        self.with_slot(uid, |slot| slot.agent.send_custom_message(message, self.config(), now))
+        self.with_slot(key, |slot| slot.agent.send_custom_message(message, self.config(), now))
     }
 }
 

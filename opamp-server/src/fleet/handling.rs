@@ -4,9 +4,9 @@
 
 use std::task::{Context, Poll};
 
-use opamp_proto::{WireUid, v1};
+use opamp_proto::v1;
 
-use super::{AgentSnapshot, Fleet};
+use super::{AgentKey, AgentSnapshot, Fleet};
 use crate::core::Changes;
 
 /// An Agent's changes, handed out to be handled. Pass [`token`](Self::token) to
@@ -29,47 +29,54 @@ pub struct AgentChanges<I> {
 /// Says for which handing out of changes [`Fleet::finish_changes`] is called.
 #[derive(Debug)]
 pub struct ChangesToken {
-    uid: WireUid,
+    key: AgentKey,
     serial: u64,
 }
 
 impl<I> Fleet<I> {
     /// Takes what is new about an Agent. `None` if that is nothing by now.
     #[must_use = "the changes are gone from the registry"]
-    pub fn take_changes(&self, uid: &WireUid) -> Option<AgentChanges<I>>
+    pub fn take_changes(&self, key: impl Into<AgentKey>) -> Option<AgentChanges<I>>
     where
         I: Clone,
     {
-        let mut shard = self.shard(uid);
-        let (slot, terms) = shard.slot(uid, self.config())?;
+        let key = key.into();
+        let mut shard = self.shard(&key);
+        let (slot, terms) = shard.slot(&key, self.config())?;
         let changes = slot.news.take()?;
         Some(AgentChanges {
             agent: slot.snapshot(terms),
             changes,
             custom_messages: self.empty(&mut slot.inbox),
             identity: slot.route.identity.clone(),
-            token: ChangesToken { uid: *uid, serial: slot.serial },
+            token: ChangesToken { key, serial: slot.serial },
         })
     }
 
     /// The changes were handled, or the handling failed. Returns the Agent if there are more by now
     /// and it has to be queued again, under the instance uid it has now.
     #[must_use = "the Agent has to be queued for handling"]
-    pub fn finish_changes(&self, token: ChangesToken) -> Option<WireUid> {
-        let ChangesToken { mut uid, serial } = token;
+    pub fn finish_changes(&self, token: ChangesToken) -> Option<AgentKey> {
+        let ChangesToken { mut key, serial } = token;
         loop {
-            let mut shard = self.shard(&uid);
-            if let Some(slot) = shard.slots.get_mut(&uid).filter(|slot| slot.serial == serial) {
-                return slot.news.finish().then_some(uid);
+            let mut shard = self.shard(&key);
+            if let Some(slot) = shard.slots.get_mut(&key).filter(|slot| slot.serial == serial) {
+                return slot.news.finish().then_some(key);
             }
-            uid = shard.moved.remove(&serial)?;
+            key = shard.moved.remove(&serial)?;
         }
     }
 
     /// Ready when the changes with this [ticket](super::Accepted::ticket) were handled, or their Agent is
     /// gone.
-    pub fn poll_handled(&self, uid: &WireUid, ticket: u64, cx: &mut Context<'_>) -> Poll<()> {
-        match self.shard(uid).slots.get_mut(uid) {
+    pub fn poll_handled(
+        &self,
+        key: impl Into<AgentKey>,
+        ticket: u64,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let key = key.into();
+        match self.shard(&key).slots.get_mut(&key) {
             Some(slot) => slot.news.poll_handled(ticket, cx),
             None => Poll::Ready(()),
         }

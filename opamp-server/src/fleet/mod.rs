@@ -29,11 +29,13 @@ use crate::core::{
 };
 use crate::counters::{Counters, Counting};
 
+mod authorize;
 mod budget;
 mod components;
 mod desired;
 mod handling;
 mod inbox;
+mod key;
 mod operations;
 mod received;
 mod rename;
@@ -41,11 +43,14 @@ mod route;
 mod shard;
 mod snapshot;
 
+pub use self::authorize::Authorizer;
 pub use self::handling::{AgentChanges, ChangesToken};
+pub use self::key::{AgentKey, Tenant};
 pub use self::received::{Accepted, Received};
 pub use self::route::{Route, RouteWaker};
 pub use self::snapshot::AgentSnapshot;
 
+use self::authorize::OneTenant;
 use self::budget::Budget;
 use self::components::Components;
 use self::inbox::Inbox;
@@ -74,6 +79,7 @@ pub struct Fleet<I = ()> {
 
 struct Inner<I> {
     config: ServerConfig,
+    authorizer: Box<dyn Authorizer<I>>,
     shards: Box<[Mutex<Shard<I>>]>,
     hasher: RandomState,
     /// Agents in all shards.
@@ -112,14 +118,21 @@ impl<I> Default for Fleet<I> {
 }
 
 impl<I> Fleet<I> {
-    /// An empty registry.
+    /// An empty registry, of one tenant.
     #[must_use]
     pub fn new(config: ServerConfig) -> Self {
+        Self::with_authorizer(config, OneTenant)
+    }
+
+    /// An empty registry whose peers may do what this authorizer says.
+    #[must_use]
+    pub fn with_authorizer(config: ServerConfig, authorizer: impl Authorizer<I> + 'static) -> Self {
         let shards = (0..config.shards.max(1)).map(|_| Mutex::default()).collect();
         let budget = Budget::new(config.max_fleet_bytes);
         Self {
             inner: Arc::new(Inner {
                 config,
+                authorizer: Box::new(authorizer),
                 shards,
                 hasher: RandomState::new(),
                 agents: AtomicUsize::new(0),
@@ -170,10 +183,10 @@ impl<I> Fleet<I> {
         &self.inner.counting
     }
 
-    fn shard(&self, uid: &WireUid) -> MutexGuard<'_, Shard<I>> {
+    fn shard(&self, key: &AgentKey) -> MutexGuard<'_, Shard<I>> {
         let shards = &self.inner.shards;
         // The remainder is less than the number of shards, which is a usize.
-        let index = (self.inner.hasher.hash_one(uid) % shards.len() as u64) as usize;
+        let index = (self.inner.hasher.hash_one(key) % shards.len() as u64) as usize;
         lock(&shards[index])
     }
 
@@ -192,7 +205,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<I> Fleet<I> {
     /// Opens a route: once for each WebSocket, once for each HTTP request.
     ///
-    /// `waker` is told of what there is to push; an HTTP request has none.
+    /// `waker` is told of what there is to push; an HTTP request has none. All Agents on the route are
+    /// of one tenant, which is asked of the [`Authorizer`] here.
     #[must_use]
     pub fn open_route(
         &self,
@@ -202,7 +216,8 @@ impl<I> Fleet<I> {
         waker: Option<Arc<dyn RouteWaker>>,
     ) -> Route<I> {
         let id = self.inner.routes.fetch_add(1, Ordering::Relaxed);
-        let shared = Arc::new(RouteShared { id, transport, remote_addr, identity, waker });
+        let tenant = self.inner.authorizer.tenant(&identity);
+        let shared = Arc::new(RouteShared { id, tenant, transport, remote_addr, identity, waker });
         Route { shared, agents: Vec::new() }
     }
 
@@ -221,10 +236,10 @@ impl<I> Fleet<I> {
         out: &mut Vec<u8>,
     ) -> Received {
         let accepted = self.accept_into(route, body, now, fresh, Some(&mut *out));
-        let Accepted { uid, changes, queue, .. } = accepted;
+        let Accepted { key, changes, queue, .. } = accepted;
         let refusal = accepted.refusal().cloned();
         let (tail, push) = self.compose(accepted, now, out);
-        Received { uid, changes, queue, tail, push, refusal }
+        Received { key, changes, queue, tail, push, refusal }
     }
 
     /// Takes in a message whose reply is composed later by [`reply`](Self::reply), so that what a
@@ -251,12 +266,16 @@ impl<I> Fleet<I> {
     ) -> Accepted {
         let counting = &self.inner.counting;
         counting.messages.add();
-        let (uid, accepted) = match self.read(body) {
-            Ok((uid, scan)) => (Some(uid), self.fold(route, uid, &scan, now, fresh, out)),
-            Err((uid, refusal)) => (uid, Err(refusal)),
+        let tenant = route.tenant();
+        let (key, accepted) = match self.read(body) {
+            Ok((uid, scan)) => {
+                let key = AgentKey::new(tenant, uid);
+                (Some(key), self.fold(route, key, &scan, now, fresh, out))
+            }
+            Err((uid, refusal)) => (uid.map(|uid| AgentKey::new(tenant, uid)), Err(refusal)),
         };
         let accepted = accepted.unwrap_or_else(|refusal| Accepted {
-            uid,
+            key,
             changes: Changes::empty(),
             queue: false,
             ticket: 0,
@@ -280,20 +299,20 @@ impl<I> Fleet<I> {
 
     fn compose(&self, accepted: Accepted, now: Now, out: &mut Vec<u8>) -> (Option<Bytes>, bool) {
         let config = &self.inner.config;
-        let due = match accepted.answer {
+        let (key, due) = match accepted.answer {
             Answer::Composed { tail, push, .. } => return (tail, push),
             Answer::Refuse(refusal) => {
-                refusal.encode(accepted.uid.as_ref(), out);
+                refusal.encode(accepted.key.as_ref().map(AgentKey::uid), out);
                 return (None, false);
             }
             Answer::Acknowledge(due) => {
                 due.acknowledge(config, out);
                 return (None, false);
             }
-            Answer::Reply(due) => due,
+            Answer::Reply(key, due) => (key, due),
         };
-        let mut shard = self.shard(due.uid());
-        match shard.slot(due.uid(), config) {
+        let mut shard = self.shard(&key);
+        match shard.slot(&key, config) {
             Some((slot, terms)) => slot.reply(due, terms, now, out),
             None => {
                 due.acknowledge(config, out);
@@ -334,7 +353,7 @@ impl<I> Fleet<I> {
     fn fold(
         &self,
         route: &mut Route<I>,
-        uid: WireUid,
+        key: AgentKey,
         scan: &Scan<'_>,
         now: Now,
         fresh: &mut dyn FnMut() -> InstanceUid,
@@ -343,21 +362,21 @@ impl<I> Fleet<I> {
         let config = &self.inner.config;
         let mut changes = Changes::empty();
         let mut reserved = None;
-        let mut shard = self.shard(&uid);
-        if !shard.slots.contains_key(&uid) {
+        let mut shard = self.shard(&key);
+        if !shard.slots.contains_key(&key) {
             // It stays until the slot is there, so that nobody else is given the uid meanwhile.
-            let rename = shard.renames.get(&uid).copied();
+            let rename = shard.renames.get(&key).copied();
             if let Some(rename) = rename.filter(|rename| now.instant < rename.expires) {
                 drop(shard);
                 // Nor must a message that is refused move it: the Agent would be on no route.
                 self.admit(route, &rename.old)?;
                 scan.validate()?;
                 reserved = Some(self.reserve_for_moved(&rename, scan)?);
-                changes |= self.move_slot(&rename, uid);
+                changes |= self.move_slot(&rename, key);
                 route.leave(&rename.old);
-                shard = self.shard(&uid);
+                shard = self.shard(&key);
             }
-            if let Entry::Vacant(vacant) = shard.slots.entry(uid) {
+            if let Entry::Vacant(vacant) = shard.slots.entry(key) {
                 // Nor does it make an Agent known.
                 scan.validate()?;
                 let nothing = AgentState::default();
@@ -365,10 +384,10 @@ impl<I> Fleet<I> {
                 if reserved.is_none() {
                     reserved = Some(self.reserve(&nothing, scan)?);
                 }
-                vacant.insert(Box::new(self.new_slot(route, uid, now)?));
+                vacant.insert(Box::new(self.new_slot(route, key, now)?));
             }
         }
-        let Some((slot, terms)) = shard.slot(&uid, config) else {
+        let Some((slot, terms)) = shard.slot(&key, config) else {
             // It was found or inserted under this very lock.
             return Err(Refusal::unavailable("the Agent is being removed", None));
         };
@@ -379,7 +398,7 @@ impl<I> Fleet<I> {
             slot.challenged = Some(route.shared.id);
             let due = slot.agent.challenge(route.shared.transport);
             return Ok(Accepted {
-                uid: Some(uid),
+                key: Some(key),
                 changes: Changes::empty(),
                 queue: false,
                 ticket: 0,
@@ -389,7 +408,7 @@ impl<I> Fleet<I> {
         let elsewhere = slot.route.id != route.shared.id;
         let arrives = elsewhere || !slot.is_connected() || changes.contains(Changes::INSTANCE_UID);
         if arrives {
-            self.admit(route, &uid)?;
+            self.admit(route, &key)?;
             // A message that is refused must not take the Agent away from where it is served.
             scan.validate()?;
         }
@@ -398,7 +417,7 @@ impl<I> Fleet<I> {
             None => self.reserve(slot.agent.state(), scan)?,
         };
         if arrives {
-            route.join(uid);
+            route.join(key);
             slot.route = Arc::clone(&route.shared);
             slot.challenged = None;
         }
@@ -413,7 +432,7 @@ impl<I> Fleet<I> {
         let Handled { changes: folded, due, new_instance_uid, custom_message } = handled;
         changes |= folded;
         if changes.contains(Changes::AVAILABLE_COMPONENTS) {
-            self.note_components(&mut slot.agent);
+            self.note_components(key.tenant(), &mut slot.agent);
         }
         if let Some(message) = custom_message
             && self.keep(&mut slot.inbox, message)
@@ -421,7 +440,7 @@ impl<I> Fleet<I> {
             changes |= Changes::CUSTOM_MESSAGES;
         }
         if due.is_goodbye() {
-            route.leave(&uid);
+            route.leave(&key);
         }
         let queue = slot.news.note(changes);
         let ticket = slot.news.ticket();
@@ -432,35 +451,35 @@ impl<I> Fleet<I> {
                 Answer::Composed { tail, push, refusal }
             }
             (new, _) => {
-                let new = new.map(WireUid::from);
+                let new = new.map(|new| key.tenant().agent(new));
                 let outdated = new.and_then(|new| slot.give(new));
                 let serial = slot.serial;
                 drop(shard);
                 // The Agent must not hear of its new uid before that is known here.
                 if let Some(new) = new {
                     let expires = later(now.instant, config.rename_expiry);
-                    let rename = PendingRename { old: uid, serial, expires };
+                    let rename = PendingRename { old: key, serial, expires };
                     self.shard(&new).renames.insert(new, rename);
                 }
                 self.forget_rename(outdated, serial);
-                Answer::Reply(due)
+                Answer::Reply(key, due)
             }
         };
-        Ok(Accepted { uid: Some(uid), changes, queue, ticket, answer })
+        Ok(Accepted { key: Some(key), changes, queue, ticket, answer })
     }
 
     /// Whether a connection may carry one more Agent.
-    fn admit(&self, route: &Route<I>, uid: &WireUid) -> Result<(), Refusal> {
+    fn admit(&self, route: &Route<I>, key: &AgentKey) -> Result<(), Refusal> {
         let limit = self.inner.config.max_agents_per_connection;
-        if route.agents.len() < limit || route.is_on(uid) {
+        if route.agents.len() < limit || route.is_on(key) {
             return Ok(());
         }
         let text = format!("the connection already carries {limit} Agents");
         Err(Refusal::unavailable(text, None))
     }
 
-    fn new_slot(&self, route: &Route<I>, uid: WireUid, now: Now) -> Result<Slot<I>, Refusal> {
-        self.admit(route, &uid)?;
+    fn new_slot(&self, route: &Route<I>, key: AgentKey, now: Now) -> Result<Slot<I>, Refusal> {
+        self.admit(route, &key)?;
         let limit = self.inner.config.max_agents;
         if self.inner.agents.fetch_add(1, Ordering::Relaxed) >= limit {
             self.inner.agents.fetch_sub(1, Ordering::Relaxed);
@@ -469,7 +488,8 @@ impl<I> Fleet<I> {
         }
         Ok(Slot {
             serial: self.inner.serials.fetch_add(1, Ordering::Relaxed),
-            agent: Agent::new(uid),
+            tenant: key.tenant(),
+            agent: Agent::new(*key.uid()),
             route: Arc::clone(&route.shared),
             last_seen: now,
             news: News::default(),
@@ -484,12 +504,13 @@ impl<I> Fleet<I> {
     pub fn poll_push(
         &self,
         route: &Route<I>,
-        uid: &WireUid,
+        key: impl Into<AgentKey>,
         now: Now,
         out: &mut Vec<u8>,
     ) -> Option<Push> {
-        let mut shard = self.shard(uid);
-        let (slot, terms) = shard.slot(uid, &self.inner.config)?;
+        let key = key.into();
+        let mut shard = self.shard(&key);
+        let (slot, terms) = shard.slot(&key, &self.inner.config)?;
         if slot.route.id != route.shared.id {
             return None;
         }
@@ -501,15 +522,15 @@ impl<I> Fleet<I> {
     /// Returns the Agents that have to be queued for handling. An HTTP request ends without this: its
     /// Agent's session outlives it (reading A06).
     #[must_use = "the Agents have to be queued for handling"]
-    pub fn close_route(&self, route: Route<I>) -> Vec<WireUid> {
+    pub fn close_route(&self, route: Route<I>) -> Vec<AgentKey> {
         let mut queue = Vec::new();
-        for uid in &route.agents {
-            let mut shard = self.shard(uid);
-            let Some(slot) = shard.slots.get_mut(uid) else { continue };
+        for key in &route.agents {
+            let mut shard = self.shard(key);
+            let Some(slot) = shard.slots.get_mut(key) else { continue };
             if slot.route.id == route.shared.id {
                 let changes = slot.agent.handle_lost();
                 if slot.news.note(changes) {
-                    queue.push(*uid);
+                    queue.push(*key);
                 }
             }
         }
@@ -519,16 +540,16 @@ impl<I> Fleet<I> {
     /// Marks silent HTTP Agents as disconnected and offers as timed out, and forgets what is long gone:
     /// to be called every few seconds. Returns the Agents that have to be queued for handling.
     #[must_use = "the Agents have to be queued for handling"]
-    pub fn sweep(&self, now: Now) -> Vec<WireUid> {
+    pub fn sweep(&self, now: Now) -> Vec<AgentKey> {
         let config = &self.inner.config;
         let mut queue = Vec::new();
         for mut shard in self.shards() {
             let (mut forgotten, mut retained) = (0, 0);
             shard.renames.retain(|_, rename| now.instant < rename.expires);
-            shard.slots.retain(|uid, slot| {
+            shard.slots.retain(|key, slot| {
                 let timed_out = slot.agent.handle_time(now.instant);
                 if slot.news.note(timed_out) {
-                    queue.push(*uid);
+                    queue.push(*key);
                 }
                 let silent = now.instant.saturating_duration_since(slot.last_seen.instant);
                 if slot.agent.transport() == Some(Transport::Http)
@@ -536,7 +557,7 @@ impl<I> Fleet<I> {
                 {
                     let changes = slot.agent.handle_lost();
                     if slot.news.note(changes) {
-                        queue.push(*uid);
+                        queue.push(*key);
                     }
                 }
                 let keep = slot.is_connected() || silent < config.retain_disconnected;

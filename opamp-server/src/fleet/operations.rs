@@ -4,10 +4,8 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use opamp_proto::WireUid;
-
 use super::shard::Slot;
-use super::{AVAILABLE, AgentSnapshot, Fleet};
+use super::{AVAILABLE, AgentKey, AgentSnapshot, Fleet};
 use crate::core::{OperationError, Transport, later};
 
 impl<I> Fleet<I> {
@@ -22,11 +20,12 @@ impl<I> Fleet<I> {
         agents
     }
 
-    /// One Agent, by the identifier it sends.
+    /// One Agent.
     #[must_use]
-    pub fn agent(&self, uid: &WireUid) -> Option<AgentSnapshot> {
-        let shard = self.shard(uid);
-        Some(shard.slots.get(uid)?.snapshot(shard.terms(self.config())))
+    pub fn agent(&self, key: impl Into<AgentKey>) -> Option<AgentSnapshot> {
+        let key = key.into();
+        let shard = self.shard(&key);
+        Some(shard.slots.get(&key)?.snapshot(shard.terms(self.config())))
     }
 
     /// Asks an Agent to restart, once. The command waits for the Agent's next session or request at
@@ -36,9 +35,9 @@ impl<I> Fleet<I> {
     ///
     /// [`OperationError::UnknownAgent`], and [`OperationError::NotAccepted`] if the Agent lacks
     /// `AcceptsRestartCommand` (CMD-05).
-    pub fn restart(&self, uid: &WireUid, now: Instant) -> Result<(), OperationError> {
+    pub fn restart(&self, key: impl Into<AgentKey>, now: Instant) -> Result<(), OperationError> {
         let expires = later(now, self.config().command_expiry);
-        self.with_slot(uid, |slot| slot.agent.restart(expires))
+        self.with_slot(key, |slot| slot.agent.restart(expires))
     }
 
     /// Asks an Agent for a full report (SEQ-05, SEQ-06).
@@ -46,8 +45,8 @@ impl<I> Fleet<I> {
     /// # Errors
     ///
     /// [`OperationError::UnknownAgent`].
-    pub fn request_full_state(&self, uid: &WireUid) -> Result<(), OperationError> {
-        self.with_slot(uid, |slot| {
+    pub fn request_full_state(&self, key: impl Into<AgentKey>) -> Result<(), OperationError> {
+        self.with_slot(key, |slot| {
             slot.agent.request_full_state();
             Ok(())
         })
@@ -60,8 +59,8 @@ impl<I> Fleet<I> {
     ///
     /// [`OperationError::UnknownAgent`], and [`OperationError::NotConnected`] if the Agent is on no
     /// WebSocket: one on plain HTTP has no connection of its own.
-    pub fn disconnect(&self, uid: &WireUid) -> Result<(), OperationError> {
-        self.with_slot(uid, |slot| {
+    pub fn disconnect(&self, key: impl Into<AgentKey>) -> Result<(), OperationError> {
+        self.with_slot(key, |slot| {
             let connected = slot.agent.transport() == Some(Transport::WebSocket);
             let waker = slot.route.waker.as_ref().filter(|_| connected);
             waker.map(|waker| waker.close()).ok_or(OperationError::NotConnected)
@@ -92,11 +91,12 @@ impl<I> Fleet<I> {
 
     pub(super) fn with_slot<T>(
         &self,
-        uid: &WireUid,
+        key: impl Into<AgentKey>,
         change: impl FnOnce(&mut Slot<I>) -> Result<T, OperationError>,
     ) -> Result<T, OperationError> {
-        let mut shard = self.shard(uid);
-        let slot = shard.slots.get_mut(uid).ok_or(OperationError::UnknownAgent)?;
+        let key = key.into();
+        let mut shard = self.shard(&key);
+        let slot = shard.slots.get_mut(&key).ok_or(OperationError::UnknownAgent)?;
         let changed = change(slot)?;
         slot.wake();
         Ok(changed)

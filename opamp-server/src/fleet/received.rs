@@ -1,8 +1,8 @@
 //! What a message led to.
 
 use bytes::Bytes;
-use opamp_proto::WireUid;
 
+use super::AgentKey;
 use crate::core::{Changes, Due, Refusal};
 
 /// What a message led to, and the right to its reply.
@@ -11,7 +11,7 @@ use crate::core::{Changes, Due, Refusal};
 #[non_exhaustive]
 pub struct Accepted {
     /// The Agent, if its identifier could be read.
-    pub uid: Option<WireUid>,
+    pub key: Option<AgentKey>,
     /// What is new about it.
     pub changes: Changes,
     /// The Agent has to be queued for handling: see [`Fleet::take_changes`](super::Fleet::take_changes).
@@ -24,7 +24,7 @@ pub struct Accepted {
 #[derive(Debug)]
 pub(super) enum Answer {
     /// To be composed from what the Agent is owed by then.
-    Reply(Due),
+    Reply(AgentKey, Due),
     /// To be acknowledged, and nothing more.
     Acknowledge(Due),
     Refuse(Refusal),
@@ -41,7 +41,7 @@ impl Accepted {
     #[must_use]
     pub fn refusal(&self) -> Option<&Refusal> {
         match &self.answer {
-            Answer::Reply(due) | Answer::Acknowledge(due) => due.refusal(),
+            Answer::Reply(_, due) | Answer::Acknowledge(due) => due.refusal(),
             Answer::Refuse(refusal) => Some(refusal),
             Answer::Composed { refusal, .. } => refusal.as_ref(),
         }
@@ -54,7 +54,7 @@ impl Accepted {
 #[non_exhaustive]
 pub struct Received {
     /// The Agent, if its identifier could be read.
-    pub uid: Option<WireUid>,
+    pub key: Option<AgentKey>,
     /// What is new about it.
     pub changes: Changes,
     /// The Agent has to be queued for handling: see [`Fleet::take_changes`](super::Fleet::take_changes).

@@ -8,10 +8,10 @@ use std::collections::hash_map::Entry;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use opamp_proto::{InstanceUid, WireUid};
+use opamp_proto::InstanceUid;
 
-use super::Fleet;
 use super::shard::{PendingRename, Slot};
+use super::{AgentKey, Fleet};
 use crate::core::{Changes, OperationError, later};
 
 impl<I> Fleet<I> {
@@ -25,13 +25,14 @@ impl<I> Fleet<I> {
     /// instance uid or is about to get it.
     pub fn rename(
         &self,
-        uid: &WireUid,
+        key: impl Into<AgentKey>,
         new: InstanceUid,
         now: Instant,
     ) -> Result<(), OperationError> {
         let expires = later(now, self.config().rename_expiry);
-        let reserved = WireUid::from(new);
-        let serial = self.with_slot(uid, |slot| Ok(slot.serial))?;
+        let key = key.into();
+        let reserved = key.tenant().agent(new);
+        let serial = self.with_slot(key, |slot| Ok(slot.serial))?;
         let reserved_now = {
             let mut shard = self.shard(&reserved);
             if shard.slots.contains_key(&reserved) {
@@ -44,13 +45,13 @@ impl<I> Fleet<I> {
                 }
                 Some(rename) if now < rename.expires => return Err(OperationError::UidInUse),
                 _ => {
-                    let rename = PendingRename { old: *uid, serial, expires };
+                    let rename = PendingRename { old: key, serial, expires };
                     shard.renames.insert(reserved, rename);
                     true
                 }
             }
         };
-        let renamed = self.with_slot(uid, |slot| {
+        let renamed = self.with_slot(key, |slot| {
             if slot.serial != serial {
                 return Err(OperationError::UnknownAgent);
             }
@@ -72,7 +73,7 @@ impl<I> Fleet<I> {
 
     /// An Agent speaks under an instance uid it was given: its slot moves there. Shards are locked one
     /// after the other, so two such moves cannot wait for each other.
-    pub(super) fn move_slot(&self, rename: &PendingRename, new: WireUid) -> Changes {
+    pub(super) fn move_slot(&self, rename: &PendingRename, new: AgentKey) -> Changes {
         let slot = {
             let mut shard = self.shard(&rename.old);
             let entry = shard.slots.entry(rename.old);
@@ -95,8 +96,8 @@ impl<I> Fleet<I> {
         changes
     }
 
-    fn settle(&self, mut slot: Box<Slot<I>>, new: WireUid) -> Changes {
-        let changes = slot.agent.handle_renamed(new);
+    fn settle(&self, mut slot: Box<Slot<I>>, new: AgentKey) -> Changes {
+        let changes = slot.agent.handle_renamed(*new.uid());
         slot.news.forget_queue();
         slot.given.retain(|given| *given != new);
         let (serial, others) = (slot.serial, slot.given.clone());
@@ -119,7 +120,7 @@ impl<I> Fleet<I> {
     }
 
     /// An Agent cannot take this uid any more.
-    pub(super) fn forget_rename(&self, given: Option<WireUid>, serial: u64) {
+    pub(super) fn forget_rename(&self, given: Option<AgentKey>, serial: u64) {
         if let Some(given) = given {
             let mut shard = self.shard(&given);
             if shard.renames.get(&given).is_some_and(|rename| rename.serial == serial) {

@@ -7,8 +7,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use opamp_proto::WireUid;
-
+use super::{AgentKey, Tenant};
 use crate::core::Transport;
 
 /// How the registry tells a connection that there is something to push.
@@ -18,7 +17,7 @@ use crate::core::Transport;
 pub trait RouteWaker: Send + Sync {
     /// There may be something to push to this Agent: call [`Fleet::poll_push`](crate::Fleet::poll_push)
     /// soon, on another stack.
-    fn wake(&self, uid: &WireUid);
+    fn wake(&self, key: &AgentKey);
 
     /// The connection is to be closed in good order, whatever Agents are on it
     /// ([`Fleet::disconnect`](crate::Fleet::disconnect)). Does nothing unless it is implemented.
@@ -30,11 +29,12 @@ pub struct Route<I> {
     pub(super) shared: Arc<RouteShared<I>>,
     /// The Agents that spoke on this route and have not said goodbye. Searched only when an Agent
     /// comes or goes.
-    pub(super) agents: Vec<WireUid>,
+    pub(super) agents: Vec<AgentKey>,
 }
 
 pub(super) struct RouteShared<I> {
     pub(super) id: u64,
+    pub(super) tenant: Tenant,
     pub(super) transport: Transport,
     pub(super) remote_addr: Option<SocketAddr>,
     pub(super) identity: I,
@@ -44,8 +44,14 @@ pub(super) struct RouteShared<I> {
 impl<I> Route<I> {
     /// The Agents on this route.
     #[must_use]
-    pub fn agents(&self) -> &[WireUid] {
+    pub fn agents(&self) -> &[AgentKey] {
         &self.agents
+    }
+
+    /// Whose Agents speak on this route.
+    #[must_use]
+    pub fn tenant(&self) -> Tenant {
+        self.shared.tenant
     }
 
     /// The identity that admission gave the peer.
@@ -54,18 +60,18 @@ impl<I> Route<I> {
         &self.shared.identity
     }
 
-    pub(super) fn is_on(&self, uid: &WireUid) -> bool {
-        self.agents.contains(uid)
+    pub(super) fn is_on(&self, key: &AgentKey) -> bool {
+        self.agents.contains(key)
     }
 
-    pub(super) fn join(&mut self, uid: WireUid) {
-        if !self.is_on(&uid) {
-            self.agents.push(uid);
+    pub(super) fn join(&mut self, key: AgentKey) {
+        if !self.is_on(&key) {
+            self.agents.push(key);
         }
     }
 
-    pub(super) fn leave(&mut self, uid: &WireUid) {
-        if let Some(index) = self.agents.iter().position(|agent| agent == uid) {
+    pub(super) fn leave(&mut self, key: &AgentKey) {
+        if let Some(index) = self.agents.iter().position(|agent| agent == key) {
             self.agents.swap_remove(index);
         }
     }
@@ -75,6 +81,7 @@ impl<I> std::fmt::Debug for Route<I> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Route")
             .field("id", &self.shared.id)
+            .field("tenant", &self.shared.tenant)
             .field("transport", &self.shared.transport)
             .field("remote_addr", &self.shared.remote_addr)
             .field("agents", &self.agents.len())

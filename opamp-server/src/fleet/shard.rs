@@ -6,22 +6,21 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
-use opamp_proto::WireUid;
 
-use super::Now;
 use super::inbox::Inbox;
 use super::route::{Route, RouteShared};
 use super::snapshot::AgentSnapshot;
+use super::{AgentKey, Now, Tenant};
 use crate::core::{Agent, Changes, Desired, Due, Scan, ServerConfig, Terms, Transport};
 
 pub(super) struct Shard<I> {
     /// Boxed, so that the table stays small and grows without moving the slots.
-    pub(super) slots: HashMap<WireUid, Box<Slot<I>>>,
+    pub(super) slots: HashMap<AgentKey, Box<Slot<I>>>,
     /// New instance uids that were given out, by the new uid; a few for each Agent.
-    pub(super) renames: HashMap<WireUid, PendingRename>,
+    pub(super) renames: HashMap<AgentKey, PendingRename>,
     /// Where a slot went whose handler was running when it moved away, by the slot's serial number.
     /// At most one for each running handler.
-    pub(super) moved: HashMap<u64, WireUid>,
+    pub(super) moved: HashMap<u64, AgentKey>,
     /// What is wanted for all, repeated in each shard so that reading it takes no other lock.
     pub(super) desired: Desired,
 }
@@ -30,7 +29,7 @@ pub(super) struct Shard<I> {
 #[derive(Clone, Copy)]
 pub(super) struct PendingRename {
     /// Where the Agent's slot is.
-    pub(super) old: WireUid,
+    pub(super) old: AgentKey,
     /// The serial number of the Agent's slot: another Agent may have the old uid by now.
     pub(super) serial: u64,
     pub(super) expires: Instant,
@@ -51,10 +50,10 @@ impl<I> Shard<I> {
     /// The slot of an Agent, with the terms it is served on.
     pub(super) fn slot<'a>(
         &'a mut self,
-        uid: &WireUid,
+        key: &AgentKey,
         config: &'a ServerConfig,
     ) -> Option<(&'a mut Slot<I>, Terms<'a>)> {
-        let slot = self.slots.get_mut(uid)?;
+        let slot = self.slots.get_mut(key)?;
         Some((slot, Terms::new(config, &self.desired)))
     }
 
@@ -68,6 +67,7 @@ impl<I> Shard<I> {
 pub(super) struct Slot<I> {
     /// Stays the Agent's own when its instance uid changes.
     pub(super) serial: u64,
+    pub(super) tenant: Tenant,
     pub(super) agent: Agent,
     /// The newest route the Agent spoke on, open or not.
     pub(super) route: Arc<RouteShared<I>>,
@@ -77,20 +77,24 @@ pub(super) struct Slot<I> {
     /// The older route on which the full state was asked for last.
     pub(super) challenged: Option<u64>,
     /// The instance uids the Agent was given and has not taken, the newest last.
-    pub(super) given: Vec<WireUid>,
+    pub(super) given: Vec<AgentKey>,
 }
 
 /// Instance uids an Agent may have been given without taking one.
 const MAX_GIVEN: usize = 4;
 
 impl<I> Slot<I> {
+    pub(super) fn key(&self) -> AgentKey {
+        AgentKey::new(self.tenant, *self.agent.uid())
+    }
+
     pub(super) fn is_connected(&self) -> bool {
         self.agent.transport().is_some()
     }
 
     /// Remembers a uid that the Agent is given. Returns the one it cannot take any more for that.
     #[must_use]
-    pub(super) fn give(&mut self, new: WireUid) -> Option<WireUid> {
+    pub(super) fn give(&mut self, new: AgentKey) -> Option<AgentKey> {
         self.given.retain(|given| *given != new);
         self.given.push(new);
         (self.given.len() > MAX_GIVEN).then(|| self.given.remove(0))
@@ -114,7 +118,7 @@ impl<I> Slot<I> {
         if self.agent.transport() == Some(Transport::WebSocket)
             && let Some(waker) = &self.route.waker
         {
-            waker.wake(self.agent.uid());
+            waker.wake(&self.key());
         }
     }
 
@@ -143,7 +147,7 @@ impl<I> Slot<I> {
 
     pub(super) fn snapshot(&self, terms: Terms<'_>) -> AgentSnapshot {
         AgentSnapshot {
-            uid: *self.agent.uid(),
+            key: self.key(),
             connected: self.is_connected(),
             transport: self.route.transport,
             remote_addr: self.route.remote_addr,

@@ -5,12 +5,13 @@ use std::time::SystemTime;
 
 use opamp_proto::{AgentCapabilities, InstanceUid, WireUid};
 
+use super::{AgentKey, Tenant};
 use crate::core::{AgentState, CustomMessages, OfferState, Transport};
 
 /// An Agent as it was known at one moment. Clones share the reported bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentSnapshot {
-    pub(super) uid: WireUid,
+    pub(super) key: AgentKey,
     pub(super) connected: bool,
     pub(super) transport: Transport,
     pub(super) remote_addr: Option<SocketAddr>,
@@ -25,10 +26,22 @@ pub struct AgentSnapshot {
 }
 
 impl AgentSnapshot {
-    /// The identifier as the Agent sends it, which is the registry's key.
+    /// The registry's key, by which operations know the Agent.
+    #[must_use]
+    pub const fn key(&self) -> &AgentKey {
+        &self.key
+    }
+
+    /// The identifier as the Agent sends it: the key within its tenant.
     #[must_use]
     pub const fn uid(&self) -> &WireUid {
-        &self.uid
+        self.key.uid()
+    }
+
+    /// Whose Agent it is.
+    #[must_use]
+    pub const fn tenant(&self) -> Tenant {
+        self.key.tenant()
     }
 
     /// Whether the Agent has a session.

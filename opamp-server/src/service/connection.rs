@@ -19,8 +19,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::upgrade::Upgraded;
+use opamp_proto::InstanceUid;
 use opamp_proto::frame::{self, HeaderPolicy};
-use opamp_proto::{InstanceUid, WireUid};
 
 use super::buffers::{Buffers, Writing};
 use super::handler::Handler;
@@ -28,7 +28,7 @@ use super::signal::{Coarse, Signal, coarse};
 use super::websocket::{Fault, Socket};
 use super::{Inner, now};
 use crate::core::{Push, Refusal, RefusalKind, Transport};
-use crate::fleet::{Route, RouteWaker};
+use crate::fleet::{AgentKey, Route, RouteWaker};
 use crate::websocket::{CloseCode, Event, Violation};
 
 /// So many replies are written before more is read.
@@ -41,13 +41,13 @@ const READS: usize = 4;
 /// the connection.
 struct Outbox {
     signal: Arc<Signal>,
-    agents: Mutex<BTreeSet<WireUid>>,
+    agents: Mutex<BTreeSet<AgentKey>>,
     /// The operator wants the connection closed.
     closing: AtomicBool,
 }
 
 impl Outbox {
-    fn agents(&self) -> std::sync::MutexGuard<'_, BTreeSet<WireUid>> {
+    fn agents(&self) -> std::sync::MutexGuard<'_, BTreeSet<AgentKey>> {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -57,8 +57,8 @@ impl Outbox {
 }
 
 impl RouteWaker for Outbox {
-    fn wake(&self, uid: &WireUid) {
-        self.agents().insert(*uid);
+    fn wake(&self, key: &AgentKey) {
+        self.agents().insert(*key);
         self.signal.wake();
     }
 
@@ -138,8 +138,8 @@ struct Sessions<H: Handler> {
 impl<H: Handler> Drop for Sessions<H> {
     fn drop(&mut self) {
         if let Some(route) = self.route.take() {
-            for uid in self.inner.fleet.close_route(route) {
-                self.inner.dispatch(uid);
+            for key in self.inner.fleet.close_route(route) {
+                self.inner.dispatch(key);
             }
         }
     }
@@ -376,24 +376,24 @@ impl<H: Handler> Connection<H> {
         }
         let Some(route) = &mut self.route.route else { return Ok(()) };
         let received = fleet.receive(route, frame.body, now(), &mut InstanceUid::generate, head);
-        let uid = received.uid;
-        self.send(uid.as_ref(), writing, received.tail);
-        if let Some(uid) = uid {
-            super::note_odd_uid(&uid, received.changes);
+        let key = received.key;
+        self.send(key.as_ref(), writing, received.tail);
+        if let Some(key) = key {
+            super::note_odd_uid(&key, received.changes);
             if received.queue {
-                self.inner.dispatch(uid);
+                self.inner.dispatch(key);
             }
             if received.push {
-                self.push(&uid, writing);
+                self.push(&key, writing);
             }
         }
         match received.refusal {
             Some(refusal) if refusal.kind() == RefusalKind::Malformed => {
-                self.malformed(uid, &refusal)
+                self.malformed(key, &refusal)
             }
             refusal => {
                 if let Some(refusal) = refusal {
-                    tracing::debug!(agent = ?uid, refusal = refusal.text(), "refused");
+                    tracing::debug!(agent = ?key, refusal = refusal.text(), "refused");
                 }
                 self.malformed_in_a_row = 0;
                 Ok(())
@@ -401,8 +401,8 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    fn malformed(&mut self, uid: Option<WireUid>, refusal: &Refusal) -> Result<(), End> {
-        tracing::debug!(agent = ?uid, refusal = refusal.text(), "refused");
+    fn malformed(&mut self, key: Option<AgentKey>, refusal: &Refusal) -> Result<(), End> {
+        tracing::debug!(agent = ?key, refusal = refusal.text(), "refused");
         self.malformed_in_a_row += 1;
         // One bad Agent of many must not cost the others their connection.
         let agents = self.route.route.as_ref().map_or(0, |route| route.agents().len());
@@ -414,9 +414,9 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Queues the message whose head is in the buffer for it.
-    fn send(&mut self, uid: Option<&WireUid>, writing: &mut Writing, mut tail: Option<Bytes>) {
+    fn send(&mut self, key: Option<&AgentKey>, writing: &mut Writing, mut tail: Option<Bytes>) {
         let size = writing.head.len() + tail.as_ref().map_or(0, Bytes::len);
-        if let Some(replacement) = self.inner.unsendable(uid, size) {
+        if let Some(replacement) = self.inner.unsendable(key, size) {
             writing.begin().extend_from_slice(&replacement);
             tail = None;
         }
@@ -424,20 +424,20 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Pushes what there is for one Agent.
-    fn push(&mut self, uid: &WireUid, writing: &mut Writing) {
+    fn push(&mut self, key: &AgentKey, writing: &mut Writing) {
         while let Some(route) = &self.route.route
             && let Some(Push { tail }) =
-                self.inner.fleet.poll_push(route, uid, now(), writing.begin())
+                self.inner.fleet.poll_push(route, key, now(), writing.begin())
         {
-            self.send(Some(uid), writing, tail);
+            self.send(Some(key), writing, tail);
         }
     }
 
     /// Pushes to the Agents in the outbox as long as there is room.
     fn push_waiting(&mut self, writing: &mut Writing) {
         while self.socket.has_room() {
-            let Some(uid) = self.outbox.agents().pop_first() else { break };
-            self.push(&uid, writing);
+            let Some(key) = self.outbox.agents().pop_first() else { break };
+            self.push(&key, writing);
         }
     }
 

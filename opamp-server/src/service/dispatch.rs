@@ -9,11 +9,10 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
-use opamp_proto::WireUid;
 
 use super::Inner;
 use super::handler::{AgentChange, Handler};
-use crate::fleet::AgentChanges;
+use crate::fleet::{AgentChanges, AgentKey};
 
 #[derive(Default)]
 pub(super) struct Queue {
@@ -22,7 +21,7 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct State {
-    agents: VecDeque<WireUid>,
+    agents: VecDeque<AgentKey>,
     workers: usize,
 }
 
@@ -32,16 +31,16 @@ impl Queue {
     }
 
     /// Adds an Agent. True if a worker has to be started.
-    fn push(&self, uid: WireUid, max_workers: usize) -> bool {
+    fn push(&self, key: AgentKey, max_workers: usize) -> bool {
         let mut state = self.state();
-        state.agents.push_back(uid);
+        state.agents.push_back(key);
         let start = state.workers < max_workers.max(1);
         state.workers += usize::from(start);
         start
     }
 
     /// The next Agent. `None` ends the worker that asked.
-    fn pop(&self) -> Option<WireUid> {
+    fn pop(&self) -> Option<AgentKey> {
         let mut state = self.state();
         let next = state.agents.pop_front();
         state.workers -= usize::from(next.is_none());
@@ -51,19 +50,19 @@ impl Queue {
 
 impl<H: Handler> Inner<H> {
     /// Has the handler called for an Agent the registry wants queued.
-    pub(super) fn dispatch(self: &Arc<Self>, uid: WireUid) {
-        if self.queue.push(uid, self.config.handler_concurrency) {
+    pub(super) fn dispatch(self: &Arc<Self>, key: AgentKey) {
+        if self.queue.push(key, self.config.handler_concurrency) {
             let inner = Arc::clone(self);
             self.workers.spawn(|_| async move {
-                while let Some(uid) = inner.queue.pop() {
-                    inner.handle(uid).await;
+                while let Some(key) = inner.queue.pop() {
+                    inner.handle(key).await;
                 }
             });
         }
     }
 
-    async fn handle(self: &Arc<Self>, uid: WireUid) {
-        let Some(taken) = self.fleet.take_changes(&uid) else { return };
+    async fn handle(self: &Arc<Self>, key: AgentKey) {
+        let Some(taken) = self.fleet.take_changes(key) else { return };
         let AgentChanges { agent, changes, custom_messages, identity, token } = taken;
         let fleet = self.fleet.clone();
         let change = AgentChange { agent, changes, custom_messages, identity, fleet };
@@ -73,14 +72,14 @@ impl<H: Handler> Inner<H> {
             Ok(Ok(())) => {}
             Ok(Err(_panic)) => {
                 self.fleet.counting().handler_panics.add();
-                tracing::error!(agent = %uid, "the handler panicked");
+                tracing::error!(agent = %key, "the handler panicked");
             }
             Err(_elapsed) => {
-                tracing::warn!(agent = %uid, "the handler took too long and was dropped")
+                tracing::warn!(agent = %key, "the handler took too long and was dropped")
             }
         }
-        if let Some(uid) = self.fleet.finish_changes(token) {
-            self.dispatch(uid);
+        if let Some(key) = self.fleet.finish_changes(token) {
+            self.dispatch(key);
         }
     }
 }

@@ -12,7 +12,7 @@ use opamp_proto::v1;
 
 use super::http::{Body, status};
 use crate::core::Changes;
-use crate::fleet::{AgentSnapshot, Fleet};
+use crate::fleet::{AgentSnapshot, Fleet, Tenant};
 
 /// The application's side of the service.
 ///
@@ -52,6 +52,18 @@ pub trait Handler: Send + Sync + 'static {
         &self,
         request: &request::Parts,
     ) -> impl Future<Output = Result<Self::Identity, Rejection>> + Send;
+
+    /// Whose Agents a peer speaks for, asked once for each WebSocket and each HTTP request. The uids of
+    /// different tenants have nothing to do with each other: who is admitted for one tenant can not
+    /// see, rename or replace an Agent of another, whatever uid it sends. Default: all are of one
+    /// tenant.
+    ///
+    /// It must return at once: what has to be looked up is looked up in [`admit`](Self::admit) and
+    /// carried by the identity.
+    fn tenant(&self, identity: &Self::Identity) -> Tenant {
+        let _ = identity;
+        Tenant::default()
+    }
 
     /// Called after an Agent's changes: one call at a time for each Agent, with whatever has come
     /// together since the last. Heartbeats and reports without news call nothing.

@@ -11,12 +11,13 @@ use http::header::{
 };
 use http::{Method, Response, StatusCode, request};
 use http_body_util::{BodyExt as _, Full};
+use opamp_proto::InstanceUid;
 use opamp_proto::gzip::{self, GzipError};
-use opamp_proto::{InstanceUid, WireUid};
 
 use super::handler::{Handler, PeerAddr, Rejection};
 use super::{Inner, now};
 use crate::core::{Refusal, Transport};
+use crate::fleet::AgentKey;
 
 /// The body of a response.
 pub type Body = Full<Bytes>;
@@ -124,30 +125,30 @@ impl<H: Handler> Inner<H> {
         let accepted = self.fleet.accept(&mut route, &body, now(), &mut InstanceUid::generate);
         drop(body);
         if let Some(refusal) = accepted.refusal() {
-            tracing::debug!(agent = ?accepted.uid, peer = ?peer, refusal = refusal.text(), "refused");
+            tracing::debug!(agent = ?accepted.key, peer = ?peer, refusal = refusal.text(), "refused");
         }
-        if let Some(uid) = accepted.uid {
-            self.note_header(&request.headers, &uid);
-            super::note_odd_uid(&uid, accepted.changes);
+        if let Some(key) = accepted.key {
+            self.note_header(&request.headers, &key);
+            super::note_odd_uid(&key, accepted.changes);
             if !accepted.changes.is_empty() {
-                self.handled(uid, accepted.queue, accepted.ticket).await;
+                self.handled(key, accepted.queue, accepted.ticket).await;
             }
         }
-        let uid = accepted.uid;
+        let key = accepted.key;
         let mut out = Vec::with_capacity(128);
         let tail = self.fleet.reply(accepted, now(), &mut out);
         out.extend_from_slice(tail.as_deref().unwrap_or_default());
-        Ok(self.respond(&request.headers, uid, out).await)
+        Ok(self.respond(&request.headers, key, out).await)
     }
 
     /// Has the handler look at an Agent's changes, and waits for it within the deadline.
-    async fn handled(self: &Arc<Self>, uid: WireUid, queue: bool, ticket: u64) {
+    async fn handled(self: &Arc<Self>, key: AgentKey, queue: bool, ticket: u64) {
         if queue {
-            self.dispatch(uid);
+            self.dispatch(key);
         }
-        let handled = std::future::poll_fn(|cx| self.fleet.poll_handled(&uid, ticket, cx));
+        let handled = std::future::poll_fn(|cx| self.fleet.poll_handled(key, ticket, cx));
         if tokio::time::timeout(self.config.reply_deadline, handled).await.is_err() {
-            tracing::debug!(agent = %uid, "the response does not wait for the handler any longer");
+            tracing::debug!(agent = %key, "the response does not wait for the handler any longer");
         }
     }
 
@@ -195,10 +196,10 @@ impl<H: Handler> Inner<H> {
     async fn respond(
         &self,
         headers: &HeaderMap,
-        uid: Option<WireUid>,
+        key: Option<AgentKey>,
         mut message: Vec<u8>,
     ) -> Response<Body> {
-        if let Some(replacement) = self.unsendable(uid.as_ref(), message.len()) {
+        if let Some(replacement) = self.unsendable(key.as_ref(), message.len()) {
             message = replacement;
         }
         let mut response = Response::new(Body::default());
@@ -217,25 +218,26 @@ impl<H: Handler> Inner<H> {
     }
 
     /// What to send in place of a message of this size, if it is above the limit.
-    pub(super) fn unsendable(&self, uid: Option<&WireUid>, size: usize) -> Option<Vec<u8>> {
+    pub(super) fn unsendable(&self, key: Option<&AgentKey>, size: usize) -> Option<Vec<u8>> {
         let limit = self.fleet.config().limits.max_send();
         if size <= limit {
             return None;
         }
         self.fleet.counting().unsendable.add();
-        tracing::error!(agent = ?uid, size, limit, "a message above the limit is not sent");
+        tracing::error!(agent = ?key, size, limit, "a message above the limit is not sent");
         let mut replacement = Vec::new();
-        Refusal::unknown("the reply is above the size limit").encode(uid, &mut replacement);
+        Refusal::unknown("the reply is above the size limit")
+            .encode(key.map(AgentKey::uid), &mut replacement);
         replacement.truncate(if replacement.len() > limit { 0 } else { replacement.len() });
         Some(replacement)
     }
 
     /// The header is advice for load balancers; in the field it may differ from the message, which
     /// is what counts.
-    fn note_header(&self, headers: &HeaderMap, uid: &WireUid) {
+    fn note_header(&self, headers: &HeaderMap, key: &AgentKey) {
         let stated = headers.get("opamp-instance-uid").and_then(|value| value.to_str().ok());
-        if stated.is_some_and(|stated| !stated.eq_ignore_ascii_case(&uid.to_string())) {
-            tracing::debug!(agent = %uid, "the OpAMP-Instance-UID header names another Agent");
+        if stated.is_some_and(|stated| !stated.eq_ignore_ascii_case(&key.uid().to_string())) {
+            tracing::debug!(agent = %key, "the OpAMP-Instance-UID header names another Agent");
         }
     }
 }

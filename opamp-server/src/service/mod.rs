@@ -39,13 +39,13 @@ use std::time::Duration;
 use ::http::{Request, Response, StatusCode, request};
 use bytes::Buf;
 use futures_util::FutureExt as _;
-use opamp_proto::WireUid;
 use tokio::time::MissedTickBehavior;
 use tracing::Instrument as _;
 
 use crate::core::{Changes, ServerConfig};
-use crate::fleet::{Fleet, Now};
+use crate::fleet::{AgentKey, Fleet, Now};
 
+mod authorize;
 mod buffers;
 mod config;
 mod connection;
@@ -71,6 +71,7 @@ pub use self::http::Body;
 pub use self::listen::{DEFAULT_PATH, DEFAULT_PORT, Server, ServerBuilder, ShutdownHandle};
 pub use self::package_files::{FilesFull, PackageFile, PackageFiles};
 
+use self::authorize::ByHandler;
 use self::dispatch::Queue;
 use self::signal::Signals;
 
@@ -89,9 +90,9 @@ fn now() -> Now {
 }
 
 /// Says once for each session that a tolerance is in use.
-fn note_odd_uid(uid: &WireUid, changes: Changes) {
-    if changes.contains(Changes::CONNECTED) && uid.instance_uid().is_none() {
-        tracing::info!(agent = %uid, "an instance uid in a legacy form is tolerated");
+fn note_odd_uid(key: &AgentKey, changes: Changes) {
+    if changes.contains(Changes::CONNECTED) && key.uid().instance_uid().is_none() {
+        tracing::info!(agent = %key, "an instance uid in a legacy form is tolerated");
     }
 }
 
@@ -119,7 +120,7 @@ pub struct OpampService<H: Handler> {
 }
 
 struct Inner<H: Handler> {
-    handler: H,
+    handler: Arc<H>,
     fleet: Fleet<H::Identity>,
     config: ServiceConfig,
     /// Open connections.
@@ -152,10 +153,12 @@ impl<H: Handler> OpampService<H> {
     /// A service with a registry of its own.
     #[must_use]
     pub fn new(handler: H, server: ServerConfig, service: ServiceConfig) -> Self {
+        let handler = Arc::new(handler);
+        let authorizer = ByHandler(Arc::clone(&handler));
         Self {
             inner: Arc::new(Inner {
                 handler,
-                fleet: Fleet::new(server),
+                fleet: Fleet::with_authorizer(server, authorizer),
                 config: service,
                 signals: Arc::default(),
                 workers: Arc::default(),
@@ -312,8 +315,8 @@ async fn keep_time<H: Handler>(service: Weak<Inner<H>>, tick: Duration) {
         let sweep_after = (inner.fleet.config().http_offline_after / 10).min(SWEEP_PERIOD);
         if now_ticked - swept >= sweep_after {
             swept = now_ticked;
-            for uid in inner.fleet.sweep(now()) {
-                inner.dispatch(uid);
+            for key in inner.fleet.sweep(now()) {
+                inner.dispatch(key);
             }
         }
     }

@@ -135,5 +135,5 @@ async fn the_identity_reaches_every_later_call() {
     request.headers_mut().insert("name", "request".parse().unwrap());
     server.request(request).await;
     assert_eq!(soon(calls.recv()).await.unwrap().0, "request");
-    assert!(server.fleet.agent(&uid(&UID)).is_some());
+    assert!(server.fleet.agent(uid(&UID)).is_some());
 }

@@ -103,7 +103,7 @@ impl<I> Running<I> {
     }
 
     pub(crate) async fn until_disconnected(&self, uid: &[u8]) {
-        self.until(|fleet| !fleet.agent(&wire(uid)).expect("the Agent").is_connected()).await;
+        self.until(|fleet| !fleet.agent(wire(uid)).expect("the Agent").is_connected()).await;
     }
 
     /// Waits for something that other tasks are about to bring about.

@@ -103,7 +103,7 @@ async fn websocket_messages_up_to_the_limit_pass_and_larger_ones_close_with_1009
     assert_eq!(socket.recv_close().await, 1009);
     socket.recv_end().await;
     server.until_disconnected(&UID).await;
-    let agent = server.fleet.agent(&uid(&UID)).unwrap();
+    let agent = server.fleet.agent(uid(&UID)).unwrap();
     assert_eq!(agent.sequence_num(), 2);
     assert_eq!(server.fleet.counters().oversized, 1);
     server.check_alive().await;
@@ -267,7 +267,7 @@ async fn bodies_up_to_the_limit_pass_and_larger_ones_are_413() {
     assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
     let bomb = server.request(gzipped(&vec![0; 10_000_000])).await;
     assert_eq!(bomb.status, StatusCode::PAYLOAD_TOO_LARGE);
-    assert_eq!(server.fleet.agent(&uid(&UID)).unwrap().sequence_num(), 3);
+    assert_eq!(server.fleet.agent(uid(&UID)).unwrap().sequence_num(), 3);
     server.check_alive().await;
 }
 

@@ -85,15 +85,15 @@ async fn settings_are_pushed_and_packages_wait_for_the_next_request() {
         own_logs: Some(own_logs.clone()),
         ..Default::default()
     });
-    server.fleet.set_connection_settings(&uid(&UID), settings.unwrap()).unwrap();
+    server.fleet.set_connection_settings(uid(&UID), settings.unwrap()).unwrap();
     assert_eq!(socket.recv().await.connection_settings.unwrap().own_logs, Some(own_logs));
-    let state = server.fleet.agent(&uid(&UID)).unwrap().connection_settings().unwrap();
+    let state = server.fleet.agent(uid(&UID)).unwrap().connection_settings().unwrap();
     assert_eq!(state.outcome(), Outcome::Sent);
 
     let other = [8; 16];
     let _ = server.post(&full_report(&other, 1, able)).await;
     let packages = Packages::new(v1::PackagesAvailable::default()).unwrap();
-    server.fleet.set_packages(&uid(&other), packages.clone()).unwrap();
+    server.fleet.set_packages(uid(&other), packages.clone()).unwrap();
     let reply = server.post(&heartbeat(&other, 2, able)).await;
     assert_eq!(reply.packages_available, Some(packages.to_message()));
 }
@@ -135,11 +135,11 @@ async fn the_operator_closes_a_connection_in_good_order() {
     let mut socket = server.websocket().await;
     socket.send(&report(1)).await;
     socket.recv().await;
-    server.fleet.disconnect(&uid(&UID)).unwrap();
+    server.fleet.disconnect(uid(&UID)).unwrap();
     assert_eq!(socket.recv_close().await, 1000);
-    server.until(|fleet| !fleet.agent(&uid(&UID)).unwrap().is_connected()).await;
-    assert_eq!(server.fleet.disconnect(&uid(&UID)), Err(OperationError::NotConnected));
-    assert_eq!(server.fleet.disconnect(&uid(&[1; 16])), Err(OperationError::UnknownAgent));
+    server.until(|fleet| !fleet.agent(uid(&UID)).unwrap().is_connected()).await;
+    assert_eq!(server.fleet.disconnect(uid(&UID)), Err(OperationError::NotConnected));
+    assert_eq!(server.fleet.disconnect(uid(&[1; 16])), Err(OperationError::UnknownAgent));
     // It may come back.
     let mut socket = server.websocket().await;
     socket.send(&beat(2)).await;

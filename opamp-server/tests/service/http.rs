@@ -81,7 +81,7 @@ async fn requests_share_a_connection() {
         .await;
         assert!(answer.starts_with(b"HTTP/1.1 200 OK"));
     }
-    assert_eq!(server.fleet.agent(&uid(&UID)).unwrap().sequence_num(), 3);
+    assert_eq!(server.fleet.agent(uid(&UID)).unwrap().sequence_num(), 3);
 }
 
 #[tokio::test]
@@ -167,7 +167,7 @@ async fn a_chunked_body_is_read_to_its_end() {
         }
     })
     .await;
-    assert_eq!(server.fleet.agent(&uid(&UID)).unwrap().sequence_num(), 1);
+    assert_eq!(server.fleet.agent(uid(&UID)).unwrap().sequence_num(), 1);
 }
 
 #[tokio::test]
@@ -178,7 +178,7 @@ async fn an_http_agent_is_silent_until_it_counts_as_gone() {
     })
     .await;
     server.post(&report(1)).await;
-    assert!(server.fleet.agent(&uid(&UID)).unwrap().is_connected());
+    assert!(server.fleet.agent(uid(&UID)).unwrap().is_connected());
     server.until_disconnected(&UID).await;
     let reply = server.post(&beat(2)).await;
     assert_eq!(reply, v1::ServerToAgent { capabilities: 0b11_1111, ..bare(&UID) });

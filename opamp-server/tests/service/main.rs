@@ -8,6 +8,7 @@ mod faults;
 mod flows;
 mod handling;
 mod http;
+mod identity;
 mod mount;
 mod shutdown;
 #[path = "../support/mod.rs"]

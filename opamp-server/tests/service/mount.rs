@@ -24,7 +24,7 @@ where
     let stream = TcpStream::connect(addr).await.unwrap();
     let answer = exchange(stream, post(beat(2).encode_to_vec())).await;
     assert_eq!(answer.message().instance_uid, &UID[..]);
-    assert_eq!(service.fleet().agent(&uid(&UID)).unwrap().sequence_num(), 2);
+    assert_eq!(service.fleet().agent(uid(&UID)).unwrap().sequence_num(), 2);
 
     let mut shutdown = std::pin::pin!(service.shutdown(Duration::from_secs(10)));
     tokio::select! {

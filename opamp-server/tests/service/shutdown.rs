@@ -24,7 +24,7 @@ async fn websockets_are_closed_with_1001_and_the_handshake_is_completed() {
     // Reading on, the library sends it.
     socket.recv_end().await;
     soon(server.task).await.expect("no panic");
-    assert!(!server.fleet.agent(&uid(&UID)).unwrap().is_connected());
+    assert!(!server.fleet.agent(uid(&UID)).unwrap().is_connected());
     assert!(TcpStream::connect(server.addr).await.is_err(), "it does not listen any more");
 }
 
@@ -74,7 +74,7 @@ async fn a_peer_that_does_not_close_delays_the_end_only_so_long() {
     // The peer reads the Close frame late.
     soon(server.task).await.expect("no panic");
     assert!(matches!(soon(socket.socket.next()).await, Some(Ok(Message::Close(_)))));
-    assert!(!server.fleet.agent(&uid(&UID)).unwrap().is_connected());
+    assert!(!server.fleet.agent(uid(&UID)).unwrap().is_connected());
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ fn raw_post(message: &v1::AgentToServer) -> Vec<u8> {
 }
 
 fn is_connected(service: &Service) -> bool {
-    service.fleet().agent(&uid(&UID)).expect("the Agent").is_connected()
+    service.fleet().agent(uid(&UID)).expect("the Agent").is_connected()
 }
 
 #[tokio::test(start_paused = true)]
@@ -116,7 +116,7 @@ async fn a_peer_that_does_not_read_is_closed_and_others_are_served() {
     other.recv().await;
     deaf.recv().await;
     let config = remote_config(&"x".repeat(200_000));
-    service.fleet().set_remote_config(&uid(&UID), config).unwrap();
+    service.fleet().set_remote_config(uid(&UID), config).unwrap();
     for number in 2..6 {
         // It goes on sending, so it is not silent.
         deaf.send(&beat(number)).await;
@@ -137,7 +137,7 @@ async fn a_slow_reader_is_not_a_deaf_one() {
     socket.send(&report(1)).await;
     socket.recv().await;
     let config = remote_config(&"x".repeat(100_000));
-    service.fleet().set_remote_config(&uid(&UID), config).unwrap();
+    service.fleet().set_remote_config(uid(&UID), config).unwrap();
     // 20 kB every 20 s, with pongs and heartbeats in between.
     let mut raw = Vec::new();
     for number in 2..7 {
@@ -158,7 +158,7 @@ async fn two_large_messages_pass_each_other() {
     socket.send(&report(1)).await;
     socket.recv().await;
     let config = remote_config(&"x".repeat(1_000_000));
-    service.fleet().set_remote_config(&uid(&UID), config).unwrap();
+    service.fleet().set_remote_config(uid(&UID), config).unwrap();
     sleep(Duration::from_millis(1)).await;
     let large = v1::AgentToServer {
         health: Some(v1::ComponentHealth { status: "y".repeat(1_000_000), ..Default::default() }),
@@ -182,7 +182,7 @@ async fn a_flood_without_reading_is_held_back() {
         sent += 1;
         assert!(sent < 100_000, "it is stopped in time");
     }
-    let taken = service.fleet().agent(&uid(&UID)).unwrap().sequence_num();
+    let taken = service.fleet().agent(uid(&UID)).unwrap().sequence_num();
     assert!(taken > 100 && taken < sent + 1, "{taken} of {sent}");
 }
 
@@ -231,7 +231,7 @@ async fn what_was_queued_before_a_close_frame_leaves_before_its_answer() {
     socket.send(&report(1)).await;
     socket.recv().await;
     let config = remote_config(&"x".repeat(100_000));
-    service.fleet().set_remote_config(&uid(&UID), config).unwrap();
+    service.fleet().set_remote_config(uid(&UID), config).unwrap();
     sleep(Duration::from_millis(1)).await;
     let raw = socket.socket.get_mut();
     raw.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8]).await.expect("it is sent");
@@ -302,7 +302,7 @@ async fn a_client_that_does_not_read_its_response_is_dropped_for_the_next() {
     let _ = server.post(&report(1)).await;
     // More than what is buffered on the way.
     let config = remote_config(&"x".repeat(32 * 1024 * 1024));
-    server.fleet.set_remote_config(&uid(&UID), config).unwrap();
+    server.fleet.set_remote_config(uid(&UID), config).unwrap();
 
     let mut deaf = soon(TcpStream::connect(server.addr)).await.unwrap();
     deaf.write_all(&raw_post(&beat(2))).await.unwrap();

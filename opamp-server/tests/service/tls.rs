@@ -171,7 +171,7 @@ async fn a_client_that_does_not_read_its_response_is_dropped() {
     let stream = connect(&server, &authority, None).await.expect("a handshake");
     let _ = exchange(stream, post(report(1).encode_to_vec())).await;
     let large = remote_config(&"x".repeat(32 * 1024 * 1024));
-    server.fleet.set_remote_config(&uid(&UID), large).unwrap();
+    server.fleet.set_remote_config(uid(&UID), large).unwrap();
 
     let mut deaf = connect(&server, &authority, None).await.expect("a handshake");
     let body = beat(2).encode_to_vec();

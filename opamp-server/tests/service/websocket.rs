@@ -28,10 +28,10 @@ async fn both_transports_are_served_at_one_path() {
     let reply = server.post(&full_report(&OTHER, 1, crate::client::MASK)).await;
     assert_eq!(reply, v1::ServerToAgent { capabilities: support::SERVER_MASK, ..bare(&OTHER) });
 
-    let agent = server.fleet.agent(&uid(&UID)).unwrap();
+    let agent = server.fleet.agent(uid(&UID)).unwrap();
     assert_eq!(agent.transport(), Transport::WebSocket);
     assert!(agent.remote_addr().unwrap().ip().is_loopback());
-    assert_eq!(server.fleet.agent(&uid(&OTHER)).unwrap().transport(), Transport::Http);
+    assert_eq!(server.fleet.agent(uid(&OTHER)).unwrap().transport(), Transport::Http);
 }
 
 #[tokio::test]
@@ -46,7 +46,7 @@ async fn a_config_is_pushed_and_a_reply_to_a_pipelined_message_is_in_order() {
     assert_eq!(socket.recv().await, bare(&UID));
     assert_eq!(socket.recv().await, bare(&UID));
     let config = remote_config(&"x".repeat(300_000));
-    server.fleet.set_remote_config(&uid(&UID), config.clone()).unwrap();
+    server.fleet.set_remote_config(uid(&UID), config.clone()).unwrap();
     let pushed = socket.recv().await.remote_config.expect("an offer");
     assert_eq!(pushed.config, Some(config.to_message()));
 }

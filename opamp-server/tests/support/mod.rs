@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use opamp_proto::{AgentCapabilities, InstanceUid, Message, WireUid, v1};
 use opamp_server::core::Push;
 use opamp_server::fleet::{Received, Route, RouteWaker};
-use opamp_server::{Fleet, Now, RemoteConfig, ServerConfig, Transport};
+use opamp_server::{AgentKey, Fleet, Now, RemoteConfig, ServerConfig, Transport};
 
 pub(crate) struct Bench {
     pub(crate) fleet: Fleet,
@@ -88,7 +88,7 @@ impl Bench {
         let uid = wire(uid);
         let pushes: Vec<_> = std::iter::from_fn(|| {
             let mut out = Vec::new();
-            let Push { tail, .. } = self.fleet.poll_push(route, &uid, self.now, &mut out)?;
+            let Push { tail, .. } = self.fleet.poll_push(route, uid, self.now, &mut out)?;
             out.extend_from_slice(tail.as_deref().unwrap_or_default());
             Some(v1::ServerToAgent::decode(&out[..]).expect("a ServerToAgent"))
         })
@@ -106,17 +106,17 @@ pub(crate) fn fresh_uid(made: u8) -> InstanceUid {
 
 /// Which Agents a connection was told to push to.
 #[derive(Default)]
-pub(crate) struct Woken(Mutex<BTreeSet<WireUid>>);
+pub(crate) struct Woken(Mutex<BTreeSet<AgentKey>>);
 
 impl Woken {
-    pub(crate) fn take(&self) -> Vec<WireUid> {
+    pub(crate) fn take(&self) -> Vec<AgentKey> {
         std::mem::take(&mut *self.0.lock().unwrap()).into_iter().collect()
     }
 }
 
 impl RouteWaker for Woken {
-    fn wake(&self, uid: &WireUid) {
-        self.0.lock().unwrap().insert(*uid);
+    fn wake(&self, key: &AgentKey) {
+        self.0.lock().unwrap().insert(*key);
     }
 }
 

@@ -10,7 +10,7 @@ impl World {
     pub fn disagreement(&self, agent: usize) -> Option<String> {
         let core = &self.agents[agent].core;
         let uid = WireUid::from(core.instance_uid());
-        let Some(known) = self.fleet.agent(&uid) else {
+        let Some(known) = self.fleet.agent(uid) else {
             return Some(format!("the server does not know {uid}"));
         };
         if !known.is_connected() {

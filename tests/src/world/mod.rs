@@ -15,7 +15,7 @@ use opamp_client::core::{
     ClientConfig, ClientCore, ClientState, Event, Loss, PeerMisbehaved, Resolution, Transport,
 };
 use opamp_proto::{InstanceUid, WireUid, v1};
-use opamp_server::fleet::{Fleet, Now, RouteWaker};
+use opamp_server::fleet::{AgentKey, Fleet, Now, RouteWaker};
 use opamp_server::{RemoteConfig, ServerConfig};
 
 use self::network::{Arrival, Connection, Scheduled};
@@ -58,11 +58,11 @@ pub struct SimulatedAgent {
 }
 
 #[derive(Default)]
-struct Wakes(Mutex<Vec<WireUid>>);
+struct Wakes(Mutex<Vec<AgentKey>>);
 
 impl RouteWaker for Wakes {
-    fn wake(&self, uid: &WireUid) {
-        self.0.lock().expect("nothing panics under this lock").push(*uid);
+    fn wake(&self, key: &AgentKey) {
+        self.0.lock().expect("nothing panics under this lock").push(*key);
     }
 }
 

@@ -322,14 +322,14 @@ impl World {
         }
         let Some(route) = connection.route.take() else { return };
         let now = self.fleet_now();
-        for uid in route.agents().to_vec() {
+        for key in route.agents().to_vec() {
             loop {
                 let mut head = Vec::new();
-                let Some(push) = self.fleet.poll_push(&route, &uid, now, &mut head) else { break };
+                let Some(push) = self.fleet.poll_push(&route, key, now, &mut head) else { break };
                 if let Some(tail) = push.tail {
                     head.extend_from_slice(&tail);
                 }
-                self.send_to_agent(id, uid.as_bytes(), &head);
+                self.send_to_agent(id, key.uid().as_bytes(), &head);
             }
         }
         if let Some(connection) = self.connections.get_mut(&id) {

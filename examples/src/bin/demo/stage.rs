@@ -179,7 +179,7 @@ impl Stage {
     /// What the server knows of an agent now; `None` when it knows none.
     pub(crate) fn agent(&self, name: &str) -> Option<AgentSnapshot> {
         let (fleet, uid) = self.place(name).ok()?;
-        fleet.agent(&uid)
+        fleet.agent(uid)
     }
 
     /// Waits until the server knows of an agent what is expected.
@@ -194,7 +194,7 @@ impl Stage {
         let wait = async {
             loop {
                 changes.mark_unchanged();
-                if let Some(agent) = fleet.agent(&uid).filter(&check) {
+                if let Some(agent) = fleet.agent(uid).filter(&check) {
                     return Some(agent);
                 }
                 changes.changed().await.ok()?;

@@ -141,7 +141,7 @@ async fn configure(stage: &mut Stage) -> Facts {
 async fn refuse(stage: &mut Stage) -> Facts {
     let (good, bad) = (config(GOOD), config(BAD));
     let (fleet, uid) = stage.place(WEBSOCKET)?;
-    offer(fleet.set_remote_config(&uid, bad.clone()))?;
+    offer(fleet.set_remote_config(uid, bad.clone()))?;
     let agent = stage
         .until(WEBSOCKET, "FAILED for the bad configuration", |agent| {
             has_status(agent, &bad, Failed)
@@ -161,7 +161,7 @@ async fn refuse(stage: &mut Stage) -> Facts {
 async fn health(stage: &mut Stage) -> Facts {
     let failing = config(FAILING);
     let (fleet, uid) = stage.place(HTTP)?;
-    offer(fleet.set_remote_config(&uid, failing.clone()))?;
+    offer(fleet.set_remote_config(uid, failing.clone()))?;
     let agent = stage
         .until(HTTP, "unhealthy", |agent| {
             agent.state().health().is_some_and(|health| !health.healthy)
@@ -170,7 +170,7 @@ async fn health(stage: &mut Stage) -> Facts {
     let health = agent.state().health().unwrap_or_default();
     let sick = format!("{HTTP} is {}: {}", health.status, health.last_error);
     let (fleet, uid) = stage.place(HTTP)?;
-    offer(fleet.clear_remote_config(&uid))?;
+    offer(fleet.clear_remote_config(uid))?;
     let good = config(GOOD);
     let recovered = |agent: &AgentSnapshot| is_complete(agent) && runs(agent, &good);
     stage.until(HTTP, "healthy again", recovered).await?;
@@ -183,7 +183,7 @@ async fn restart(stage: &mut Stage) -> Facts {
     };
     let (fleet, uid) = stage.place(TLS)?;
     let before = stage.agent(TLS).as_ref().map_or(0, started);
-    offer(fleet.restart(&uid, Instant::now()))?;
+    offer(fleet.restart(uid, Instant::now()))?;
     let agent = stage.until(TLS, "restarted", |agent| started(agent) > before).await?;
     let ran = Duration::from_nanos(started(&agent) - before);
     Ok(vec![format!("{TLS} had run for {ran:.1?} and reports a new start time")])
