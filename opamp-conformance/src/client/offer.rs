@@ -9,10 +9,11 @@ use opamp_proto::v1::{
 use rand::RngExt as _;
 use tokio::time::Instant;
 
-use super::{ClientStage, Heard, Host};
+use super::{ClientStage, Heard, Host, Start};
 use crate::judge::Stop;
 use crate::mask::agent as mask;
 use crate::report::Transport;
+use crate::wire::endpoint::Welcome;
 
 /// How many messages an HTTP client may send to the old server after it turned to the new one,
 /// where no goodbye tells that it left.
@@ -116,6 +117,41 @@ impl ClientStage {
             strays: 0,
         })
     }
+
+    /// Offers a client with state settings of a server that does not answer, and kills it while it
+    /// tries them.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::NotApplicable`] when the client cannot be started again with its state,
+    /// [`Stop::Unreached`] when it does not try the offer, and those of [`offer`](Self::offer).
+    pub async fn interrupted(&mut self) -> Result<Interrupted, Stop> {
+        self.takes("state")?;
+        let mut old = self.host().await?;
+        let start = Start { state: Some(self.state()), ..self.start_for(&old) };
+        let (mut client, first) = self.admit(&mut old, start.clone()).await?;
+        let mut new = self.host().await?;
+        new.endpoint.welcome(Welcome::Silence);
+        let settings = self.settings_for(&new);
+        let mut offer = self.offer(&mut old, &first, settings).await?;
+        offer.approach(self, &mut old, &mut new).await?;
+        client.kill().await;
+        self.log.remark("the client is killed while it tries the offered settings");
+        old.cut();
+        Ok(Interrupted { old, new, offer, start })
+    }
+}
+
+/// A client that was killed while it tried an offer.
+pub struct Interrupted {
+    /// The server that made the offer.
+    pub old: Host,
+    /// The server the offer names; it answers nothing.
+    pub new: Host,
+    /// The offer.
+    pub offer: Offer,
+    /// How the client is started again.
+    pub start: Start,
 }
 
 impl Offer {
@@ -222,7 +258,7 @@ impl Offer {
     /// # Errors
     ///
     /// [`Stop::Unreached`] when it does not.
-    pub async fn approach(
+    async fn approach(
         &mut self,
         stage: &ClientStage,
         old: &mut Host,

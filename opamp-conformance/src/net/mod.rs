@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 mod lag;
 mod undeterred;
@@ -231,6 +232,26 @@ impl Listener {
                 Some(stream) => Ok(Box::new(Lagging::new(stream))),
                 None => Err(io::ErrorKind::NotConnected.into()),
             },
+        }
+    }
+
+    /// Takes connections until that fails, each on a task of its own. Dropping the future ends the
+    /// listening and every connection.
+    pub(crate) async fn serve<F>(mut self, mut enter: impl FnMut(BoxStream) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = self.accept() => match accepted {
+                    Ok(stream) => {
+                        connections.spawn(enter(stream));
+                    }
+                    Err(_) => return,
+                },
+                Some(_) = connections.join_next() => {}
+            }
         }
     }
 }

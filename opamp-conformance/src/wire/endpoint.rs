@@ -190,7 +190,7 @@ impl Endpoint {
     ///
     /// Those of the operating system.
     pub async fn listen(&mut self) -> std::io::Result<()> {
-        let mut listener = match self.held.take() {
+        let listener = match self.held.take() {
             Some(held) => held.listen(&self.network).await?,
             None => self.network.listen(self.url.port).await?,
         };
@@ -203,20 +203,7 @@ impl Endpoint {
             sender: self.sender.clone(),
             attempts: Arc::clone(&self.attempts),
         };
-        self.listening.spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                tokio::select! {
-                    accepted = listener.accept() => match accepted {
-                        Ok(stream) => {
-                            connections.spawn(door.clone().enter(stream));
-                        }
-                        Err(_) => return,
-                    },
-                    Some(_) = connections.join_next() => {}
-                }
-            }
-        });
+        self.listening.spawn(listener.serve(move |stream| door.clone().enter(stream)));
         Ok(())
     }
 

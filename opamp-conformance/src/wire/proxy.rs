@@ -79,7 +79,7 @@ impl Proxy {
         tls: Option<Arc<rustls::ServerConfig>>,
         log: &Log,
     ) -> io::Result<Self> {
-        let mut listener = network.listen(0).await?;
+        let listener = network.listen(0).await?;
         let scheme = match (kind, &tls) {
             (Kind::Socks5, _) => "socks5",
             (Kind::Http, None) => "http",
@@ -98,20 +98,7 @@ impl Proxy {
             attempts: Arc::clone(&attempts),
         };
         let mut listening = JoinSet::new();
-        listening.spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                tokio::select! {
-                    accepted = listener.accept() => match accepted {
-                        Ok(stream) => {
-                            connections.spawn(door.clone().enter(stream));
-                        }
-                        Err(_) => return,
-                    },
-                    Some(_) = connections.join_next() => {}
-                }
-            }
-        });
+        listening.spawn(listener.serve(move |stream| door.clone().enter(stream)));
         Ok(Self { url, passages, attempts, _listening: listening })
     }
 

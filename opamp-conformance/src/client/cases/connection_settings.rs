@@ -8,8 +8,8 @@ use opamp_proto::v1::{
 use tokio::time::Instant;
 
 use crate::case::{Case, Script};
-use crate::client::offer::{Offer, Outcome, Place};
-use crate::client::{ClientStage, Heard, Host, Start};
+use crate::client::offer::{Interrupted, Offer, Outcome, Place};
+use crate::client::{ClientStage, Heard, Host};
 use crate::judge::Stop;
 use crate::mask::agent as mask;
 use crate::report::Transport;
@@ -266,18 +266,7 @@ async fn other_parts(stage: &mut ClientStage) -> Result<(), Stop> {
 }
 
 async fn crash(stage: &mut ClientStage) -> Result<(), Stop> {
-    stage.takes("state")?;
-    let mut old = stage.host().await?;
-    let start = Start { state: Some(stage.state()), ..stage.start_for(&old) };
-    let (mut client, first) = stage.admit(&mut old, start.clone()).await?;
-    let mut new = stage.host().await?;
-    new.endpoint.welcome(Welcome::Silence);
-    let settings = stage.settings_for(&new);
-    let mut offer = stage.offer(&mut old, &first, settings).await?;
-    offer.approach(stage, &mut old, &mut new).await?;
-    client.kill().await;
-    stage.log.remark("the client is killed while it tries the offered settings");
-    old.cut();
+    let Interrupted { mut old, mut new, mut offer, start } = stage.interrupted().await?;
     new.endpoint.welcome(Welcome::Serve);
     let _client = stage.start(start).await?;
     let tries = offer.resume(stage, &mut old, &mut new).await;

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use opamp_proto::v1::{ConnectionSettingsStatuses, OpAmpConnectionSettings};
 
 use crate::case::{Case, Script};
-use crate::client::offer::{Offer, Outcome, Place};
-use crate::client::{ClientStage, Host, Start};
+use crate::client::offer::{Interrupted, Offer, Outcome, Place};
+use crate::client::{ClientStage, Host};
 use crate::judge::Stop;
 use crate::report::Transport;
 use crate::wire::authority::{Authority, server_config};
@@ -220,18 +220,7 @@ async fn is_there(stage: &ClientStage, old: &mut Host) -> bool {
 }
 
 async fn restart(stage: &mut ClientStage) -> Result<(), Stop> {
-    stage.takes("state")?;
-    let mut old = stage.host().await?;
-    let start = Start { state: Some(stage.state()), ..stage.start_for(&old) };
-    let (mut client, first) = stage.admit(&mut old, start.clone()).await?;
-    let mut new = stage.host().await?;
-    new.endpoint.welcome(Welcome::Silence);
-    let settings = stage.settings_for(&new);
-    let mut offer = stage.offer(&mut old, &first, settings).await?;
-    offer.approach(stage, &mut old, &mut new).await?;
-    client.kill().await;
-    stage.log.remark("the client is killed while it tries the offered settings");
-    old.cut();
+    let Interrupted { mut old, new, start, .. } = stage.interrupted().await?;
     new.endpoint.welcome(Welcome::Answer(401, Vec::new()));
     let _client = stage.start(start).await?;
     let within = stage.pace.start() + stage.pace.comeback();
