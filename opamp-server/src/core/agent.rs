@@ -25,6 +25,7 @@ use super::config::{ServerConfig, later};
 use super::connection_settings::SettingsParts;
 use super::custom::Waiting;
 use super::desired::{Desired, Offered};
+use super::pacing::FullStatePace;
 use super::reply::{self, Refusal};
 use super::scan::{Part, Scan};
 use super::sequence::{Sequence, Step};
@@ -44,6 +45,7 @@ pub enum Transport {
 pub struct Terms<'a> {
     pub(super) config: &'a ServerConfig,
     pub(super) desired: &'a Desired,
+    pub(super) pace: Option<&'a FullStatePace>,
 }
 
 impl<'a> Terms<'a> {
@@ -51,7 +53,13 @@ impl<'a> Terms<'a> {
     /// their own.
     #[must_use]
     pub const fn new(config: &'a ServerConfig, desired: &'a Desired) -> Self {
-        Self { config, desired }
+        Self { config, desired, pace: None }
+    }
+
+    /// Asks for the full state in turn, not at once.
+    #[must_use]
+    pub const fn paced(self, pace: &'a FullStatePace) -> Self {
+        Self { pace: Some(pace), ..self }
     }
 }
 
@@ -338,6 +346,14 @@ impl Agent {
         Handled { changes, due, new_instance_uid, custom_message }
     }
 
+    /// Time passes for an Agent whose turn to be asked for its full state was still to come: to be
+    /// called every second or few. True if it has come, and the request is to be pushed.
+    pub fn handle_turn(&mut self, now: Instant) -> bool {
+        let come = self.transport() == Some(Transport::WebSocket) && self.sequence.take_turn(now);
+        self.full_state |= come;
+        come
+    }
+
     /// Somebody knows which components the Agent has: they need not be asked for (COMP-10).
     pub const fn handle_components_known(&mut self) {
         self.components_unknown = false;
@@ -397,7 +413,8 @@ impl Agent {
         }
         let promised = self.promised(self.state.capabilities(), terms);
         let pause = terms.config.full_state_pause;
-        due.full_state = self.sequence.received(number, present, promised, pause, now);
+        let turn = || terms.pace.map_or(now, |pace| pace.turn(now));
+        due.full_state = self.sequence.received(number, present, promised, pause, now, turn);
     }
 
     fn follow_flags(

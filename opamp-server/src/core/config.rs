@@ -64,6 +64,11 @@ pub struct ServerConfig {
     pub max_fleet_bytes: usize,
     /// The pause before an Agent that did not deliver its full state is asked again. Default: 60 s.
     pub full_state_pause: Duration,
+    /// Agents asked for their full state in a second, beside those the operator asks; others that owe
+    /// it are asked in their turn ([`FullStatePace`](crate::core::FullStatePace)). 0 asks all of them
+    /// at once. Default: 500, so that 100,000 Agents that all owe it, after a crash or a start without
+    /// a store, are asked within 200 s, and their reports are a small part of what a Server can take.
+    pub full_state_rate: u32,
     /// The pause before the same configuration, settings or packages are offered again on a session
     /// without any news from the Agent (readings A32, A35). Default: 60 s.
     pub offer_pause: Duration,
@@ -113,6 +118,7 @@ impl Default for ServerConfig {
             max_retained_bytes: 16 * 1024 * 1024,
             max_fleet_bytes: 2 * 1024 * 1024 * 1024,
             full_state_pause: Duration::from_secs(60),
+            full_state_rate: 500,
             offer_pause: Duration::from_secs(60),
             offer_deadline: Duration::from_secs(600),
             max_custom_messages: 64,

@@ -19,6 +19,8 @@
 //! The same number with other parts is no repetition but another speaker, and as good as a gap: most
 //! Agents begin to count anew when they start, and what the process before had sent may come late.
 //!
+//! Where many Agents owe something at a time, each is asked in its [turn](super::FullStatePace).
+//!
 //! A gap in a complete report asks for nothing, since nothing was left out of it.
 
 use std::time::{Duration, Instant};
@@ -50,6 +52,8 @@ pub(super) struct Sequence {
     current: Parts,
     asked: Option<Instant>,
     repeats: u8,
+    /// When it is the Agent's turn to be asked.
+    turn: Option<Instant>,
 }
 
 impl Sequence {
@@ -97,7 +101,8 @@ impl Sequence {
 
     /// Takes note of a message, and says whether its reply has to ask for the full state.
     ///
-    /// `present` are the parts the message has, `promised` those a full report would have.
+    /// `present` are the parts the message has, `promised` those a full report would have. `turn`
+    /// gives the moment from which on the Agent may be asked.
     pub(super) fn received(
         &mut self,
         number: u64,
@@ -105,6 +110,7 @@ impl Sequence {
         promised: Parts,
         pause: Duration,
         now: Instant,
+        turn: impl FnOnce() -> Instant,
     ) -> bool {
         let step = match self.step(number) {
             Step::Repeated if present != self.last_parts => Step::Gap,
@@ -119,7 +125,11 @@ impl Sequence {
         if self.current.covers(promised) {
             self.asked = None;
             self.repeats = 0;
+            self.turn = None;
             return false;
+        }
+        if self.turn.is_some() {
+            return self.take_turn(now);
         }
         let ask = match (step, self.asked) {
             (Step::Repeated, _) => false,
@@ -133,7 +143,18 @@ impl Sequence {
         };
         if ask {
             self.asked = Some(now);
+            self.turn = Some(turn());
         }
-        ask
+        self.take_turn(now)
+    }
+
+    /// Whether the Agent is to be asked now, as its turn has come.
+    pub(super) fn take_turn(&mut self, now: Instant) -> bool {
+        let come = self.turn.is_some_and(|turn| now >= turn);
+        if come {
+            self.turn = None;
+            self.asked = Some(now);
+        }
+        come
     }
 }

@@ -24,8 +24,8 @@ use bytes::Bytes;
 use opamp_proto::{InstanceUid, LegacyUid, WireUid};
 
 use crate::core::{
-    Agent, AgentState, Changes, Handled, Push, Refusal, RefusalKind, Scan, ServerConfig, Transport,
-    later,
+    Agent, AgentState, Changes, FullStatePace, Handled, Push, Refusal, RefusalKind, Scan,
+    ServerConfig, Transport, later,
 };
 use crate::counters::{Counters, Counting};
 
@@ -80,6 +80,7 @@ pub struct Fleet<I = ()> {
 struct Inner<I> {
     config: ServerConfig,
     authorizer: Box<dyn Authorizer<I>>,
+    pace: Arc<FullStatePace>,
     shards: Box<[Mutex<Shard<I>>]>,
     hasher: RandomState,
     /// Agents in all shards.
@@ -127,12 +128,15 @@ impl<I> Fleet<I> {
     /// An empty registry whose peers may do what this authorizer says.
     #[must_use]
     pub fn with_authorizer(config: ServerConfig, authorizer: impl Authorizer<I> + 'static) -> Self {
-        let shards = (0..config.shards.max(1)).map(|_| Mutex::default()).collect();
+        let pace = Arc::new(FullStatePace::new(config.full_state_rate));
+        let shard = |_| Mutex::new(Shard::new(Arc::clone(&pace)));
+        let shards = (0..config.shards.max(1)).map(shard).collect();
         let budget = Budget::new(config.max_fleet_bytes);
         Self {
             inner: Arc::new(Inner {
                 config,
                 authorizer: Box::new(authorizer),
+                pace,
                 shards,
                 hasher: RandomState::new(),
                 agents: AtomicUsize::new(0),
@@ -537,6 +541,13 @@ impl<I> Fleet<I> {
         queue
     }
 
+    /// Whether Agents wait for their turn to be asked for their full state, of which those on a
+    /// WebSocket are told by [`sweep`](Self::sweep): it should then be called every second.
+    #[must_use]
+    pub fn is_pacing(&self, now: Instant) -> bool {
+        self.inner.pace.has_waiting(now)
+    }
+
     /// Marks silent HTTP Agents as disconnected and offers as timed out, and forgets what is long gone:
     /// to be called every few seconds. Returns the Agents that have to be queued for handling.
     #[must_use = "the Agents have to be queued for handling"]
@@ -550,6 +561,9 @@ impl<I> Fleet<I> {
                 let timed_out = slot.agent.handle_time(now.instant);
                 if slot.news.note(timed_out) {
                     queue.push(*key);
+                }
+                if slot.agent.handle_turn(now.instant) {
+                    slot.wake();
                 }
                 let silent = now.instant.saturating_duration_since(slot.last_seen.instant);
                 if slot.agent.transport() == Some(Transport::Http)

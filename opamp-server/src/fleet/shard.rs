@@ -11,7 +11,9 @@ use super::inbox::Inbox;
 use super::route::{Route, RouteShared};
 use super::snapshot::AgentSnapshot;
 use super::{AgentKey, Now, Tenant};
-use crate::core::{Agent, Changes, Desired, Due, Scan, ServerConfig, Terms, Transport};
+use crate::core::{
+    Agent, Changes, Desired, Due, FullStatePace, Scan, ServerConfig, Terms, Transport,
+};
 
 pub(super) struct Shard<I> {
     /// Boxed, so that the table stays small and grows without moving the slots.
@@ -23,6 +25,8 @@ pub(super) struct Shard<I> {
     pub(super) moved: HashMap<u64, AgentKey>,
     /// What is wanted for all, repeated in each shard so that reading it takes no other lock.
     pub(super) desired: Desired,
+    /// The turns of all shards' Agents.
+    pace: Arc<FullStatePace>,
 }
 
 /// An instance uid that was given to an Agent and that it may take.
@@ -35,18 +39,17 @@ pub(super) struct PendingRename {
     pub(super) expires: Instant,
 }
 
-impl<I> Default for Shard<I> {
-    fn default() -> Self {
+impl<I> Shard<I> {
+    pub(super) fn new(pace: Arc<FullStatePace>) -> Self {
         Self {
             slots: HashMap::new(),
             renames: HashMap::new(),
             moved: HashMap::new(),
             desired: Desired::default(),
+            pace,
         }
     }
-}
 
-impl<I> Shard<I> {
     /// The slot of an Agent, with the terms it is served on.
     pub(super) fn slot<'a>(
         &'a mut self,
@@ -54,7 +57,7 @@ impl<I> Shard<I> {
         config: &'a ServerConfig,
     ) -> Option<(&'a mut Slot<I>, Terms<'a>)> {
         let slot = self.slots.get_mut(key)?;
-        Some((slot, Terms::new(config, &self.desired)))
+        Some((slot, Terms::new(config, &self.desired).paced(&self.pace)))
     }
 
     /// The terms Agents are served on.

@@ -308,19 +308,28 @@ async fn keep_time<H: Handler>(service: Weak<Inner<H>>, tick: Duration) {
     let mut interval = tokio::time::interval(tick);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut swept = started;
+    let mut pacing = false;
     loop {
         let now_ticked = interval.tick().await;
         let Some(inner) = service.upgrade() else { return };
         inner.signals.advance(now_ticked - started);
-        let sweep_after = (inner.fleet.config().http_offline_after / 10).min(SWEEP_PERIOD);
+        let mut sweep_after = (inner.fleet.config().http_offline_after / 10).min(SWEEP_PERIOD);
+        if pacing {
+            sweep_after = sweep_after.min(PACING_PERIOD);
+        }
         if now_ticked - swept >= sweep_after {
             swept = now_ticked;
+            // The last turn may come just after a sweep, so there is one more.
+            pacing = inner.fleet.is_pacing(now().instant);
             for key in inner.fleet.sweep(now()) {
                 inner.dispatch(key);
             }
         }
     }
 }
+
+/// The time between two sweeps while Agents wait for their turn to be asked for their full state.
+const PACING_PERIOD: Duration = Duration::from_secs(1);
 
 /// The longest time between two sweeps of the registry.
 const SWEEP_PERIOD: Duration = Duration::from_secs(5);
