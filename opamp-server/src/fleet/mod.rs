@@ -13,22 +13,17 @@
 //!                                └──close_route
 //! ```
 
-use std::collections::hash_map::{Entry, RandomState};
+use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use bytes::Bytes;
-use opamp_proto::{InstanceUid, LegacyUid, WireUid};
-
-use crate::core::{
-    Agent, AgentState, Changes, FullStatePace, Handled, Push, Refusal, RefusalKind, Scan,
-    ServerConfig, Transport, later,
-};
+use crate::core::{FullStatePace, Push, ServerConfig, Transport};
 use crate::counters::{Counters, Counting};
 
+mod accept;
 mod authorize;
 mod budget;
 mod components;
@@ -53,13 +48,8 @@ pub use self::snapshot::AgentSnapshot;
 use self::authorize::OneTenant;
 use self::budget::Budget;
 use self::components::Components;
-use self::inbox::Inbox;
-use self::received::Answer;
 use self::route::RouteShared;
-use self::shard::{News, PendingRename, Shard, Slot};
-
-/// Parts of a message above this size are validated before the lock is taken.
-const LARGE_PART: usize = 16 * 1024;
+use self::shard::Shard;
 
 /// The moment something happens, on both clocks. The registry reads neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -223,284 +213,6 @@ impl<I> Fleet<I> {
         let tenant = self.inner.authorizer.tenant(&identity);
         let shared = Arc::new(RouteShared { id, tenant, transport, remote_addr, identity, waker });
         Route { shared, agents: Vec::new() }
-    }
-
-    /// Takes in a message and appends the head of its reply to `out`.
-    ///
-    /// `body` is the encoded `AgentToServer`, without the header of WebSocket messages. `fresh` makes
-    /// an instance uid if the Agent asks for one: a new one each time, of version 7.
-    ///
-    /// There is always a reply, whatever the bytes are (STATUS-07, ERR-11).
-    pub fn receive(
-        &self,
-        route: &mut Route<I>,
-        body: &[u8],
-        now: Now,
-        fresh: &mut dyn FnMut() -> InstanceUid,
-        out: &mut Vec<u8>,
-    ) -> Received {
-        let accepted = self.accept_into(route, body, now, fresh, Some(&mut *out));
-        let Accepted { key, changes, queue, .. } = accepted;
-        let refusal = accepted.refusal().cloned();
-        let (tail, push) = self.compose(accepted, now, out);
-        Received { key, changes, queue, tail, push, refusal }
-    }
-
-    /// Takes in a message whose reply is composed later by [`reply`](Self::reply), so that what a
-    /// handler makes of its changes can go out in it.
-    pub fn accept(
-        &self,
-        route: &mut Route<I>,
-        body: &[u8],
-        now: Now,
-        fresh: &mut dyn FnMut() -> InstanceUid,
-    ) -> Accepted {
-        self.accept_into(route, body, now, fresh, None)
-    }
-
-    /// Accepts a message. With `out` its reply is composed at once, under the same lock, where that is
-    /// possible.
-    fn accept_into(
-        &self,
-        route: &mut Route<I>,
-        body: &[u8],
-        now: Now,
-        fresh: &mut dyn FnMut() -> InstanceUid,
-        out: Option<&mut Vec<u8>>,
-    ) -> Accepted {
-        let counting = &self.inner.counting;
-        counting.messages.add();
-        let tenant = route.tenant();
-        let (key, accepted) = match self.read(body) {
-            Ok((uid, scan)) => {
-                let key = AgentKey::new(tenant, uid);
-                (Some(key), self.fold(route, key, &scan, now, fresh, out))
-            }
-            Err((uid, refusal)) => (uid.map(|uid| AgentKey::new(tenant, uid)), Err(refusal)),
-        };
-        let accepted = accepted.unwrap_or_else(|refusal| Accepted {
-            key,
-            changes: Changes::empty(),
-            queue: false,
-            ticket: 0,
-            answer: Answer::Refuse(refusal),
-        });
-        match accepted.refusal().map(Refusal::kind) {
-            Some(RefusalKind::Malformed) => counting.malformed.add(),
-            Some(RefusalKind::OverLimit) => counting.over_limit.add(),
-            Some(RefusalKind::Unavailable) => counting.unavailable.add(),
-            Some(RefusalKind::Unknown) | None => {}
-        }
-        accepted
-    }
-
-    /// Composes the reply to an accepted message: appends its head to `out`, and returns the rest if
-    /// there is one.
-    #[must_use = "the tail is a part of the message"]
-    pub fn reply(&self, accepted: Accepted, now: Now, out: &mut Vec<u8>) -> Option<Bytes> {
-        self.compose(accepted, now, out).0
-    }
-
-    fn compose(&self, accepted: Accepted, now: Now, out: &mut Vec<u8>) -> (Option<Bytes>, bool) {
-        let config = &self.inner.config;
-        let (key, due) = match accepted.answer {
-            Answer::Composed { tail, push, .. } => return (tail, push),
-            Answer::Refuse(refusal) => {
-                refusal.encode(accepted.key.as_ref().map(AgentKey::uid), out);
-                return (None, false);
-            }
-            Answer::Acknowledge(due) => {
-                due.acknowledge(config, out);
-                return (None, false);
-            }
-            Answer::Reply(key, due) => (key, due),
-        };
-        let mut shard = self.shard(&key);
-        match shard.slot(&key, config) {
-            Some((slot, terms)) => slot.reply(due, terms, now, out),
-            None => {
-                due.acknowledge(config, out);
-                (None, false)
-            }
-        }
-    }
-
-    /// Everything that can be decided without a lock.
-    fn read<'a>(&self, body: &'a [u8]) -> Result<(WireUid, Scan<'a>), (Option<WireUid>, Refusal)> {
-        let mut scan = Scan::new(body).map_err(|fault| (fault.uid().copied(), fault.into()))?;
-        let uid = self.identify(scan.instance_uid())?;
-        if let Some(pause) = self.unavailable() {
-            let refusal = Refusal::unavailable("the Server is overloaded", Some(pause));
-            return Err((Some(uid), refusal));
-        }
-        scan.validate_longer_than(LARGE_PART).map_err(|fault| (Some(uid), fault.into()))?;
-        Ok((uid, scan))
-    }
-
-    /// ID-01, ID-05, reading A33.
-    fn identify(&self, bytes: &[u8]) -> Result<WireUid, (Option<WireUid>, Refusal)> {
-        let uid = WireUid::new(bytes).map_err(|error| {
-            (None, Refusal::malformed(format!("AgentToServer.instance_uid: {error}")))
-        })?;
-        if uid.instance_uid().is_some() {
-            return Ok(uid);
-        }
-        if self.inner.config.tolerances.legacy_instance_uid && LegacyUid::parse(bytes).is_some() {
-            self.inner.counting.legacy_instance_uids.add();
-            return Ok(uid);
-        }
-        let text =
-            format!("AgentToServer.instance_uid: there are {} bytes instead of 16", bytes.len());
-        Err((Some(uid), Refusal::malformed(text)))
-    }
-
-    fn fold(
-        &self,
-        route: &mut Route<I>,
-        key: AgentKey,
-        scan: &Scan<'_>,
-        now: Now,
-        fresh: &mut dyn FnMut() -> InstanceUid,
-        out: Option<&mut Vec<u8>>,
-    ) -> Result<Accepted, Refusal> {
-        let config = &self.inner.config;
-        let mut changes = Changes::empty();
-        let mut reserved = None;
-        let mut shard = self.shard(&key);
-        if !shard.slots.contains_key(&key) {
-            // It stays until the slot is there, so that nobody else is given the uid meanwhile.
-            let rename = shard.renames.get(&key).copied();
-            if let Some(rename) = rename.filter(|rename| now.instant < rename.expires) {
-                drop(shard);
-                // Nor must a message that is refused move it: the Agent would be on no route.
-                self.admit(route, &rename.old)?;
-                scan.validate()?;
-                reserved = Some(self.reserve_for_moved(&rename, scan)?);
-                changes |= self.move_slot(&rename, key);
-                route.leave(&rename.old);
-                shard = self.shard(&key);
-            }
-            if let Entry::Vacant(vacant) = shard.slots.entry(key) {
-                // Nor does it make an Agent known.
-                scan.validate()?;
-                let nothing = AgentState::default();
-                nothing.check_room(scan, config.max_retained_bytes)?;
-                if reserved.is_none() {
-                    reserved = Some(self.reserve(&nothing, scan)?);
-                }
-                vacant.insert(Box::new(self.new_slot(route, key, now)?));
-            }
-        }
-        let Some((slot, terms)) = shard.slot(&key, config) else {
-            // It was found or inserted under this very lock.
-            return Err(Refusal::unavailable("the Agent is being removed", None));
-        };
-
-        if slot.is_remainder(route, scan, terms) {
-            self.inner.counting.stale.add();
-            scan.validate()?;
-            slot.challenged = Some(route.shared.id);
-            let due = slot.agent.challenge(route.shared.transport);
-            return Ok(Accepted {
-                key: Some(key),
-                changes: Changes::empty(),
-                queue: false,
-                ticket: 0,
-                answer: Answer::Acknowledge(due),
-            });
-        }
-        let elsewhere = slot.route.id != route.shared.id;
-        let arrives = elsewhere || !slot.is_connected() || changes.contains(Changes::INSTANCE_UID);
-        if arrives {
-            self.admit(route, &key)?;
-            // A message that is refused must not take the Agent away from where it is served.
-            scan.validate()?;
-        }
-        let reserved = match reserved {
-            Some(reserved) => reserved,
-            None => self.reserve(slot.agent.state(), scan)?,
-        };
-        if arrives {
-            route.join(key);
-            slot.route = Arc::clone(&route.shared);
-            slot.challenged = None;
-        }
-        if elsewhere && slot.is_connected() && route.shared.transport == Transport::WebSocket {
-            changes |= slot.agent.handle_connected(Transport::WebSocket);
-        }
-        slot.last_seen = now;
-        let before = slot.agent.state().retained_bytes();
-        let handled =
-            slot.agent.handle_message(scan, route.shared.transport, terms, now.instant, fresh);
-        reserved.settle(before, slot.agent.state().retained_bytes());
-        let Handled { changes: folded, due, new_instance_uid, custom_message } = handled;
-        changes |= folded;
-        if changes.contains(Changes::AVAILABLE_COMPONENTS) {
-            self.note_components(key.tenant(), &mut slot.agent);
-        }
-        if let Some(message) = custom_message
-            && self.keep(&mut slot.inbox, message)
-        {
-            changes |= Changes::CUSTOM_MESSAGES;
-        }
-        if due.is_goodbye() {
-            route.leave(&key);
-        }
-        let queue = slot.news.note(changes);
-        let ticket = slot.news.ticket();
-        let answer = match (new_instance_uid, out) {
-            (None, Some(out)) => {
-                let refusal = due.refusal().cloned();
-                let (tail, push) = slot.reply(due, terms, now, out);
-                Answer::Composed { tail, push, refusal }
-            }
-            (new, _) => {
-                let new = new.map(|new| key.tenant().agent(new));
-                let outdated = new.and_then(|new| slot.give(new));
-                let serial = slot.serial;
-                drop(shard);
-                // The Agent must not hear of its new uid before that is known here.
-                if let Some(new) = new {
-                    let expires = later(now.instant, config.rename_expiry);
-                    let rename = PendingRename { old: key, serial, expires };
-                    self.shard(&new).renames.insert(new, rename);
-                }
-                self.forget_rename(outdated, serial);
-                Answer::Reply(key, due)
-            }
-        };
-        Ok(Accepted { key: Some(key), changes, queue, ticket, answer })
-    }
-
-    /// Whether a connection may carry one more Agent.
-    fn admit(&self, route: &Route<I>, key: &AgentKey) -> Result<(), Refusal> {
-        let limit = self.inner.config.max_agents_per_connection;
-        if route.agents.len() < limit || route.is_on(key) {
-            return Ok(());
-        }
-        let text = format!("the connection already carries {limit} Agents");
-        Err(Refusal::unavailable(text, None))
-    }
-
-    fn new_slot(&self, route: &Route<I>, key: AgentKey, now: Now) -> Result<Slot<I>, Refusal> {
-        self.admit(route, &key)?;
-        let limit = self.inner.config.max_agents;
-        if self.inner.agents.fetch_add(1, Ordering::Relaxed) >= limit {
-            self.inner.agents.fetch_sub(1, Ordering::Relaxed);
-            let text = format!("the Server already serves {limit} Agents");
-            return Err(Refusal::unavailable(text, None));
-        }
-        Ok(Slot {
-            serial: self.inner.serials.fetch_add(1, Ordering::Relaxed),
-            tenant: key.tenant(),
-            agent: Agent::new(*key.uid()),
-            route: Arc::clone(&route.shared),
-            last_seen: now,
-            news: News::default(),
-            inbox: Inbox::default(),
-            challenged: None,
-            given: Vec::new(),
-        })
     }
 
     /// Composes the next message to push to an Agent of this route, if there is one: appends its head
