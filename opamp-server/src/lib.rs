@@ -43,8 +43,9 @@ pub mod service;
 pub mod websocket;
 
 pub use crate::core::{
-    AgentState, Changes, ConnectionSettings, CustomCapabilities, CustomMessages, InvalidOffer,
-    OfferHash, OfferState, OperationError, Outcome, Packages, RemoteConfig, ServerConfig,
+    AgentState, CertificateDecision, CertificateOffer, CertificateRequestId, CertificateRequestState,
+    Changes, ConnectionSettings, CustomCapabilities, CustomMessages, InvalidOffer,
+    OfferHash, OfferState, OperationError, Outcome, Packages, PendingCertificate, RemoteConfig, ServerConfig,
     SettingsParts, Tolerances, Transport,
 };
 pub use crate::counters::Counters;

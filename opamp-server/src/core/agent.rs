@@ -20,6 +20,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use opamp_proto::{AgentCapabilities, InstanceUid, Message, ServerCapabilities, WireUid, v1};
 
+use super::certificate::Certificates;
 use super::changes::Changes;
 use super::config::{ServerConfig, later};
 use super::connection_settings::SettingsParts;
@@ -90,6 +91,8 @@ pub struct Due {
     pub(super) full_state: bool,
     pub(super) rename: bool,
     pub(super) goodbye: bool,
+    /// The message has a certificate request.
+    pub(super) asks: bool,
 }
 
 impl Due {
@@ -173,6 +176,8 @@ pub struct Agent {
     pub(super) own: Desired,
     /// Boxed, as most Agents have none.
     pub(super) custom: Option<Box<Waiting>>,
+    /// Boxed for the same reason.
+    pub(super) certificates: Option<Box<Certificates>>,
     /// When the command that is waiting expires.
     pub(super) restart: Option<Instant>,
     /// The operator wants a full report.
@@ -197,6 +202,7 @@ impl Agent {
             offered: Offered::default(),
             own: Desired::default(),
             custom: None,
+            certificates: None,
             restart: None,
             full_state: false,
             components_unknown: false,
@@ -247,6 +253,7 @@ impl Agent {
     pub fn has_more(&self) -> bool {
         self.restart.is_some()
             || self.left_over
+            || self.has_untold_refusal()
             || self.custom.as_ref().is_some_and(|waiting| !waiting.is_empty())
     }
 
@@ -337,6 +344,8 @@ impl Agent {
         let repeated = self.sequence.repeats(scan.sequence_num(), folded.present);
         self.follow_sequence(scan, folded.present, terms, now, &mut due);
         self.follow_statuses(folded.changes);
+        due.asks = folded.present.has(Part::ConnectionSettingsRequest);
+        changes |= self.take_certificate_request(scan, terms.config, now);
         let custom_message = if repeated { None } else { custom_message(scan, terms.config) };
         let new_instance_uid = self.follow_flags(scan.flags(), terms, now, fresh, &mut due);
         if folded.present.has(Part::AgentDisconnect) {
@@ -387,6 +396,7 @@ impl Agent {
             full_state: false,
             rename: false,
             goodbye: false,
+            asks: false,
         }
     }
 
@@ -442,7 +452,7 @@ impl Agent {
     pub fn handle_renamed(&mut self, uid: WireUid) -> Changes {
         self.uid = uid;
         self.rename = self.rename.take().filter(|rename| WireUid::from(rename.new) != uid);
-        Changes::INSTANCE_UID
+        Changes::INSTANCE_UID | self.certificate_request_again()
     }
 }
 

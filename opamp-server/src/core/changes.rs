@@ -38,5 +38,7 @@ bitflags! {
         const OFFER_TIMED_OUT = 1 << 12;
         /// The Agent sent custom messages.
         const CUSTOM_MESSAGES = 1 << 13;
+        /// The Agent asks for a certificate, and somebody has to decide.
+        const CERTIFICATE_REQUEST = 1 << 14;
     }
 }

@@ -4,6 +4,7 @@
 //! in it, which is shared. Offers go in order of kind, as many as the size of a message allows; what
 //! does not fit follows in the next one.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -29,6 +30,11 @@ impl Agent {
     /// Gives the Agent connection settings of its own, or with `None` those that all get. The parts it
     /// accepts are offered when and while it does (CONN-02 to CONN-06).
     pub fn set_connection_settings(&mut self, settings: Option<ConnectionSettings>) {
+        let certificate = |settings: &ConnectionSettings| settings.has_certificate();
+        if settings.as_ref().is_some_and(certificate) {
+            // The latest wins.
+            self.clear_certificate();
+        }
         self.own.connection_settings = settings;
     }
 
@@ -105,6 +111,17 @@ impl Agent {
             due.acknowledge(terms.config, out);
             return None;
         }
+        let announced = self.session.as_ref().is_some_and(|session| session.announced);
+        if !due.goodbye
+            && (announced || due.asks)
+            && let Some(refusal) = self.take_certificate_refusal()
+        {
+            // What this message was owed, and whatever else there is, comes next.
+            self.full_state |= due.full_state;
+            self.left_over = true;
+            refusal.encode(Some(due.uid()), out);
+            return None;
+        }
         due.head(terms.config, out);
         if due.announce {
             self.announced();
@@ -133,6 +150,11 @@ impl Agent {
             return None;
         }
         let announce = !session.announced;
+        if !announce && let Some(refusal) = self.take_certificate_refusal() {
+            refusal.encode(Some(&self.uid), out);
+            return Some(Push { tail: None });
+        }
+        self.lay_certificate(terms);
         let restart = self.take_restart(now);
         let untold =
             self.rename.as_ref().is_some_and(|rename| !rename.told && now < rename.expires);
@@ -193,6 +215,7 @@ impl Agent {
     /// Adds the offers that are due, as many as there is room for. The largest is returned, so that
     /// it need not be copied.
     fn add_offers(&mut self, terms: Terms<'_>, now: Instant, out: &mut Vec<u8>) -> Option<Bytes> {
+        self.lay_certificate(terms);
         self.left_over = false;
         let pace = Pace {
             pause: terms.config.offer_pause,
@@ -225,7 +248,7 @@ impl Agent {
                 self.left_over = true;
             }
         }
-        if let Some(settings) = self.due_settings(terms, now) {
+        if let Some(settings) = self.due_settings(terms, now).map(Cow::into_owned) {
             let parts = self.accepted_parts();
             let applied = self.offered.applied_settings.as_ref().filter(|applied| {
                 let hash = applied.settings.hash_for(applied.parts);
@@ -234,7 +257,6 @@ impl Agent {
             if let (Some(hash), Some(piece)) =
                 (settings.hash_for(parts), settings.tail(parts, applied))
             {
-                let settings = settings.clone();
                 if fits(piece, &mut tail) {
                     self.offered.settings.offered(hash, pace);
                     self.offered.last_settings = Some(Applied { settings, parts });
@@ -284,8 +306,8 @@ impl Agent {
         &'a self,
         terms: Terms<'a>,
         now: Instant,
-    ) -> Option<&'a ConnectionSettings> {
-        let (settings, _) = either(&self.own, terms.desired, |it| it.connection_settings.as_ref())?;
+    ) -> Option<Cow<'a, ConnectionSettings>> {
+        let (settings, _) = self.wanted_settings(terms)?;
         let hash = settings.hash_for(self.accepted_parts())?;
         let reports = self.accepts(AgentCapabilities::REPORTS_CONNECTION_SETTINGS_STATUS);
         let pause = terms.config.offer_pause;

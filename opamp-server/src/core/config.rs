@@ -31,8 +31,9 @@ pub struct Tolerances {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ServerConfig {
-    /// The mask sent to Agents. Default: everything this Server does, which is all but
-    /// `AcceptsConnectionSettingsRequest`. That it offers packages and connection settings is
+    /// The mask sent to Agents. Default: everything this Server does, but
+    /// `AcceptsConnectionSettingsRequest` only if there is somebody to decide: a service with
+    /// an authority for certificates sets it (CSR-24). That it offers packages and connection settings is
     /// announced before there are any, as they can be set at any time and a mask is told once; what is
     /// taken out here is neither offered nor asked for (INTEROP-05). `AcceptsStatus` is added if it
     /// is missing, and undefined bits are never sent (CAP-09, CAP-13, INTEROP-08).
@@ -95,6 +96,12 @@ pub struct ServerConfig {
     /// How long an HTTP Agent may be silent before it counts as disconnected (CLOSE-08). Default:
     /// 90 s, three of the advised polling intervals.
     pub http_offline_after: Duration,
+    /// Bytes of a certificate request that are taken; a longer one is told BAD_REQUEST. Default: 64 KiB,
+    /// while one with an RSA key of 4,096 bits has 2 KiB. What waits for a decision counts towards
+    /// `max_fleet_bytes`.
+    pub max_certificate_request: usize,
+    /// How long a certificate request waits for a decision without being repeated. Default: 24 h.
+    pub certificate_request_expiry: Duration,
     /// How long a disconnected Agent is remembered. Default: 24 h.
     pub retain_disconnected: Duration,
     /// Parts the registry is divided into, each behind a lock of its own. Default: 64.
@@ -128,6 +135,8 @@ impl Default for ServerConfig {
             command_expiry: Duration::from_secs(60),
             rename_expiry: Duration::from_secs(24 * 60 * 60),
             http_offline_after: Duration::from_secs(90),
+            max_certificate_request: 64 * 1024,
+            certificate_request_expiry: Duration::from_secs(24 * 60 * 60),
             retain_disconnected: Duration::from_secs(24 * 60 * 60),
             shards: 64,
         }

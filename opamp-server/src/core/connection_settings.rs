@@ -159,6 +159,12 @@ impl ConnectionSettings {
         Some(self.offer(accepted)?.hash)
     }
 
+    /// Whether they have a certificate for the connection to the Server.
+    pub(super) fn has_certificate(&self) -> bool {
+        let opamp = self.shared.settings.opamp.as_ref();
+        opamp.is_some_and(|opamp| opamp.certificate.is_some())
+    }
+
     /// The bytes the offer of all parts adds to a message.
     #[must_use]
     pub fn encoded_len(&self) -> usize {

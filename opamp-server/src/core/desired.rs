@@ -46,12 +46,11 @@ impl Agent {
         Some(OfferState { hash, own, outcome: self.offered.config.outcome(hash, accepted) })
     }
 
-    /// The connection settings the Agent should have, those parts of them that it accepts, and what
+    /// The connection settings the Agent should have, its certificate included, those parts of them that it accepts, and what
     /// became of them.
     #[must_use]
     pub fn settings_state(&self, terms: Terms<'_>) -> Option<OfferState> {
-        let (settings, own) =
-            either(&self.own, terms.desired, |it| it.connection_settings.as_ref())?;
+        let (settings, own) = self.wanted_settings(terms)?;
         let accepted = settings.hash_for(self.accepted_parts());
         let hash = accepted.unwrap_or(settings.hash());
         let outcome = self.offered.settings.outcome(hash, accepted.is_some());

@@ -6,6 +6,7 @@
 //! through the [`Fleet`](crate::Fleet).
 
 mod agent;
+mod certificate;
 mod changes;
 mod compose;
 mod config;
@@ -23,6 +24,10 @@ mod sequence;
 mod state;
 
 pub use self::agent::{Agent, Due, Handled, Push, Terms, Transport};
+pub use self::certificate::{
+    CertificateDecision, CertificateOffer, CertificateRequestId, CertificateRequestState,
+    InvalidRequestId, PendingCertificate,
+};
 pub use self::changes::Changes;
 pub(crate) use self::config::later;
 pub use self::config::{ServerConfig, Tolerances};
@@ -67,6 +72,10 @@ pub enum OperationError {
         /// The limit, [`MessageLimits::max_send`](opamp_proto::MessageLimits::max_send).
         limit: usize,
     },
+    /// The Agent waits for no such certificate: it was decided about, or the Agent has asked for
+    /// another one since.
+    #[error("the Agent does not wait for this certificate")]
+    NoCertificateRequest,
     /// Another Agent has the instance uid or is about to get it.
     #[error("another Agent has this instance uid")]
     UidInUse,

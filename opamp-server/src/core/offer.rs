@@ -271,6 +271,13 @@ impl Offers {
         self.reported.as_ref().filter(|reported| reported.hash[..] == hash.0[..])
     }
 
+    /// Whether the Agent failed with what it was offered last.
+    pub(super) fn has_failed(&self) -> bool {
+        let hash = self.offered.as_ref().map(|offered| offered.hash);
+        let reported = hash.and_then(|hash| self.reported(hash));
+        reported.is_some_and(|reported| reported.progress == Progress::Failed)
+    }
+
     /// Whether to offer this value now. `reports`: the Agent can tell what became of it.
     pub(super) fn is_due(
         &self,

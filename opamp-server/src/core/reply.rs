@@ -112,7 +112,7 @@ impl From<Malformed> for Refusal {
     }
 }
 
-fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     let end = (0..=text.len().min(MAX_ERROR_TEXT)).rev().find(|&end| text.is_char_boundary(end));
     text[..end.unwrap_or(0)].to_owned()
 }

@@ -215,6 +215,7 @@ impl<I> Fleet<I> {
             Some(reserved) => reserved,
             None => self.reserve(slot.agent.state(), scan)?,
         };
+        let _asking = self.reserve_request(scan)?;
         if arrives {
             route.join(key);
             slot.route = Arc::clone(&route.shared);
@@ -224,10 +225,10 @@ impl<I> Fleet<I> {
             changes |= slot.agent.handle_connected(Transport::WebSocket);
         }
         slot.last_seen = now;
-        let before = slot.agent.state().retained_bytes();
+        let before = slot.agent.retained_bytes();
         let handled =
             slot.agent.handle_message(scan, route.shared.transport, terms, now.instant, fresh);
-        reserved.settle(before, slot.agent.state().retained_bytes());
+        reserved.settle(before, slot.agent.retained_bytes());
         let Handled { changes: folded, due, new_instance_uid, custom_message } = handled;
         changes |= folded;
         if changes.contains(Changes::AVAILABLE_COMPONENTS) {

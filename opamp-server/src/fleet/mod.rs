@@ -26,6 +26,7 @@ use crate::counters::{Counters, Counting};
 mod accept;
 mod authorize;
 mod budget;
+mod certificates;
 mod components;
 mod desired;
 mod handling;
@@ -267,7 +268,7 @@ impl<I> Fleet<I> {
         let config = &self.inner.config;
         let mut queue = Vec::new();
         for mut shard in self.shards() {
-            let (mut forgotten, mut retained) = (0, 0);
+            let (mut forgotten, mut retained, mut expired) = (0, 0, 0);
             shard.renames.retain(|_, rename| now.instant < rename.expires);
             shard.slots.retain(|key, slot| {
                 let timed_out = slot.agent.handle_time(now.instant);
@@ -277,6 +278,9 @@ impl<I> Fleet<I> {
                 if slot.agent.handle_turn(now.instant) {
                     slot.wake();
                 }
+                let asking = slot.agent.retained_bytes();
+                slot.agent.expire_certificate_request(config, now.instant);
+                expired += asking - slot.agent.retained_bytes();
                 let silent = now.instant.saturating_duration_since(slot.last_seen.instant);
                 if slot.agent.transport() == Some(Transport::Http)
                     && silent >= config.http_offline_after
@@ -294,7 +298,7 @@ impl<I> Fleet<I> {
                 keep
             });
             self.inner.agents.fetch_sub(forgotten, Ordering::Relaxed);
-            self.inner.budget.release(retained);
+            self.inner.budget.release(retained + expired);
         }
         queue
     }

@@ -145,7 +145,7 @@ impl<I> Slot<I> {
 
     /// What is kept of what the Agent sent.
     pub(super) fn retained_bytes(&self) -> usize {
-        self.agent.state().retained_bytes() + self.inbox.bytes()
+        self.agent.retained_bytes() + self.inbox.bytes()
     }
 
     pub(super) fn snapshot(&self, terms: Terms<'_>) -> AgentSnapshot {
@@ -159,6 +159,7 @@ impl<I> Slot<I> {
             remote_config: self.agent.config_state(terms),
             connection_settings: self.agent.settings_state(terms),
             packages: self.agent.packages_state(terms),
+            certificate_request: self.agent.certificate_request(),
             custom_messages: self.agent.custom_messages(),
             new_instance_uid: self.agent.pending_rename(self.last_seen.instant),
             state: self.agent.state().clone(),

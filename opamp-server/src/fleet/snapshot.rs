@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use opamp_proto::{AgentCapabilities, InstanceUid, WireUid};
 
 use super::{AgentKey, Tenant};
-use crate::core::{AgentState, CustomMessages, OfferState, Transport};
+use crate::core::{AgentState, CertificateRequestState, CustomMessages, OfferState, Transport};
 
 /// An Agent as it was known at one moment. Clones share the reported bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,7 @@ pub struct AgentSnapshot {
     pub(super) remote_config: Option<OfferState>,
     pub(super) connection_settings: Option<OfferState>,
     pub(super) packages: Option<OfferState>,
+    pub(super) certificate_request: Option<CertificateRequestState>,
     pub(super) custom_messages: CustomMessages,
     pub(super) new_instance_uid: Option<InstanceUid>,
     pub(super) state: AgentState,
@@ -98,6 +99,12 @@ impl AgentSnapshot {
     #[must_use]
     pub const fn packages(&self) -> Option<OfferState> {
         self.packages
+    }
+
+    /// The Agent's last certificate request, and what became of it.
+    #[must_use]
+    pub const fn certificate_request(&self) -> Option<CertificateRequestState> {
+        self.certificate_request
     }
 
     /// What became of custom messages to the Agent.
