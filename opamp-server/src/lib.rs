@@ -43,10 +43,10 @@ pub mod service;
 pub mod websocket;
 
 pub use crate::core::{
-    AgentState, CertificateDecision, CertificateOffer, CertificateRequestId, CertificateRequestState,
-    Changes, ConnectionSettings, CustomCapabilities, CustomMessages, InvalidOffer,
-    OfferHash, OfferState, OperationError, Outcome, Packages, PendingCertificate, RemoteConfig, ServerConfig,
-    SettingsParts, Tolerances, Transport,
+    AgentState, CertificateDecision, CertificateOffer, CertificateRequestId,
+    CertificateRequestState, Changes, ConnectionSettings, CustomCapabilities, CustomMessages,
+    InvalidOffer, OfferHash, OfferState, OperationError, Outcome, Packages, PendingCertificate,
+    RemoteConfig, ServerConfig, SettingsParts, Tolerances, Transport,
 };
 pub use crate::counters::Counters;
 pub use crate::fleet::{AgentKey, AgentSnapshot, Authorizer, Fleet, Now, Tenant};

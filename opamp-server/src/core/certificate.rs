@@ -199,7 +199,10 @@ impl CertificateOffer {
         &self.settings
     }
 
-    fn over(&self, wanted: Option<&ConnectionSettings>) -> Result<ConnectionSettings, InvalidOffer> {
+    fn over(
+        &self,
+        wanted: Option<&ConnectionSettings>,
+    ) -> Result<ConnectionSettings, InvalidOffer> {
         let mut settings = wanted.map(ConnectionSettings::to_message).unwrap_or_default();
         match &mut settings.opamp {
             Some(opamp) => opamp.certificate.clone_from(&self.settings.certificate),
@@ -268,7 +271,9 @@ impl Certificates {
 
     fn pending(&self) -> Option<(&Request, &Bytes)> {
         match self.request.as_ref() {
-            Some(request @ Request { progress: Progress::Pending(csr), .. }) => Some((request, csr)),
+            Some(request @ Request { progress: Progress::Pending(csr), .. }) => {
+                Some((request, csr))
+            }
             _ => None,
         }
     }
@@ -309,7 +314,8 @@ impl Agent {
             return Changes::empty();
         }
         // It was validated with the message, and without `opamp` it asks for nothing (CSR-07).
-        let Some(opamp) = v1::ConnectionSettingsRequest::decode(content).ok().and_then(|it| it.opamp)
+        let Some(opamp) =
+            v1::ConnectionSettingsRequest::decode(content).ok().and_then(|it| it.opamp)
         else {
             return Changes::empty();
         };
@@ -320,7 +326,9 @@ impl Agent {
             "certificate_request.csr is missing: put the request there as PEM".to_owned()
         } else if csr.len() > config.max_certificate_request {
             let (size, limit) = (csr.len(), config.max_certificate_request);
-            format!("certificate_request.csr has {size} bytes, more than the {limit} that are taken")
+            format!(
+                "certificate_request.csr has {size} bytes, more than the {limit} that are taken"
+            )
         } else if !accepts {
             "the Agent lacks AcceptsOpAMPConnectionSettings, by which a certificate would be \
              offered to it"

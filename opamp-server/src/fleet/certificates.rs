@@ -8,12 +8,12 @@ use std::time::Instant;
 
 use opamp_proto::ServerCapabilities;
 
-use super::{AgentKey, Fleet};
 use super::budget::Reservation;
 use super::shard::Slot;
+use super::{AgentKey, Fleet};
 use crate::core::{
-    CertificateOffer, CertificateRequestId, OperationError, Part, PendingCertificate, Refusal, Scan,
-    Terms,
+    CertificateOffer, CertificateRequestId, OperationError, Part, PendingCertificate, Refusal,
+    Scan, Terms,
 };
 
 impl<I> Fleet<I> {
@@ -131,8 +131,7 @@ impl<I> Fleet<I> {
     ) -> Result<(), OperationError> {
         let key = key.into();
         let mut shard = self.shard(&key);
-        let (slot, terms) =
-            shard.slot(&key, self.config()).ok_or(OperationError::UnknownAgent)?;
+        let (slot, terms) = shard.slot(&key, self.config()).ok_or(OperationError::UnknownAgent)?;
         let before = slot.retained_bytes();
         decide(slot, terms)?;
         self.inner.budget.release(before.saturating_sub(slot.retained_bytes()));
