@@ -48,7 +48,7 @@ pub use crate::core::{
     InvalidOffer, OfferHash, OfferState, OperationError, Outcome, Packages, PendingCertificate,
     RemoteConfig, ServerConfig, SettingsParts, Tolerances, Transport,
 };
-pub use crate::counters::Counters;
+pub use crate::counters::{CounterFamily, CounterKind, CounterSample, Counters};
 pub use crate::fleet::{AgentKey, AgentSnapshot, Authorizer, Fleet, Now, Tenant};
 #[cfg(feature = "tls")]
 pub use crate::service::PeerCertificates;

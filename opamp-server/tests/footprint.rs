@@ -226,7 +226,7 @@ fn a_heartbeat_allocates_nothing() {
     // The runtime and the one task that keeps the time may have their own reasons now and then.
     let allocations = stats.allocations + stats.reallocations;
     assert!(allocations <= HEARTBEATS / 100, "{stats:?}");
-    assert_eq!(server.fleet.counters().messages, 1 + 2 * HEARTBEATS as u64);
+    assert_eq!(server.fleet.counters().messages(), 1 + 2 * HEARTBEATS as u64);
     server.runtime.shutdown_background();
 }
 

@@ -386,7 +386,7 @@ fn wrong(what: String) -> Refused {
 }
 
 async fn metrics<I>(State(fleet): State<Fleet<I>>) -> Response {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::text(&fleet)).into_response()
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(&fleet)).into_response()
 }
 
 #[cfg(test)]

@@ -215,7 +215,7 @@ async fn the_admin_api_says_what_is_wrong() {
     assert_eq!(server.request("GET", "/healthz", "").await.0, 200);
     let (status, metrics) = server.request("GET", "/metrics", "").await;
     assert_eq!(status, 200);
-    assert!(metrics.contains("\nopamp_messages_total 0\n"), "{metrics}");
+    assert!(metrics.contains("\nopamp_agents 0\n"), "{metrics}");
 }
 
 #[tokio::test]

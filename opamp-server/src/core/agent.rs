@@ -31,6 +31,7 @@ use super::reply::{self, Refusal};
 use super::scan::{Part, Scan};
 use super::sequence::{Sequence, Step};
 use super::state::{AgentState, Parts};
+use super::tally::Tally;
 
 /// The transport of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -187,6 +188,7 @@ pub struct Agent {
     /// Something did not fit into the last message.
     pub(super) left_over: bool,
     pub(super) rename: Option<Rename>,
+    pub(super) tally: Tally,
 }
 
 /// What is known.
@@ -208,6 +210,7 @@ impl Agent {
             components_unknown: false,
             left_over: false,
             rename: None,
+            tally: Tally::default(),
         }
     }
 

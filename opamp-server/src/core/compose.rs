@@ -192,6 +192,7 @@ impl Agent {
         let mut flags = 0;
         if wants.full_state {
             flags |= reply::REPORT_FULL_STATE;
+            self.tally.full_state = true;
         }
         if self.take_components_request(terms.config) {
             flags |= reply::REPORT_AVAILABLE_COMPONENTS;
@@ -243,7 +244,7 @@ impl Agent {
         if let Some(config) = self.due_config(terms, now) {
             let (hash, piece) = (config.hash().into(), config.tail());
             if fits(piece, &mut tail) {
-                self.offered.config.offered(hash, pace);
+                self.tally.config |= self.offered.config.offered(hash, pace);
             } else {
                 self.left_over = true;
             }
@@ -258,7 +259,7 @@ impl Agent {
                 (settings.hash_for(parts), settings.tail(parts, applied))
             {
                 if fits(piece, &mut tail) {
-                    self.offered.settings.offered(hash, pace);
+                    self.tally.settings |= self.offered.settings.offered(hash, pace);
                     self.offered.last_settings = Some(Applied { settings, parts });
                     // Until the Agent has said so again, nobody knows what it has.
                     self.offered.applied_settings = None;
@@ -270,7 +271,7 @@ impl Agent {
         if let Some(packages) = self.due_packages(terms, now) {
             let (hash, piece) = (packages.hash(), packages.tail());
             if fits(piece, &mut tail) {
-                self.offered.packages.offered(hash, pace);
+                self.tally.packages |= self.offered.packages.offered(hash, pace);
             } else {
                 self.left_over = true;
             }
@@ -280,6 +281,9 @@ impl Agent {
             && let Some(waiting) = &mut self.custom
         {
             waiting.sent();
+        }
+        if let Some(waiting) = &mut self.custom {
+            waiting.tell(&mut self.tally);
         }
         tail
     }
@@ -352,8 +356,11 @@ impl Agent {
 
     /// Takes the waiting command, if it has not expired and the Agent still takes it (CAP-04).
     fn take_restart(&mut self, now: Instant) -> bool {
-        self.restart.take().is_some_and(|expires| now < expires)
-            && self.accepts(AgentCapabilities::ACCEPTS_RESTART_COMMAND)
+        let Some(expires) = self.restart.take() else { return false };
+        let takes = now < expires && self.accepts(AgentCapabilities::ACCEPTS_RESTART_COMMAND);
+        self.tally.command_sent |= takes;
+        self.tally.command_dropped |= !takes;
+        takes
     }
 }
 

@@ -19,6 +19,11 @@ pub struct Tolerances {
     pub legacy_instance_uid: bool,
     /// Takes a WebSocket message without the header byte (WS-07, WS-08, reading A29).
     pub missing_header: bool,
+    /// Takes a message without `instance_uid` that has nothing but a custom message, as Bindplane's
+    /// gateway opens its connections with one (ID-01, reading A33). It belongs to no Agent, so it is
+    /// dropped: over WebSocket without a reply, as that gateway gives up a connection on which it gets a
+    /// message for nobody.
+    pub missing_instance_uid: bool,
 }
 
 /// What a Server offers, and what it grants its Agents.

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use opamp_proto::{Message, v1};
 
 use super::endpoint::InvalidOffer;
+use super::tally::Tally;
 use super::{OperationError, ServerConfig, later};
 
 /// The custom capabilities of a Server: none by default.
@@ -144,6 +145,8 @@ pub(super) struct Waiting {
     /// Numbers given out.
     numbers: u64,
     counts: CustomMessages,
+    /// What was told for the counts of the Server.
+    told: CustomMessages,
 }
 
 #[derive(Debug)]
@@ -162,6 +165,18 @@ impl Waiting {
 
     pub(super) fn is_empty(&self) -> bool {
         self.messages.is_empty()
+    }
+
+    /// Adds what is new to the tally.
+    pub(super) fn tell(&mut self, tally: &mut Tally) {
+        let Self { counts, told, .. } = self;
+        let new = |now: u64, then: u64| u16::try_from(now - then).unwrap_or(u16::MAX);
+        tally.custom_sent = tally.custom_sent.saturating_add(new(counts.sent, told.sent));
+        tally.custom_expired =
+            tally.custom_expired.saturating_add(new(counts.expired, told.expired));
+        tally.custom_unsupported =
+            tally.custom_unsupported.saturating_add(new(counts.not_accepted, told.not_accepted));
+        *told = *counts;
     }
 
     /// Adds a message, and returns its number.

@@ -11,6 +11,7 @@ use super::custom::CustomMessages;
 use super::offer::{OfferState, Offers, Progress};
 use super::packages::Packages;
 use super::remote_config::RemoteConfig;
+use super::tally::OfferEvents;
 
 /// What the operator wants Agents to have: all of them, or one. `None` wants nothing.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -78,34 +79,45 @@ impl Agent {
         use AgentCapabilities as Does;
         if let Some(waiting) = &mut self.custom {
             waiting.drop_expired(now);
+            waiting.tell(&mut self.tally);
+        }
+        if self.restart.is_some_and(|expires| now >= expires) {
+            self.restart = None;
+            self.tally.command_dropped = true;
         }
         let reports = |capability| self.state.capabilities().contains(capability);
         let Offered { config, settings, packages, .. } = &mut self.offered;
+        let tally = &mut self.tally;
         let timed_out = [
-            config.expire(reports(Does::REPORTS_REMOTE_CONFIG), now),
-            settings.expire(reports(Does::REPORTS_CONNECTION_SETTINGS_STATUS), now),
-            packages.expire(reports(Does::REPORTS_PACKAGE_STATUSES), now),
+            (config.expire(reports(Does::REPORTS_REMOTE_CONFIG), now), &mut tally.config),
+            (
+                settings.expire(reports(Does::REPORTS_CONNECTION_SETTINGS_STATUS), now),
+                &mut tally.settings,
+            ),
+            (packages.expire(reports(Does::REPORTS_PACKAGE_STATUSES), now), &mut tally.packages),
         ];
-        match timed_out.contains(&true) {
-            true => Changes::OFFER_TIMED_OUT,
-            false => Changes::empty(),
+        let mut changes = Changes::empty();
+        for (_, events) in timed_out.into_iter().filter(|(timed_out, _)| *timed_out) {
+            *events |= OfferEvents::TIMED_OUT;
+            changes = Changes::OFFER_TIMED_OUT;
         }
+        changes
     }
 
     pub(super) fn follow_statuses(&mut self, changes: Changes) {
         let state = &self.state;
         if changes.contains(Changes::REMOTE_CONFIG_STATUS) {
             let status = state.remote_config_status().unwrap_or_default();
-            self.offered.config.status_changed(status.into());
+            self.tally.config |= self.offered.config.status_changed(status.into());
         }
         if changes.contains(Changes::CONNECTION_SETTINGS_STATUS) {
             let status = state.connection_settings_status().unwrap_or_default();
-            self.offered.settings.status_changed(status.into());
+            self.tally.settings |= self.offered.settings.status_changed(status.into());
             self.offered.note_applied_settings();
         }
         if changes.contains(Changes::PACKAGE_STATUSES) {
             let statuses = state.package_statuses().unwrap_or_default();
-            self.offered.packages.status_changed(statuses.into());
+            self.tally.packages |= self.offered.packages.status_changed(statuses.into());
         }
         if changes.contains(Changes::AVAILABLE_COMPONENTS) {
             let components = state.available_components().unwrap_or_default();

@@ -22,6 +22,7 @@ mod reply;
 mod scan;
 mod sequence;
 mod state;
+mod tally;
 
 pub use self::agent::{Agent, Due, Handled, Push, Terms, Transport};
 pub use self::certificate::{
@@ -42,6 +43,7 @@ pub use self::remote_config::RemoteConfig;
 pub use self::reply::{MAX_HEAD, Refusal, RefusalKind};
 pub use self::scan::{Malformed, Part, Scan};
 pub use self::state::AgentState;
+pub(crate) use self::tally::{OfferEvents, Tally};
 
 /// Why the Server does not do what its operator wants.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

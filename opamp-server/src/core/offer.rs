@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use opamp_proto::{ConfigHash, v1};
 
+use super::tally::OfferEvents;
+
 /// Offers of one value to one Agent in one pause.
 const MAX_OFFERS_PER_PAUSE: u8 = 8;
 
@@ -247,16 +249,25 @@ impl Offers {
     }
 
     /// The Agent reported a status that differs from the one before.
-    pub(super) fn status_changed(&mut self, reported: Reported) {
+    pub(super) fn status_changed(&mut self, reported: Reported) -> OfferEvents {
+        let mut events = OfferEvents::empty();
         if let Some(offered) = &mut self.offered
             && offered.hash.0[..] == reported.hash[..]
-            && matches!(reported.progress, Progress::Applied | Progress::Failed)
         {
-            offered.deadline = None;
-            offered.timed_out = false;
+            let open = offered.deadline.is_some() || offered.timed_out;
+            events = match reported.progress {
+                Progress::Applied if open => OfferEvents::APPLIED,
+                Progress::Failed if open => OfferEvents::FAILED,
+                _ => OfferEvents::empty(),
+            };
+            if !events.is_empty() {
+                offered.deadline = None;
+                offered.timed_out = false;
+            }
         }
         self.reported = Some(reported);
         self.may_repeat();
+        events
     }
 
     /// The offer did not arrive, as it seems.
@@ -301,9 +312,15 @@ impl Offers {
     }
 
     /// This value is being offered.
-    pub(super) fn offered(&mut self, hash: OfferHash, pace: Pace) {
+    pub(super) fn offered(&mut self, hash: OfferHash, pace: Pace) -> OfferEvents {
         let Pace { pause, deadline, now } = pace;
-        let earlier = self.offered.take().filter(|earlier| earlier.hash == hash);
+        let mut events = OfferEvents::OFFERED;
+        let earlier = self.offered.take();
+        let open = earlier.as_ref().is_some_and(|earlier| earlier.deadline.is_some());
+        let earlier = earlier.filter(|earlier| earlier.hash == hash);
+        if open && earlier.is_none() {
+            events |= OfferEvents::SUPERSEDED;
+        }
         let (deadline, timed_out) = match &earlier {
             Some(earlier) => (earlier.deadline, earlier.timed_out),
             None => (Some(deadline), false),
@@ -320,6 +337,7 @@ impl Offers {
             deadline,
             timed_out,
         }));
+        events
     }
 
     /// Looks at the clock. True if an offer has timed out just now. `reports`: the Agent can tell

@@ -64,7 +64,16 @@ impl<I> Fleet<I> {
         out: Option<&mut Vec<u8>>,
     ) -> Accepted {
         let counting = &self.inner.counting;
-        counting.messages.add();
+        match route.shared.transport {
+            Transport::WebSocket => {
+                counting.websocket_messages.add();
+                counting.websocket_bytes.add_all(body.len() as u64);
+            }
+            Transport::Http => {
+                counting.http_messages.add();
+                counting.http_bytes.add_all(body.len() as u64);
+            }
+        }
         let tenant = route.tenant();
         let (key, accepted) = match self.read(body) {
             Ok((uid, scan)) => {
@@ -112,7 +121,11 @@ impl<I> Fleet<I> {
         };
         let mut shard = self.shard(&key);
         match shard.slot(&key, config) {
-            Some((slot, terms)) => slot.reply(due, terms, now, out),
+            Some((slot, terms)) => {
+                let composed = slot.reply(due, terms, now, out);
+                self.count(&mut slot.agent, false);
+                composed
+            }
             None => {
                 due.acknowledge(config, out);
                 (None, false)
@@ -193,6 +206,7 @@ impl<I> Fleet<I> {
 
         if slot.is_remainder(route, scan, terms) {
             self.inner.counting.stale.add();
+            self.inner.counting.full_state_replies.add();
             scan.validate()?;
             slot.challenged = Some(route.shared.id);
             let due = slot.agent.challenge(route.shared.transport);
@@ -248,6 +262,7 @@ impl<I> Fleet<I> {
             (None, Some(out)) => {
                 let refusal = due.refusal().cloned();
                 let (tail, push) = slot.reply(due, terms, now, out);
+                self.count(&mut slot.agent, false);
                 Answer::Composed { tail, push, refusal }
             }
             (new, _) => {

@@ -11,6 +11,7 @@ use std::time::Instant;
 use opamp_proto::{AgentCapabilities, ServerCapabilities, v1};
 
 use super::shard::Slot;
+use super::tally::Kind;
 use super::{AgentKey, Fleet};
 use crate::core::{
     ConnectionSettings, Desired, OperationError, Packages, RemoteConfig, SettingsParts,
@@ -129,6 +130,9 @@ impl<I> Fleet<I> {
         self.check(ServerCapabilities::OFFERS_REMOTE_CONFIG, config.encoded_len())?;
         self.with_slot(key, |slot| {
             slot.agent.set_remote_config(Some(config));
+            // It is kept all the same: the Agent may begin to accept configurations.
+            let accepted = accepts(slot, AgentCapabilities::ACCEPTS_REMOTE_CONFIG);
+            let _counted = self.count_refused(Kind::RemoteConfig, accepted);
             Ok(())
         })
     }
@@ -199,14 +203,15 @@ impl<I> Fleet<I> {
         settings: ConnectionSettings,
     ) -> Result<SettingsParts, OperationError> {
         self.check(ServerCapabilities::OFFERS_CONNECTION_SETTINGS, settings.encoded_len())?;
-        self.with_slot(key, |slot| {
+        let set = self.with_slot(key, |slot| {
             let parts = settings.parts() & slot.agent.accepted_parts();
             if parts.is_empty() {
                 return Err(OperationError::NotAccepted);
             }
             slot.agent.set_connection_settings(Some(settings));
             Ok(parts)
-        })
+        });
+        self.count_refused(Kind::ConnectionSettings, set)
     }
 
     /// Gives an Agent the connection settings for all again.
@@ -247,11 +252,12 @@ impl<I> Fleet<I> {
         packages: Packages,
     ) -> Result<(), OperationError> {
         self.check(ServerCapabilities::OFFERS_PACKAGES, packages.encoded_len())?;
-        self.with_slot(key, |slot| {
+        let set = self.with_slot(key, |slot| {
             accepts(slot, AgentCapabilities::ACCEPTS_PACKAGES)?;
             slot.agent.set_packages(Some(packages));
             Ok(())
-        })
+        });
+        self.count_refused(Kind::Packages, set)
     }
 
     /// Gives an Agent the packages for all again.
@@ -285,7 +291,9 @@ impl<I> Fleet<I> {
         message: v1::CustomMessage,
         now: Instant,
     ) -> Result<u64, OperationError> {
-        self.with_slot(key, |slot| slot.agent.send_custom_message(message, self.config(), now))
+        let queued =
+            self.with_slot(key, |slot| slot.agent.send_custom_message(message, self.config(), now));
+        self.count_refused(Kind::CustomMessage, queued)
     }
 }
 

@@ -38,6 +38,7 @@ impl<I> Fleet<I> {
         reserved.settle(0, size);
         inbox.bytes += size;
         inbox.messages.push(message);
+        self.inner.counting.custom_messages_taken.add();
         true
     }
 

@@ -38,10 +38,12 @@ mod rename;
 mod route;
 mod shard;
 mod snapshot;
+mod tally;
 
 pub use self::authorize::Authorizer;
 pub use self::handling::{AgentChanges, ChangesToken};
 pub use self::key::{AgentKey, Tenant};
+pub use self::operations::Connected;
 pub use self::received::{Accepted, Received};
 pub use self::route::{Route, RouteWaker};
 pub use self::snapshot::AgentSnapshot;
@@ -86,7 +88,7 @@ struct Inner<I> {
     serials: AtomicU64,
     /// Nanoseconds an Agent is told to stay away; [`AVAILABLE`] if the Server serves.
     unavailable: AtomicU64,
-    counting: Counting,
+    counting: Arc<Counting>,
 }
 
 const AVAILABLE: u64 = u64::MAX;
@@ -136,7 +138,7 @@ impl<I> Fleet<I> {
                 routes: AtomicU64::new(0),
                 serials: AtomicU64::new(0),
                 unavailable: AtomicU64::new(AVAILABLE),
-                counting: Counting::default(),
+                counting: Arc::default(),
             }),
         }
     }
@@ -176,6 +178,11 @@ impl<I> Fleet<I> {
     #[cfg(feature = "service")]
     pub(crate) fn counting(&self) -> &Counting {
         &self.inner.counting
+    }
+
+    #[cfg(feature = "service")]
+    pub(crate) fn counting_handle(&self) -> Arc<Counting> {
+        Arc::clone(&self.inner.counting)
     }
 
     fn shard(&self, key: &AgentKey) -> MutexGuard<'_, Shard<I>> {
@@ -231,7 +238,9 @@ impl<I> Fleet<I> {
         if slot.route.id != route.shared.id {
             return None;
         }
-        slot.agent.poll_push(terms, now.instant, out)
+        let push = slot.agent.poll_push(terms, now.instant, out);
+        self.count(&mut slot.agent, true);
+        push
     }
 
     /// The connection is gone, and with it the sessions of the Agents on it (CLOSE-11).
@@ -272,6 +281,7 @@ impl<I> Fleet<I> {
             shard.renames.retain(|_, rename| now.instant < rename.expires);
             shard.slots.retain(|key, slot| {
                 let timed_out = slot.agent.handle_time(now.instant);
+                self.count(&mut slot.agent, false);
                 if slot.news.note(timed_out) {
                     queue.push(*key);
                 }
@@ -286,6 +296,7 @@ impl<I> Fleet<I> {
                     && silent >= config.http_offline_after
                 {
                     let changes = slot.agent.handle_lost();
+                    self.inner.counting.silent_http.add();
                     if slot.news.note(changes) {
                         queue.push(*key);
                     }

@@ -5,8 +5,19 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::shard::Slot;
+use super::tally::Kind;
 use super::{AVAILABLE, AgentKey, AgentSnapshot, Fleet};
 use crate::core::{OperationError, Transport, later};
+
+/// Numbers of Agents with a session.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Connected {
+    /// On a WebSocket.
+    pub websocket: usize,
+    /// Over HTTP.
+    pub http: usize,
+}
 
 impl<I> Fleet<I> {
     /// Every Agent known, in no particular order. Each is a snapshot of its own moment.
@@ -18,6 +29,22 @@ impl<I> Fleet<I> {
             agents.extend(shard.slots.values().map(|slot| slot.snapshot(terms)));
         }
         agents
+    }
+
+    /// How many Agents have a session, by its transport. It looks at each Agent.
+    #[must_use]
+    pub fn connected(&self) -> Connected {
+        let mut connected = Connected::default();
+        for shard in self.shards() {
+            for slot in shard.slots.values() {
+                match slot.agent.transport() {
+                    Some(Transport::WebSocket) => connected.websocket += 1,
+                    Some(Transport::Http) => connected.http += 1,
+                    None => {}
+                }
+            }
+        }
+        connected
     }
 
     /// One Agent.
@@ -37,7 +64,8 @@ impl<I> Fleet<I> {
     /// `AcceptsRestartCommand` (CMD-05).
     pub fn restart(&self, key: impl Into<AgentKey>, now: Instant) -> Result<(), OperationError> {
         let expires = later(now, self.config().command_expiry);
-        self.with_slot(key, |slot| slot.agent.restart(expires))
+        let asked = self.with_slot(key, |slot| slot.agent.restart(expires));
+        self.count_refused(Kind::Command, asked)
     }
 
     /// Asks an Agent for a full report (SEQ-05, SEQ-06).

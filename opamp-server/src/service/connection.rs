@@ -28,7 +28,7 @@ use super::signal::{Coarse, Signal, coarse};
 use super::websocket::{Fault, Socket};
 use super::{Inner, now};
 use crate::core::{Push, Refusal, RefusalKind, Transport};
-use crate::fleet::{AgentKey, Route, RouteWaker};
+use crate::fleet::{AgentKey, Fleet, Route, RouteWaker};
 use crate::websocket::{CloseCode, Event, Violation};
 
 /// So many replies are written before more is read.
@@ -75,12 +75,23 @@ enum End {
     /// The connection is gone.
     Lost(String),
     /// The server closes.
-    Close { code: CloseCode, reason: &'static str },
+    Close { cause: Cause, code: CloseCode, reason: &'static str },
+}
+
+/// Why the server closes a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Timeout,
+    Protocol,
+    TooLarge,
+    Malformed,
+    Operator,
+    Shutdown,
 }
 
 impl End {
-    const fn close(code: CloseCode, reason: &'static str) -> Self {
-        Self::Close { code, reason }
+    const fn close(cause: Cause, code: CloseCode, reason: &'static str) -> Self {
+        Self::Close { cause, code, reason }
     }
 }
 
@@ -88,12 +99,12 @@ impl From<Fault> for End {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Violation(violation) => {
-                let reason = match violation {
-                    Violation::TooLarge { .. } => "message above the size limit",
-                    Violation::Text => "OpAMP messages are binary",
-                    _ => "WebSocket protocol error",
+                let (cause, reason) = match violation {
+                    Violation::TooLarge { .. } => (Cause::TooLarge, "message above the size limit"),
+                    Violation::Text => (Cause::Protocol, "OpAMP messages are binary"),
+                    _ => (Cause::Protocol, "WebSocket protocol error"),
                 };
-                Self::close(violation.close_code(), reason)
+                Self::close(cause, violation.close_code(), reason)
             }
             Fault::Lost(why) => Self::Lost(why),
         }
@@ -126,6 +137,49 @@ impl Held {
     /// goes.
     fn from_upgrade(read: Bytes) -> Option<Box<Self>> {
         (!read.is_empty()).then(|| Box::new(Self { message: None, rest: read.into() }))
+    }
+}
+
+/// Counts a WebSocket as open, until it is dropped.
+struct Open<'a, I> {
+    fleet: &'a Fleet<I>,
+    counted: bool,
+}
+
+impl<'a, I> Open<'a, I> {
+    fn new(fleet: &'a Fleet<I>) -> Self {
+        fleet.counting().websockets_opened.add();
+        fleet.counting().websockets_open.add();
+        Self { fleet, counted: false }
+    }
+
+    fn ended(mut self, end: &End) {
+        let counting = self.fleet.counting();
+        let count = match end {
+            End::Closed => &counting.websockets_closed_by_peer,
+            End::Lost(_) => &counting.websockets_lost,
+            End::Close { cause, .. } => match cause {
+                Cause::Timeout => &counting.websockets_timed_out,
+                Cause::Protocol => &counting.websockets_broken,
+                Cause::TooLarge => &counting.websockets_oversized,
+                Cause::Malformed => &counting.websockets_malformed,
+                Cause::Operator => &counting.websockets_ended,
+                Cause::Shutdown => &counting.websockets_shut_down,
+            },
+        };
+        count.add();
+        self.counted = true;
+    }
+}
+
+impl<I> Drop for Open<'_, I> {
+    fn drop(&mut self) {
+        let counting = self.fleet.counting();
+        counting.websockets_open.remove();
+        // The task was ended from outside.
+        if !self.counted {
+            counting.websockets_shut_down.add();
+        }
     }
 }
 
@@ -198,7 +252,9 @@ pub(super) async fn serve<H: Handler>(
         times,
     };
     tracing::debug!(?peer, "connected");
+    let open = Open::new(&inner.fleet);
     let end = connection.run().await;
+    open.ended(&end);
     let Connection { socket, route, held, .. } = connection;
     // The sessions are over; the closing handshake is the connection's own business.
     drop(route);
@@ -209,7 +265,7 @@ pub(super) async fn serve<H: Handler>(
             Box::pin(socket.end(within)).await;
         }
         End::Lost(why) => tracing::debug!(?peer, why, "connection lost"),
-        End::Close { code, reason } => {
+        End::Close { code, reason, .. } => {
             if code == CloseCode::GOING_AWAY {
                 tracing::debug!(?peer, reason, "closing");
             } else {
@@ -242,10 +298,18 @@ impl<H: Handler> Connection<H> {
     ) -> Result<(), End> {
         self.signal.register(cx);
         if self.signal.is_closing() {
-            return Err(End::close(CloseCode::GOING_AWAY, "the server shuts down"));
+            return Err(End::close(
+                Cause::Shutdown,
+                CloseCode::GOING_AWAY,
+                "the server shuts down",
+            ));
         }
         if self.outbox.closing.load(Ordering::Acquire) {
-            return Err(End::close(CloseCode::NORMAL, "the operator ends the connection"));
+            return Err(End::close(
+                Cause::Operator,
+                CloseCode::NORMAL,
+                "the operator ends the connection",
+            ));
         }
         if self.signal.take_tick() {
             self.tick(writing)?;
@@ -361,7 +425,8 @@ impl<H: Handler> Connection<H> {
             Ok(frame) => frame,
             Err(error) => {
                 let refusal = Refusal::malformed(format!("WebSocket message header: {error}"));
-                fleet.counting().messages.add();
+                fleet.counting().websocket_messages.add();
+                fleet.counting().websocket_bytes.add_all(message.len() as u64);
                 fleet.counting().malformed.add();
                 refusal.encode(None, head);
                 self.send(None, writing, None);
@@ -408,7 +473,11 @@ impl<H: Handler> Connection<H> {
         let agents = self.route.route.as_ref().map_or(0, |route| route.agents().len());
         let agents = u32::try_from(agents).unwrap_or(u32::MAX);
         if self.malformed_in_a_row > self.inner.config.max_malformed.saturating_add(agents) {
-            return Err(End::close(CloseCode::POLICY, "too many malformed messages"));
+            return Err(End::close(
+                Cause::Malformed,
+                CloseCode::POLICY,
+                "too many malformed messages",
+            ));
         }
         Ok(())
     }
@@ -420,6 +489,10 @@ impl<H: Handler> Connection<H> {
             writing.begin().extend_from_slice(&replacement);
             tail = None;
         }
+        let counting = self.inner.fleet.counting();
+        counting.websocket_messages_sent.add();
+        let size = writing.head.len() + tail.as_ref().map_or(0, Bytes::len);
+        counting.websocket_bytes_sent.add_all(size as u64);
         self.socket.send(writing, tail);
     }
 
@@ -448,7 +521,7 @@ impl<H: Handler> Connection<H> {
         let over = |since: Coarse, time| now.saturating_sub(since) >= coarse(time);
         let timed_out = |reason| {
             self.inner.fleet.counting().timed_out.add();
-            Err(End::close(CloseCode::POLICY, reason))
+            Err(End::close(Cause::Timeout, CloseCode::POLICY, reason))
         };
         let times = &mut self.times;
 

@@ -69,12 +69,13 @@ impl<H: Handler> Inner<H> {
         let call = async { self.handler.agent_changed(change).await };
         let call = AssertUnwindSafe(call).catch_unwind();
         match tokio::time::timeout(self.config.handler_deadline, call).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => self.fleet.counting().handler_calls.add(),
             Ok(Err(_panic)) => {
                 self.fleet.counting().handler_panics.add();
                 tracing::error!(agent = %key, "the handler panicked");
             }
             Err(_elapsed) => {
+                self.fleet.counting().handler_timeouts.add();
                 tracing::warn!(agent = %key, "the handler took too long and was dropped")
             }
         }

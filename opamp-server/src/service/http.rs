@@ -202,6 +202,9 @@ impl<H: Handler> Inner<H> {
         if let Some(replacement) = self.unsendable(key.as_ref(), message.len()) {
             message = replacement;
         }
+        let counting = self.fleet.counting();
+        counting.http_messages_sent.add();
+        counting.http_bytes_sent.add_all(message.len() as u64);
         let mut response = Response::new(Body::default());
         response.headers_mut().insert(CONTENT_TYPE, PROTOBUF);
         if message.len() >= self.config.min_compressed && accepts_gzip(headers) {

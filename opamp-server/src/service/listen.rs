@@ -254,7 +254,7 @@ async fn accept<H: Handler>(
     let mut pause = Duration::ZERO;
     loop {
         let permit = match Arc::clone(&options.connections).acquire_owned().await {
-            Ok(permit) => Permit(Arc::new(permit)),
+            Ok(permit) => permit,
             // The semaphore is never closed.
             Err(_closed) => std::future::pending().await,
         };
@@ -276,7 +276,7 @@ async fn accept<H: Handler>(
             service: service.clone(),
             options: Arc::clone(&options),
             peer: PeerAddr(peer),
-            permit,
+            permit: Permit::new(permit, service.fleet().counting_handle()),
             #[cfg(feature = "tls")]
             certificates: None,
         };
@@ -379,6 +379,7 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Connection<H> {
             {
                 return Box::pin(std::future::ready(Ok(files.answer(&request))));
             }
+            self.service.fleet().counting().responded(StatusCode::NOT_FOUND.as_u16());
             return Box::pin(std::future::ready(Ok(http::status(StatusCode::NOT_FOUND))));
         }
         let extensions = request.extensions_mut();

@@ -43,6 +43,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::Instrument as _;
 
 use crate::core::{Changes, ServerConfig};
+use crate::counters::Counting;
 use crate::fleet::{AgentKey, Fleet, Now};
 
 mod authorize;
@@ -133,9 +134,28 @@ struct Inner<H: Handler> {
 
 /// Keeps a place among the listener's connections for as long as a connection lives, upgraded or not.
 #[derive(Clone)]
-struct Permit(
-    #[expect(dead_code, reason = "held, not read")] Arc<tokio::sync::OwnedSemaphorePermit>,
-);
+struct Permit {
+    _place: Arc<Place>,
+}
+
+struct Place {
+    _permit: tokio::sync::OwnedSemaphorePermit,
+    counting: Arc<Counting>,
+}
+
+impl Permit {
+    fn new(permit: tokio::sync::OwnedSemaphorePermit, counting: Arc<Counting>) -> Self {
+        counting.listener_connections_accepted.add();
+        counting.listener_connections_open.add();
+        Self { _place: Arc::new(Place { _permit: permit, counting }) }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.counting.listener_connections_open.remove();
+    }
+}
 
 impl<H: Handler> Clone for OpampService<H> {
     fn clone(&self) -> Self {
@@ -204,10 +224,12 @@ impl<H: Handler> OpampService<H> {
             None => self.plain(&parts, body).await,
             Some(upgrade) => self.websocket(&parts, upgrade).await,
         };
-        answered.unwrap_or_else(|refusal| {
+        let response = answered.unwrap_or_else(|refusal| {
             tracing::debug!(status = refusal.status().as_u16(), "request refused");
             refusal.into_response()
-        })
+        });
+        self.inner.fleet.counting().responded(response.status().as_u16());
+        response
     }
 
     async fn plain<B>(&self, request: &request::Parts, body: B) -> Result<Response<Body>, Rejection>
@@ -272,11 +294,12 @@ impl<H: Handler> Inner<H> {
                 Rejection::with_status(StatusCode::INTERNAL_SERVER_ERROR)
             }
             Err(_elapsed) => {
+                self.fleet.counting().handler_timeouts.add();
                 tracing::warn!("the handler took too long for an admission");
                 Rejection::unavailable(Duration::from_secs(1))
             }
         };
-        self.fleet.counting().rejected.add();
+        self.fleet.counting().rejected(rejection.status().as_u16());
         let peer = request.extensions.get::<PeerAddr>().map(|peer| peer.0);
         tracing::info!(?peer, status = rejection.status().as_u16(), "rejected");
         Err(rejection)

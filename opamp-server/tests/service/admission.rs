@@ -39,7 +39,7 @@ async fn bearer_tokens_are_checked_before_anything_else() {
         assert!(answer.headers.contains_key("www-authenticate"));
     }
     assert!(server.fleet.is_empty());
-    assert_eq!(server.fleet.counters().rejected, 16);
+    assert_eq!(server.fleet.counters().rejected(), 16);
 
     for header in ["Bearer first", "bearer second", "BEARER  second "] {
         let mut socket =

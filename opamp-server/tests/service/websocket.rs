@@ -177,5 +177,5 @@ async fn a_crowd_is_served_while_the_operator_is_busy() {
     }
     server.fleet.set_default_remote_config(last).unwrap();
     soon(clients.join_all()).await;
-    assert_eq!(server.fleet.counters().messages, 3000);
+    assert_eq!(server.fleet.counters().messages(), 3000);
 }
