@@ -95,6 +95,8 @@ pub enum Tolerance {
     LegacyInstanceUid,
     /// A WebSocket message without the header byte.
     MissingHeader,
+    /// A custom message without an instance uid, as Bindplane's gateway opens its connections with.
+    MissingInstanceUid,
 }
 
 fn path(text: &str) -> Result<String, String> {
@@ -140,6 +142,7 @@ impl ServerArgs {
             |one| self.tolerate.contains(&one) || self.tolerate.contains(&Tolerance::All);
         config.tolerances.legacy_instance_uid = tolerates(Tolerance::LegacyInstanceUid);
         config.tolerances.missing_header = tolerates(Tolerance::MissingHeader);
+        config.tolerances.missing_instance_uid = tolerates(Tolerance::MissingInstanceUid);
         config.custom_capabilities = CustomCapabilities::new(&self.custom_capabilities)
             .map_err(|error| Failure::new(error.to_string()).of_usage())?;
         Ok(config)
@@ -183,6 +186,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory as _, Parser as _};
+    use opamp_server::Tolerances;
 
     use super::*;
 
@@ -221,11 +225,14 @@ mod tests {
         let tolerances = |names: &str| {
             let args = ServerArgs::try_parse_from(["server", "--tolerate", names]).unwrap();
             let tolerances = args.server_config().unwrap().tolerances;
-            (tolerances.legacy_instance_uid, tolerances.missing_header)
+            let Tolerances { legacy_instance_uid, missing_header, missing_instance_uid, .. } =
+                tolerances;
+            (legacy_instance_uid, missing_header, missing_instance_uid)
         };
-        assert_eq!(tolerances("missing-header"), (false, true));
-        assert_eq!(tolerances("missing-header,legacy-instance-uid"), (true, true));
-        assert_eq!(tolerances("all"), (true, true));
+        assert_eq!(tolerances("missing-header"), (false, true, false));
+        assert_eq!(tolerances("missing-header,legacy-instance-uid"), (true, true, false));
+        assert_eq!(tolerances("missing-instance-uid"), (false, false, true));
+        assert_eq!(tolerances("all"), (true, true, true));
     }
 
     #[test]

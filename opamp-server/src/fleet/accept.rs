@@ -13,7 +13,7 @@ use super::received::Answer;
 use super::shard::{News, PendingRename, Slot};
 use super::{Accepted, AgentKey, Fleet, Now, Received, Route};
 use crate::core::{
-    Agent, AgentState, Changes, Handled, Refusal, RefusalKind, Scan, Transport, later,
+    Agent, AgentState, Changes, Handled, Part, Refusal, RefusalKind, Scan, Transport, later,
 };
 
 /// Parts of a message above this size are validated before the lock is taken.
@@ -37,8 +37,9 @@ impl<I> Fleet<I> {
         let accepted = self.accept_into(route, body, now, fresh, Some(&mut *out));
         let Accepted { key, changes, queue, .. } = accepted;
         let refusal = accepted.refusal().cloned();
+        let unanswered = matches!(accepted.answer, Answer::Nothing);
         let (tail, push) = self.compose(accepted, now, out);
-        Received { key, changes, queue, tail, push, refusal }
+        Received { key, changes, queue, tail, push, refusal, unanswered }
     }
 
     /// Takes in a message whose reply is composed later by [`reply`](Self::reply), so that what a
@@ -80,6 +81,10 @@ impl<I> Fleet<I> {
                 let key = AgentKey::new(tenant, uid);
                 (Some(key), self.fold(route, key, &scan, now, fresh, out))
             }
+            Err((None, _)) if self.is_for_nobody(body) => {
+                counting.missing_instance_uids.add();
+                (None, Ok(Accepted::nothing()))
+            }
             Err((uid, refusal)) => (uid.map(|uid| AgentKey::new(tenant, uid)), Err(refusal)),
         };
         let accepted = accepted.unwrap_or_else(|refusal| Accepted {
@@ -109,6 +114,7 @@ impl<I> Fleet<I> {
         let config = &self.inner.config;
         let (key, due) = match accepted.answer {
             Answer::Composed { tail, push, .. } => return (tail, push),
+            Answer::Nothing => return (None, false),
             Answer::Refuse(refusal) => {
                 refusal.encode(accepted.key.as_ref().map(AgentKey::uid), out);
                 return (None, false);
@@ -143,6 +149,19 @@ impl<I> Fleet<I> {
         }
         scan.validate_longer_than(LARGE_PART).map_err(|fault| (Some(uid), fault.into()))?;
         Ok((uid, scan))
+    }
+
+    /// Whether a message without instance uid is one to take and drop: nothing but a custom message,
+    /// where that is [tolerated](crate::Tolerances::missing_instance_uid).
+    fn is_for_nobody(&self, body: &[u8]) -> bool {
+        self.inner.config.tolerances.missing_instance_uid
+            && Scan::new(body).is_ok_and(|scan| {
+                let others = Part::ALL.into_iter().filter(|part| *part != Part::CustomMessage);
+                scan.instance_uid().is_empty()
+                    && scan.part(Part::CustomMessage).is_some()
+                    && others.into_iter().all(|part| scan.part(part).is_none())
+                    && scan.validate().is_ok()
+            })
     }
 
     /// ID-01, ID-05, reading A33.

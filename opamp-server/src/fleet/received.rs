@@ -25,6 +25,8 @@ pub struct Accepted {
 pub(super) enum Answer {
     /// To be composed from what the Agent is owed by then.
     Reply(AgentKey, Due),
+    /// Nothing is to be said.
+    Nothing,
     /// To be acknowledged, and nothing more.
     Acknowledge(Due),
     Refuse(Refusal),
@@ -37,11 +39,23 @@ pub(super) enum Answer {
 }
 
 impl Accepted {
+    /// A message was taken that is about nobody.
+    pub(super) const fn nothing() -> Self {
+        Self {
+            key: None,
+            changes: Changes::empty(),
+            queue: false,
+            ticket: 0,
+            answer: Answer::Nothing,
+        }
+    }
+
     /// Why the message was refused, if it was.
     #[must_use]
     pub fn refusal(&self) -> Option<&Refusal> {
         match &self.answer {
             Answer::Reply(_, due) | Answer::Acknowledge(due) => due.refusal(),
+            Answer::Nothing => None,
             Answer::Refuse(refusal) => Some(refusal),
             Answer::Composed { refusal, .. } => refusal.as_ref(),
         }
@@ -65,4 +79,7 @@ pub struct Received {
     pub push: bool,
     /// Why the message was refused, if it was.
     pub refusal: Option<Refusal>,
+    /// The message gets no reply, which only a [tolerance](crate::Tolerances::missing_instance_uid)
+    /// brings about.
+    pub unanswered: bool,
 }

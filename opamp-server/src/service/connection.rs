@@ -128,6 +128,8 @@ struct Connection<H: Handler> {
     malformed_in_a_row: u32,
     /// The peer was seen to leave out the header.
     headerless: bool,
+    /// The peer was seen to send a message that is about no Agent.
+    unaddressed: bool,
     peer: Option<SocketAddr>,
     times: Times,
 }
@@ -248,6 +250,7 @@ pub(super) async fn serve<H: Handler>(
         held: Held::from_upgrade(read),
         malformed_in_a_row: 0,
         headerless: false,
+        unaddressed: false,
         peer,
         times,
     };
@@ -441,6 +444,13 @@ impl<H: Handler> Connection<H> {
         }
         let Some(route) = &mut self.route.route else { return Ok(()) };
         let received = fleet.receive(route, frame.body, now(), &mut InstanceUid::generate, head);
+        if received.unanswered {
+            self.malformed_in_a_row = 0;
+            if !std::mem::replace(&mut self.unaddressed, true) {
+                tracing::info!(peer = ?self.peer, "a message without an instance uid is tolerated");
+            }
+            return Ok(());
+        }
         let key = received.key;
         self.send(key.as_ref(), writing, received.tail);
         if let Some(key) = key {
