@@ -8,6 +8,7 @@
 //! - `service` (feature `service`): `OpampService` answers HTTP requests and WebSockets at a path of an
 //!   existing application, `Server` listens by itself. A `Handler` decides who may connect and is
 //!   told what changed.
+//! - [`gateway`]: routing without I/O for a process that carries many Agents over few connections.
 //! - [`websocket`]: the framing of WebSockets without I/O, which the service stands on.
 //!
 //! ```
@@ -38,6 +39,7 @@
 pub mod core;
 mod counters;
 pub mod fleet;
+pub mod gateway;
 #[cfg(feature = "service")]
 pub mod service;
 pub mod websocket;

@@ -1,0 +1,8 @@
+//! The gateway's routing in virtual time.
+
+mod bounds;
+mod http;
+mod outage;
+mod scan;
+mod sessions;
+mod support;
