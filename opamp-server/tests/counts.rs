@@ -48,7 +48,7 @@ fn each_end_of_an_offer_is_counted_once() {
     };
     report(&mut bench, None);
     let set = |bench: &Bench, which: usize| {
-        bench.fleet.set_remote_config(&wire(&UID), configs[which].clone()).unwrap();
+        bench.fleet.set_remote_config(wire(&UID), configs[which].clone()).unwrap();
     };
 
     set(&bench, 0);
@@ -81,8 +81,8 @@ fn what_an_agent_does_not_take_is_counted_as_unsupported() {
     let mut bench = Bench::new();
     bench.post(&full_report(&UID, 1, Does::REPORTS_STATUS));
     let uid = wire(&UID);
-    bench.fleet.set_remote_config(&uid, remote_config("a")).unwrap();
-    let refused = bench.fleet.restart(&uid, bench.now.instant);
+    bench.fleet.set_remote_config(uid, remote_config("a")).unwrap();
+    let refused = bench.fleet.restart(uid, bench.now.instant);
     assert_eq!(refused, Err(OperationError::NotAccepted));
     let counters = bench.fleet.counters();
     assert_eq!((counters.configs_unsupported, counters.commands_unsupported), (1, 1));
@@ -95,10 +95,10 @@ fn a_command_is_sent_or_dropped_and_a_request_for_full_state_is_a_reply_or_a_pus
     let mask = Does::REPORTS_STATUS | Does::ACCEPTS_RESTART_COMMAND;
     let uid = wire(&UID);
     bench.send(&mut route, &heartbeat(&UID, 1, mask));
-    bench.fleet.request_full_state(&uid).unwrap();
-    bench.fleet.restart(&uid, bench.now.instant).unwrap();
+    bench.fleet.request_full_state(uid).unwrap();
+    bench.fleet.restart(uid, bench.now.instant).unwrap();
     assert_eq!(bench.pushes(&route, &UID).len(), 2);
-    bench.fleet.restart(&uid, bench.now.instant).unwrap();
+    bench.fleet.restart(uid, bench.now.instant).unwrap();
     bench.advance(Duration::from_secs(61));
     let _ = bench.fleet.sweep(bench.now);
     let counters = bench.fleet.counters();

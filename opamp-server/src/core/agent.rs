@@ -63,6 +63,11 @@ impl<'a> Terms<'a> {
     pub const fn paced(self, pace: &'a FullStatePace) -> Self {
         Self { pace: Some(pace), ..self }
     }
+
+    /// When it is the turn of an Agent to be asked for its full state.
+    fn turn(&self, now: Instant) -> Instant {
+        self.pace.map_or(now, |pace| pace.turn(now))
+    }
 }
 
 /// What a message brought.
@@ -188,6 +193,8 @@ pub struct Agent {
     /// Something did not fit into the last message.
     pub(super) left_over: bool,
     pub(super) rename: Option<Rename>,
+    /// The heartbeat interval agreed to, in seconds.
+    pub(super) heartbeat: Option<u32>,
     pub(super) tally: Tally,
 }
 
@@ -210,6 +217,7 @@ impl Agent {
             components_unknown: false,
             left_over: false,
             rename: None,
+            heartbeat: None,
             tally: Tally::default(),
         }
     }
@@ -347,6 +355,11 @@ impl Agent {
         let repeated = self.sequence.repeats(scan.sequence_num(), folded.present);
         self.follow_sequence(scan, folded.present, terms, now, &mut due);
         self.follow_statuses(folded.changes);
+        if folded.changes.contains(Changes::CONNECTION_SETTINGS_STATUS)
+            || (self.heartbeat.is_none() && folded.present.has(Part::ConnectionSettingsStatus))
+        {
+            self.follow_heartbeat(terms);
+        }
         due.asks = folded.present.has(Part::ConnectionSettingsRequest);
         changes |= self.take_certificate_request(scan, terms.config, now);
         let custom_message = if repeated { None } else { custom_message(scan, terms.config) };
@@ -358,10 +371,16 @@ impl Agent {
         Handled { changes, due, new_instance_uid, custom_message }
     }
 
-    /// Time passes for an Agent whose turn to be asked for its full state was still to come: to be
-    /// called every second or few. True if it has come, and the request is to be pushed.
-    pub fn handle_turn(&mut self, now: Instant) -> bool {
-        let come = self.transport() == Some(Transport::WebSocket) && self.sequence.take_turn(now);
+    /// Time passes for an Agent that owes its full state: to be called every second or few. True if its
+    /// turn to be asked has come, or to be asked again as it has not even sent a heartbeat since, and the
+    /// request is to be pushed.
+    pub fn handle_turn(&mut self, terms: Terms<'_>, now: Instant) -> bool {
+        if self.transport() != Some(Transport::WebSocket) {
+            return false;
+        }
+        let pause = terms.config.full_state_pause;
+        self.sequence.ask_again(pause, now, || terms.turn(now));
+        let come = self.sequence.take_turn(now);
         self.full_state |= come;
         come
     }
@@ -426,7 +445,7 @@ impl Agent {
         }
         let promised = self.promised(self.state.capabilities(), terms);
         let pause = terms.config.full_state_pause;
-        let turn = || terms.pace.map_or(now, |pace| pace.turn(now));
+        let turn = || terms.turn(now);
         due.full_state = self.sequence.received(number, present, promised, pause, now, turn);
     }
 

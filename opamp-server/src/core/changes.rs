@@ -40,5 +40,7 @@ bitflags! {
         const CUSTOM_MESSAGES = 1 << 13;
         /// The Agent asks for a certificate, and somebody has to decide.
         const CERTIFICATE_REQUEST = 1 << 14;
+        /// The session ended as the Agent was silent for too long.
+        const SILENT = 1 << 15;
     }
 }

@@ -98,8 +98,14 @@ pub struct ServerConfig {
     pub command_expiry: Duration,
     /// How long a rename waits for the Agent to speak under its new instance uid. Default: 24 h.
     pub rename_expiry: Duration,
-    /// How long an HTTP Agent may be silent before it counts as disconnected (CLOSE-08). Default:
-    /// 90 s, three of the advised polling intervals.
+    /// Heartbeats in a row, or polls, that an Agent may leave out before it counts as disconnected, if
+    /// it has agreed to an interval: it reported settings as applied that this Server offered with one.
+    /// On a WebSocket that concerns Agents that set ReportsHeartbeat; no other is ever disconnected for
+    /// its silence (HB-10, HB-18). Half an interval, at most 10 s, is granted on top. Default: 3; 0
+    /// expects nothing.
+    pub missed_heartbeats: u32,
+    /// How long an HTTP Agent may be silent before it counts as disconnected (CLOSE-08), unless it has
+    /// agreed to an interval. Default: 90 s, three of the advised polling intervals.
     pub http_offline_after: Duration,
     /// Bytes of a certificate request that are taken; a longer one is told BAD_REQUEST. Default: 64 KiB,
     /// while one with an RSA key of 4,096 bits has 2 KiB. What waits for a decision counts towards
@@ -139,6 +145,7 @@ impl Default for ServerConfig {
             max_remembered_components: 1_024,
             command_expiry: Duration::from_secs(60),
             rename_expiry: Duration::from_secs(24 * 60 * 60),
+            missed_heartbeats: 3,
             http_offline_after: Duration::from_secs(90),
             max_certificate_request: 64 * 1024,
             certificate_request_expiry: Duration::from_secs(24 * 60 * 60),

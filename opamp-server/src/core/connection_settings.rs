@@ -165,6 +165,12 @@ impl ConnectionSettings {
         opamp.is_some_and(|opamp| opamp.certificate.is_some())
     }
 
+    /// The heartbeat interval in `opamp`, in seconds.
+    pub(super) fn heartbeat_interval(&self) -> Option<u64> {
+        let opamp = self.shared.settings.opamp.as_ref()?;
+        Some(opamp.heartbeat_interval_seconds).filter(|seconds| *seconds > 0)
+    }
+
     /// The bytes the offer of all parts adds to a message.
     #[must_use]
     pub fn encoded_len(&self) -> usize {

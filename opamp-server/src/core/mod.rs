@@ -14,6 +14,7 @@ mod connection_settings;
 mod custom;
 mod desired;
 mod endpoint;
+mod liveness;
 mod offer;
 mod pacing;
 mod packages;

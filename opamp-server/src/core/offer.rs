@@ -277,6 +277,16 @@ impl Offers {
         }
     }
 
+    /// Whether the Agent may be at work on what it was offered last.
+    pub(super) fn is_open(&self) -> bool {
+        self.offered.as_ref().is_some_and(|offered| offered.deadline.is_some())
+    }
+
+    /// What the Agent reports, of whatever value.
+    pub(super) const fn last_reported(&self) -> Option<&Reported> {
+        self.reported.as_ref()
+    }
+
     /// What the Agent reports of this value, if that is what it reports of.
     pub(super) fn reported(&self, hash: OfferHash) -> Option<&Reported> {
         self.reported.as_ref().filter(|reported| reported.hash[..] == hash.0[..])

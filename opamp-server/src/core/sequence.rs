@@ -19,6 +19,9 @@
 //! The same number with other parts is no repetition but another speaker, and as good as a gap: most
 //! Agents begin to count anew when they start, and what the process before had sent may come late.
 //!
+//! An Agent that says nothing after it was asked is asked again as well, by a push where there is a
+//! connection, which counts towards the three times.
+//!
 //! Where many Agents owe something at a time, each is asked in its [turn](super::FullStatePace).
 //!
 //! A gap in a complete report asks for nothing, since nothing was left out of it.
@@ -146,6 +149,22 @@ impl Sequence {
             self.turn = Some(turn());
         }
         self.take_turn(now)
+    }
+
+    /// Gives an Agent another turn that was asked, did not deliver, and has said nothing since: what it
+    /// says would be answered with the request.
+    pub(super) fn ask_again(
+        &mut self,
+        pause: Duration,
+        now: Instant,
+        turn: impl FnOnce() -> Instant,
+    ) {
+        let waited = |asked| now.saturating_duration_since(asked) >= pause;
+        if self.turn.is_none() && self.repeats < MAX_REPEATS && self.asked.is_some_and(waited) {
+            self.repeats += 1;
+            self.asked = Some(now);
+            self.turn = Some(turn());
+        }
     }
 
     /// Whether the Agent is to be asked now, as its turn has come.

@@ -270,7 +270,10 @@ impl<I> Fleet<I> {
         self.inner.pace.has_waiting(now)
     }
 
-    /// Marks silent HTTP Agents as disconnected and offers as timed out, and forgets what is long gone:
+    /// Marks Agents as disconnected that are silent for too long
+    /// ([`ServerConfig::missed_heartbeats`](crate::ServerConfig::missed_heartbeats),
+    /// [`ServerConfig::http_offline_after`](crate::ServerConfig::http_offline_after)) and offers as
+    /// timed out, asks Agents again that owe their full state, and forgets what is long gone:
     /// to be called every few seconds. Returns the Agents that have to be queued for handling.
     #[must_use = "the Agents have to be queued for handling"]
     pub fn sweep(&self, now: Now) -> Vec<AgentKey> {
@@ -279,27 +282,29 @@ impl<I> Fleet<I> {
         for mut shard in self.shards() {
             let (mut forgotten, mut retained, mut expired) = (0, 0, 0);
             shard.renames.retain(|_, rename| now.instant < rename.expires);
-            shard.slots.retain(|key, slot| {
+            shard.retain(config, |key, slot, terms| {
                 let timed_out = slot.agent.handle_time(now.instant);
                 self.count(&mut slot.agent, false);
                 if slot.news.note(timed_out) {
                     queue.push(*key);
                 }
-                if slot.agent.handle_turn(now.instant) {
+                if slot.agent.handle_turn(terms, now.instant) {
                     slot.wake();
                 }
                 let asking = slot.agent.retained_bytes();
                 slot.agent.expire_certificate_request(config, now.instant);
                 expired += asking - slot.agent.retained_bytes();
                 let silent = now.instant.saturating_duration_since(slot.last_seen.instant);
-                if slot.agent.transport() == Some(Transport::Http)
-                    && silent >= config.http_offline_after
-                {
-                    let changes = slot.agent.handle_lost();
-                    self.inner.counting.silent_http.add();
-                    if slot.news.note(changes) {
-                        queue.push(*key);
+                let transport = slot.agent.transport();
+                let gone = slot.agent.handle_silence(silent, config);
+                if !gone.is_empty() {
+                    match transport {
+                        Some(Transport::WebSocket) => self.inner.counting.silent_websockets.add(),
+                        _ => self.inner.counting.silent_http.add(),
                     }
+                }
+                if slot.news.note(gone) {
+                    queue.push(*key);
                 }
                 let keep = slot.is_connected() || silent < config.retain_disconnected;
                 if !keep {

@@ -60,6 +60,17 @@ impl<I> Shard<I> {
         Some((slot, Terms::new(config, &self.desired).paced(&self.pace)))
     }
 
+    /// Goes through the slots, each with the terms it is served on, and keeps those it is told to.
+    pub(super) fn retain(
+        &mut self,
+        config: &ServerConfig,
+        mut keep: impl FnMut(&AgentKey, &mut Slot<I>, Terms<'_>) -> bool,
+    ) {
+        let Self { slots, desired, pace, .. } = self;
+        let terms = Terms::new(config, desired).paced(pace);
+        slots.retain(|key, slot| keep(key, slot, terms));
+    }
+
     /// The terms Agents are served on.
     pub(super) const fn terms<'a>(&'a self, config: &'a ServerConfig) -> Terms<'a> {
         Terms::new(config, &self.desired)
