@@ -183,11 +183,34 @@ pub enum FailureKind {
     UnexpectedStatus(u16),
     /// The answer was not OpAMP, was for another agent, or was larger than is accepted.
     BadResponse,
-    /// The connection settings that the server offered cannot be used, whatever the server does: by
-    /// this build, or any more. What the agent was started with serves instead.
+    /// No connection can be made with the connection settings that the server offered: not by this
+    /// build, or not now, as a file cannot be read. After a minute what the agent was started with
+    /// serves instead, until they can be used again.
     UnusableSettings,
     /// The local configuration makes the connection impossible: an unusable URL or header.
     Configuration,
+}
+
+impl FailureKind {
+    /// Whether it is the server's last word, or the settings' own fault. A server that cannot be
+    /// reached, or is overloaded, is tried again as long as there is time.
+    pub(super) fn is_final(self) -> bool {
+        match self {
+            // What the configuration is asked for, a token for example, may come later.
+            Self::Unreachable | Self::Throttled | Self::Configuration => false,
+            Self::UnexpectedStatus(status) => status < 500,
+            Self::Tls
+            | Self::Unauthorized
+            | Self::NotFound
+            | Self::BadResponse
+            | Self::UnusableSettings => true,
+        }
+    }
+
+    /// Whether a server that served this agent before does not let it in any more.
+    pub(super) fn is_refusal(self) -> bool {
+        matches!(self, Self::Unauthorized | Self::Tls)
+    }
 }
 
 /// What the server did wrong. Each is ignored; none harms the state.

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use opamp_proto::v1;
 
 use super::config::Transport;
-use super::event::{Failure, FailureKind};
+use super::event::Failure;
 use super::fallback::Standing;
 use super::link::{After, Closing, Link};
 use super::server_url::Scheme;
@@ -138,6 +138,16 @@ impl Settings {
 
     pub(super) fn forget_in_force(&mut self) {
         self.in_force = None;
+    }
+
+    pub(super) fn in_force(&self) -> Option<&Arc<v1::OpAmpConnectionSettings>> {
+        self.in_force.as_ref()
+    }
+
+    /// A number for a check of settings that none had before.
+    pub(super) fn next_check(&mut self) -> u64 {
+        self.last_check += 1;
+        self.last_check
     }
 
     fn phase(&mut self) -> Option<&mut Phase> {
@@ -258,8 +268,8 @@ impl ClientCore {
         resumed: bool,
         now: Instant,
     ) {
-        self.settings.last_check += 1;
-        let phase = Phase::Checking { id: self.settings.last_check, asked: false };
+        self.put_off_look(now);
+        let phase = Phase::Checking { id: self.settings.next_check(), asked: false };
         self.settings.trial = Some(Trial {
             settings: Arc::new(settings),
             heartbeat_interval_seconds,
@@ -272,9 +282,12 @@ impl ClientCore {
         self.timers.set(Timer::Settings, now.checked_add(self.config.settings_timeout));
     }
 
-    /// Settings of which it is to be found out whether they are usable, if there are any.
+    /// Settings of which it is to be found out whether they are usable, if there are any. The answer
+    /// to an earlier check is of no interest then.
     pub fn poll_settings_check(&mut self) -> Option<SettingsCheck> {
-        let trial = self.settings.trial.as_mut()?;
+        let Some(trial) = self.settings.trial.as_mut() else {
+            return self.poll_unusable_settings_check();
+        };
         let Phase::Checking { id, asked: asked @ false } = &mut trial.phase else {
             return None;
         };
@@ -284,6 +297,7 @@ impl ClientCore {
 
     /// What came of a [`SettingsCheck`]. Unusable settings fail without the server being left.
     pub fn handle_settings_checked(&mut self, id: u64, outcome: Result<(), Failure>, now: Instant) {
+        self.unusable_settings_checked(id, outcome.is_ok(), now);
         let Some(trial) = self.settings.trial.as_ref() else { return };
         if trial.phase != (Phase::Checking { id, asked: true }) {
             return;
@@ -334,7 +348,7 @@ impl ClientCore {
     }
 
     /// Leaves whatever connection there is, and goes on with [`change_server`](Self::change_server).
-    fn leave_for_other_settings(&mut self, now: Instant) {
+    pub(super) fn leave_for_other_settings(&mut self, now: Instant) {
         let verified = self.good;
         match &mut self.link {
             Link::Open => self.leave(Closing::Goodbye, After::Switch, now),
@@ -393,7 +407,7 @@ impl ClientCore {
             return;
         }
         if !self.settings.verifying() {
-            self.settings_in_force_proven();
+            self.settings_in_force_proven(now);
         }
         match self.settings.phase() {
             Some(Phase::Verifying) => {}
@@ -423,13 +437,13 @@ impl ClientCore {
         self.settings_in_force_failed(failure, now);
         let Some(trial) = self.settings.trial.as_mut() else { return false };
         let why = match trial.phase {
-            Phase::Verifying if is_final(failure.kind) => failure.message.clone(),
+            Phase::Verifying if failure.kind.is_final() => failure.message.clone(),
             Phase::Verifying => {
                 trial.failure = Some(failure.message.clone());
                 return false;
             }
             // Credentials that the new settings replaced may be void by now.
-            Phase::Returning { .. } if is_refusal(failure.kind) => String::new(),
+            Phase::Returning { .. } if failure.kind.is_refusal() => String::new(),
             _ => return false,
         };
         // A server that refuses is not asked again at once.
@@ -573,24 +587,4 @@ impl ClientCore {
             Some(seconds) => Duration::from_secs(seconds).min(self.config.backoff.max_retry_after),
         }
     }
-}
-
-/// Whether a failure is the server's last word, or the settings' own fault. A server that cannot be
-/// reached, or is overloaded, is tried again as long as there is time.
-fn is_final(kind: FailureKind) -> bool {
-    match kind {
-        // What the configuration is asked for, a token for example, may come later.
-        FailureKind::Unreachable | FailureKind::Throttled | FailureKind::Configuration => false,
-        FailureKind::UnexpectedStatus(status) => status < 500,
-        FailureKind::Tls
-        | FailureKind::Unauthorized
-        | FailureKind::NotFound
-        | FailureKind::BadResponse
-        | FailureKind::UnusableSettings => true,
-    }
-}
-
-/// Whether a server that served this agent before does not let it in any more.
-pub(super) fn is_refusal(kind: FailureKind) -> bool {
-    matches!(kind, FailureKind::Unauthorized | FailureKind::Tls)
 }

@@ -38,12 +38,14 @@ pub(super) enum Timer {
     Save,
     /// When settings on trial have taken too long.
     Settings,
+    /// When it is looked whether settings in force that could not be used can be again.
+    Unusable,
     /// When a certificate is asked for again.
     Certificate,
 }
 
 impl Timer {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::Retry,
         Self::Connect,
         Self::Heartbeat,
@@ -60,6 +62,7 @@ impl Timer {
         Self::Close,
         Self::Save,
         Self::Settings,
+        Self::Unusable,
         Self::Certificate,
     ];
 }

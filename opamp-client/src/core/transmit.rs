@@ -271,6 +271,7 @@ impl ClientCore {
                 Timer::Close => self.cut_close_short(now),
                 Timer::Save => self.retry_saving(),
                 Timer::Settings => self.settings_overdue(now),
+                Timer::Unusable => self.look_at_unusable_settings(),
                 Timer::Certificate => self.certificate_request_overdue(),
             }
         }

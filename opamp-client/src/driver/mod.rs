@@ -38,10 +38,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "http")]
+use bytes::Bytes;
+#[cfg(feature = "http")]
+use opamp_proto::InstanceUid;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
-use crate::core::{ClientCore, ConnectionAction, Epoch, Event, Failure, FailureKind, Transmit};
+#[cfg(feature = "ws")]
+use crate::core::Epoch;
+use crate::core::{ClientCore, ConnectionAction, Event, Failure, FailureKind, Transmit};
 #[cfg(feature = "http")]
 use crate::core::{Response, Ticket};
 use crate::custom::Deliveries;
@@ -49,7 +55,7 @@ use crate::handle::{Mailbox, Status};
 use crate::store::SettingsStore;
 
 use self::saving::Saver;
-use self::servers::SharedSettings;
+use self::servers::{Checked, Made, SharedSettings};
 
 pub(crate) use self::base::{Base, Times};
 pub(crate) use self::endpoint::Endpoint;
@@ -70,6 +76,8 @@ pub struct Driver {
     saver: Saver,
     warehouse: Warehouse,
     io: Io,
+    /// A check of settings that is under way.
+    checking: Option<Boxed<Checked>>,
     mailbox: Arc<Mailbox>,
     deliveries: Deliveries,
     status: watch::Sender<Status>,
@@ -90,6 +98,8 @@ type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// What the driver has under way. There is one thing at most.
 enum Io {
     Nothing,
+    /// What makes connections is made.
+    Preparing(Next, Boxed<Made>),
     #[cfg(feature = "ws")]
     Dialling(Epoch, Boxed<Result<websocket::Socket, websocket::DialError>>),
     #[cfg(feature = "ws")]
@@ -98,8 +108,17 @@ enum Io {
     Requesting(Ticket, Boxed<Result<Response, Failure>>),
 }
 
+/// What follows a preparation.
+enum Next {
+    #[cfg(feature = "ws")]
+    Dial(Epoch),
+    #[cfg(feature = "http")]
+    Request(Ticket, InstanceUid, Bytes),
+}
+
 /// What came of it.
 enum Done {
+    Prepared(Made),
     #[cfg(feature = "ws")]
     Dialled(Result<Box<websocket::Socket>, websocket::DialError>),
     #[cfg(feature = "ws")]
@@ -130,6 +149,7 @@ impl Driver {
             saver,
             warehouse,
             io,
+            checking: None,
             mailbox,
             deliveries,
             status,
@@ -180,8 +200,8 @@ impl Driver {
         #[cfg(feature = "csr")]
         self.renewal.act(&mut self.core, now);
         if let Some(check) = self.core.poll_settings_check() {
-            let outcome = self.servers.check(&check.settings);
-            self.core.handle_settings_checked(check.id, outcome, now);
+            // A newer check takes the place of an older one, as in the core.
+            self.checking = Some(self.servers.check(check));
         }
         while let Some(action) = self.core.poll_connection(now) {
             self.connection_action(action, now);
@@ -198,22 +218,44 @@ impl Driver {
         }
     }
 
+    #[cfg_attr(not(feature = "ws"), expect(unused_variables, reason = "only they are opened"))]
     fn connection_action(&mut self, action: ConnectionAction, now: Instant) {
         debug!(?action, "connection");
         match action {
+            #[cfg(feature = "ws")]
             ConnectionAction::Connect { epoch, settings, .. } => {
-                self.connect(epoch, settings, now);
+                self.prepare(Next::Dial(epoch), settings, now);
             }
+            #[cfg(not(feature = "ws"))]
+            ConnectionAction::Connect { .. } => {}
             ConnectionAction::Close { code, reason, .. } => self.close(code, reason),
             ConnectionAction::Abort { .. } => self.io = Io::Nothing,
         }
     }
 
-    #[cfg(feature = "ws")]
-    fn connect(&mut self, epoch: Epoch, settings: Option<SharedSettings>, now: Instant) {
-        match self.servers.dialer(settings) {
-            Ok(dialer) => self.io = Io::Dialling(epoch, Box::pin(dialer.dial())),
-            Err(failure) => self.core.handle_connect_failed(epoch, failure, None, now),
+    fn prepare(&mut self, next: Next, settings: Option<SharedSettings>, now: Instant) {
+        match self.servers.prepare(settings) {
+            Some(preparing) => self.io = Io::Preparing(next, preparing),
+            None => self.go_on(next, Ok(()), now),
+        }
+    }
+
+    fn go_on(&mut self, next: Next, prepared: Result<(), Failure>, now: Instant) {
+        match next {
+            #[cfg(feature = "ws")]
+            Next::Dial(epoch) => match prepared.and_then(|()| self.servers.dialer()) {
+                Ok(dialer) => self.io = Io::Dialling(epoch, Box::pin(dialer.dial())),
+                Err(failure) => self.core.handle_connect_failed(epoch, failure, None, now),
+            },
+            #[cfg(feature = "http")]
+            Next::Request(ticket, uid, body) => {
+                match prepared.and_then(|()| self.servers.exchanger()) {
+                    Ok(exchanger) => {
+                        self.io = Io::Requesting(ticket, Box::pin(exchanger.exchange(uid, body)));
+                    }
+                    Err(failure) => self.core.handle_request_failed(ticket, failure, now),
+                }
+            }
         }
     }
 
@@ -223,9 +265,6 @@ impl Driver {
             socket.close(code, reason);
         }
     }
-
-    #[cfg(not(feature = "ws"))]
-    fn connect(&mut self, _: Epoch, _: Option<SharedSettings>, _: Instant) {}
 
     #[cfg(not(feature = "ws"))]
     fn close(&mut self, _: u16, _: &'static str) {}
@@ -257,13 +296,7 @@ impl Driver {
             }
             #[cfg(feature = "http")]
             Transmit::Request { ticket, instance_uid, body, settings, .. } => {
-                match self.servers.exchanger(settings) {
-                    Ok(exchanger) => {
-                        let exchange = Box::pin(exchanger.exchange(instance_uid, body));
-                        self.io = Io::Requesting(ticket, exchange);
-                    }
-                    Err(failure) => self.core.handle_request_failed(ticket, failure, now),
-                }
+                self.prepare(Next::Request(ticket, instance_uid, body), settings, now);
             }
             #[cfg(not(all(feature = "ws", feature = "http")))]
             _ => {}
@@ -285,6 +318,11 @@ impl Driver {
         let has_events = self.core.has_events();
         let done = tokio::select! {
             done = poll_fn(|cx| self.io.poll(cx)) => Some(done),
+            checked = checked(&mut self.checking) => {
+                self.checking = None;
+                self.core.handle_settings_checked(checked.id, checked.outcome, now());
+                None
+            }
             saved = self.saver.saved() => {
                 saved.tell(&mut self.core, now());
                 None
@@ -317,6 +355,10 @@ impl Driver {
         let now = now();
         let io = std::mem::replace(&mut self.io, Io::Nothing);
         match (done, io) {
+            (Done::Prepared(made), Io::Preparing(next, _)) => {
+                let prepared = self.servers.adopt(made);
+                self.go_on(next, prepared, now);
+            }
             #[cfg(feature = "ws")]
             (Done::Dialled(Ok(socket)), Io::Dialling(epoch, _)) => {
                 self.io = Io::Open(epoch, socket);
@@ -384,6 +426,7 @@ impl Io {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Done> {
         match self {
             Self::Nothing => Poll::Pending,
+            Self::Preparing(_, preparing) => preparing.as_mut().poll(cx).map(Done::Prepared),
             #[cfg(feature = "ws")]
             Self::Dialling(_, dialling) => {
                 dialling.as_mut().poll(cx).map(|result| Done::Dialled(result.map(Box::new)))
@@ -393,6 +436,14 @@ impl Io {
             #[cfg(feature = "http")]
             Self::Requesting(_, request) => request.as_mut().poll(cx).map(Done::Response),
         }
+    }
+}
+
+/// Cancelling loses nothing.
+async fn checked(checking: &mut Option<Boxed<Checked>>) -> Checked {
+    match checking {
+        Some(checking) => checking.as_mut().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -15,6 +15,7 @@ mod custom;
 mod exchange;
 mod faults;
 mod features;
+mod files;
 mod large;
 mod offer;
 #[cfg(all(feature = "packages", feature = "file-store", feature = "minisign"))]

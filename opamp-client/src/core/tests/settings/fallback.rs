@@ -91,17 +91,28 @@ fn an_outage_or_a_short_refusal_is_no_reason_to_go_back() {
     }
 }
 
+/// An agent whose settings in force have been unusable for long, at the server it is started with.
+fn with_unusable_settings(from: Transport, towards: Transport) -> Pair {
+    let mut pair = with_settings(from, towards, Some(900));
+    let start = pair.now;
+    while pair.core.settings.present().is_some() {
+        pair.fail_to_arrive(Some(&to(away(towards))), FailureKind::UnusableSettings);
+        pair.wait_for_retry();
+    }
+    let waited = pair.now - start;
+    assert!(waited >= seconds(60) && waited < seconds(180), "{waited:?}");
+    pair
+}
+
 #[test]
 fn settings_that_no_connection_can_be_made_with_any_more_do_not_cost_the_agent_its_server() {
     let _judged = opamp_spec::judges(&["CONN-18"]);
     for (from, towards) in ROUTES {
-        let mut pair = with_settings(from, towards, Some(900));
-        // A token that could not be fetched is no reason to go anywhere else.
-        pair.fail_to_arrive(Some(&to(away(towards))), FailureKind::Configuration);
+        let mut pair = with_unusable_settings(from, towards);
+        // They take turns.
+        pair.fail_to_arrive(None, FailureKind::Unreachable);
         pair.wait_for_retry();
         pair.fail_to_arrive(Some(&to(away(towards))), FailureKind::UnusableSettings);
-        pair.wait_for_retry();
-        pair.fail_to_arrive(None, FailureKind::Unreachable);
         pair.wait_for_retry();
         pair.arrive(None);
         pair.acknowledge();
@@ -109,4 +120,82 @@ fn settings_that_no_connection_can_be_made_with_any_more_do_not_cost_the_agent_i
         // Another build may be able to use them.
         assert!(pair.core.state().opamp_settings.is_some());
     }
+}
+
+/// A file that somebody is just writing, a token that could not be fetched.
+#[test]
+fn settings_that_cannot_be_used_for_a_moment_stay_in_use() {
+    for (from, towards) in ROUTES {
+        let mut pair = with_settings(from, towards, Some(900));
+        let settings = to(away(towards));
+        for _ in 0..100 {
+            pair.fail_to_arrive(Some(&settings), FailureKind::Configuration);
+            pair.wait_for_retry();
+        }
+        // Not one moment after another makes long, either.
+        for _ in 0..10 {
+            pair.fail_to_arrive(Some(&settings), FailureKind::UnusableSettings);
+            pair.wait_for_retry();
+            pair.fail_to_arrive(Some(&settings), FailureKind::Unreachable);
+            pair.wait_for_retry();
+        }
+        pair.arrive(Some(&settings));
+        pair.acknowledge();
+        assert_eq!(pair.settings_events(), []);
+    }
+}
+
+#[test]
+fn settings_that_can_be_used_again_are() {
+    for (from, towards) in ROUTES {
+        let mut pair = with_unusable_settings(from, towards);
+        pair.arrive(None);
+        pair.acknowledge();
+        let look = |pair: &mut Pair| {
+            let start = pair.now;
+            loop {
+                if let Some(check) = pair.core.poll_settings_check() {
+                    assert_eq!(*check.settings, to(away(towards)));
+                    assert!(pair.now - start <= seconds(300));
+                    return check.id;
+                }
+                let wait = pair.until_timeout().expect("something is due");
+                pair.advance(wait);
+                if pair.poll().is_some() {
+                    pair.acknowledge();
+                }
+            }
+        };
+        let unusable = Err(super::stage::failure(FailureKind::UnusableSettings));
+        let id = look(&mut pair);
+        pair.core.handle_settings_checked(id, unusable, pair.now);
+        let id = look(&mut pair);
+        pair.core.handle_settings_checked(id, Ok(()), pair.now);
+        pair.leave();
+        pair.arrive(Some(&to(away(towards))));
+        pair.acknowledge();
+        assert_eq!(pair.settings_events(), []);
+        assert_eq!(pair.settings_status(), status("h1", Applied, ""));
+        assert_eq!(pair.core.poll_settings_check(), None);
+    }
+}
+
+/// An offer is checked meanwhile: the look comes later, and not never.
+#[test]
+fn an_offer_does_not_end_the_looking() {
+    let (from, towards) = ROUTES[0];
+    let mut pair = with_unusable_settings(from, towards);
+    pair.arrive(None);
+    pair.acknowledge();
+    pair.core.look_at_unusable_settings();
+    let look = pair.core.poll_settings_check().expect("they are looked at");
+    pair.receive_offer("h2", to("wss://elsewhere.example.com"));
+    let check = pair.core.poll_settings_check().expect("the offer is checked");
+    assert_ne!(*check.settings, *look.settings);
+    let unusable = super::stage::failure(FailureKind::UnusableSettings);
+    pair.core.handle_settings_checked(check.id, Err(unusable), pair.now);
+    pair.core.handle_settings_checked(look.id, Ok(()), pair.now);
+    assert_eq!(pair.core.settings.present(), None, "that look was given up");
+    pair.advance(seconds(300));
+    assert!(pair.core.poll_settings_check().is_some());
 }
