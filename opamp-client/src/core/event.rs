@@ -44,7 +44,9 @@ pub enum Event {
     /// A package from the server is no longer offered: to be removed and answered (PKG-14).
     PackageRemoval(PackageRemoval),
     /// A package is not what the server wants it to be; the server is told (PKG-59). It is tried
-    /// again when the server offers anew, and, unless the agent itself refused it, after a restart.
+    /// again when the server offers anew, and, unless the agent itself refused it, after a restart. A
+    /// download that may go well later is tried on meanwhile, and told again when it is
+    /// [given up](super::packages::PackagesConfig::retry_for).
     PackageFailed {
         /// The package.
         name: String,

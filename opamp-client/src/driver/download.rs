@@ -29,10 +29,12 @@ use opamp_proto::v1;
 use reqwest::Url;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, timeout_at};
 
 use super::Proxy;
 use super::connector::retry_after;
 use super::headers::MAX_HEADERS;
+use super::pace::Pace;
 use crate::core::packages::{
     Evidence, FetchFailure, FetchFailureKind, FetchProgress, FetchRequest, Fetched, Rejection,
 };
@@ -73,6 +75,8 @@ pub(super) struct Downloader {
     pub(super) store: Arc<dyn PackageStore>,
     verifier: Option<Arc<dyn SignatureVerifier>>,
     client: reqwest::Client,
+    idle_timeout: Duration,
+    least_rate: u32,
 }
 
 /// How far a download is, for whoever wants to know.
@@ -180,7 +184,8 @@ impl Downloader {
             Error::with_source(ErrorKind::Config, "no HTTP client can be made", error)
         })?;
         let (store, verifier) = (Arc::clone(&packages.store), packages.verifier.clone());
-        Ok(Self { store, verifier, client })
+        let (idle_timeout, least_rate) = (packages.idle_timeout, packages.least_rate);
+        Ok(Self { store, verifier, client, idle_timeout, least_rate })
     }
 
     /// Sees that the file is in the store, whole and judged.
@@ -300,10 +305,15 @@ impl Downloader {
         }
         progress.set(held.len, total);
         let mut block = BytesMut::new();
+        let mut pace = Pace::new(self.least_rate, self.idle_timeout.saturating_mul(2));
         loop {
-            let chunk = response.chunk().await;
+            let chunk = match timeout_at(pace.until(), response.chunk()).await {
+                Ok(chunk) => chunk.map_err(unreachable),
+                Err(_) => Err(transient("the download server sends too slowly")),
+            };
             let over = !matches!(chunk, Ok(Some(_)));
             if let Ok(Some(chunk)) = &chunk {
+                pace.came(chunk.len());
                 if held.len + block.len() as u64 + chunk.len() as u64 > request.max_size {
                     in_time(self.store.discard(&request.key)).await?;
                     return Err(too_large());
@@ -315,6 +325,7 @@ impl Downloader {
                 let bytes = block.split().freeze();
                 let len = bytes.len() as u64;
                 held.hash.update(&bytes);
+                let began = Instant::now();
                 let appended = in_time(self.store.append(&request.key, held.len, bytes)).await;
                 if let Err(full) = appended {
                     if full.kind == FetchFailureKind::Permanent {
@@ -323,13 +334,14 @@ impl Downloader {
                     }
                     return Err(full);
                 }
+                pace.paused(began);
                 held.len += len;
                 progress.set(held.len, total);
             }
             match chunk {
                 Ok(Some(_)) => {}
                 Ok(None) => return Ok(()),
-                Err(error) => return Err(unreachable(error)),
+                Err(failed) => return Err(failed),
             }
         }
     }

@@ -17,6 +17,8 @@ mod endpoint;
 mod headers;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(feature = "packages")]
+mod pace;
 #[cfg_attr(not(feature = "packages"), path = "no_packages.rs")]
 mod packages;
 #[cfg(feature = "http")]

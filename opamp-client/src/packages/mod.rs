@@ -38,14 +38,20 @@
 //! | --- | --- | --- |
 //! | size of a file | 1 GiB | [`PackagesConfig::max_file_size`] |
 //! | downloads at a time | 2 | [`PackagesConfig::parallel_downloads`] |
-//! | attempts without progress | 5 | [`PackagesConfig::attempts`] |
+//! | attempts without progress before the server is told | 5 | [`PackagesConfig::attempts`] |
+//! | time for attempts without progress | 24 h | [`PackagesConfig::retry_for`] |
 //! | time to connect, and without a byte | 30 s each | [`Packages::idle_timeout`] |
+//! | least rate, over twice that time | 1 KiB/s | [`Packages::least_rate`] |
 //! | redirects in a row | 5 | |
 //! | packages in an offer | 256 | [`PackagesConfig::max_packages`] |
 //!
-//! Downloads go through the proxies that the environment says, whatever the OpAMP connection uses. A
-//! redirect never leads from `https` to `http`, and the headers of an offer are sent to the origin
-//! of its URL only. The bytes are taken as they are served: no content coding is asked for or undone.
+//! Downloads go through the proxy that the client is built with, and trust whom the system trusts,
+//! unless [`Packages::proxy`] and [`Packages::tls`] say otherwise. Proxy and TLS settings that the
+//! server offers are, by the specification, those of the OpAMP connection: no download uses them, nor
+//! shows their client certificate, also where its URL leads to the OpAMP server itself. Credentials for
+//! a download come as headers with its offer. A redirect never leads from `https` to `http`, and those
+//! headers are sent to the origin of the URL only. The bytes are taken as they are served: no content
+//! coding is asked for or undone.
 
 #[cfg(feature = "file-store")]
 mod file_store;
@@ -79,6 +85,7 @@ pub struct Packages {
     pub(crate) verifier: Option<Arc<dyn SignatureVerifier>>,
     pub(crate) config: PackagesConfig,
     pub(crate) idle_timeout: Duration,
+    pub(crate) least_rate: u32,
     pub(crate) proxy: Option<Proxy>,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<crate::tls::Tls>,
@@ -101,6 +108,7 @@ impl Packages {
             verifier,
             config: PackagesConfig { signatures, ..PackagesConfig::default() },
             idle_timeout: Duration::from_secs(30),
+            least_rate: 1024,
             proxy: None,
             #[cfg(feature = "tls")]
             tls: None,
@@ -132,7 +140,7 @@ impl Packages {
     }
 
     /// How `https` downloads are made: see [`tls`](crate::tls). Default: the system's trust store
-    /// and no client certificate; those of the OpAMP connection are not used.
+    /// and no client certificate; those of the OpAMP connection are not used, offered or not.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: crate::tls::Tls) -> Self {
         self.tls = Some(tls);
@@ -151,6 +159,14 @@ impl Packages {
     /// byte. Default: 30 s.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;
+        self
+    }
+
+    /// The least rate of a download in bytes per second. One that is slower for twice the
+    /// [`idle_timeout`](Self::idle_timeout) is interrupted and goes on later, so that a server that
+    /// trickles does not hold up other downloads for ever; 0 lets it. Default: 1,024.
+    pub fn least_rate(mut self, bytes_per_second: u32) -> Self {
+        self.least_rate = bytes_per_second;
         self
     }
 

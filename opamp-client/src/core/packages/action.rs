@@ -121,14 +121,16 @@ impl Packages {
         keys
     }
 
-    /// The next download, top-level packages first.
+    /// The next download: top-level packages first, and last those that failed often.
     fn poll_fetch(&mut self) -> Option<PackageAction> {
         let under_way = self.work.values().filter(|work| work.ticket().is_some()).count();
         if under_way >= self.config.parallel_downloads.max(1) {
             return None;
         }
         let queued = self.work.iter().filter(|(_, work)| work.stage == Stage::Queued);
-        let (name, _) = queued.min_by_key(|(name, _)| (self.is_addon(name), name.as_str()))?;
+        let (name, _) = queued.min_by_key(|(name, work)| {
+            (work.stuck().is_some(), self.is_addon(name), name.as_str())
+        })?;
         let name = name.clone();
         let record = self.records.packages.get(&name)?;
         let offered = record.offered.clone()?;

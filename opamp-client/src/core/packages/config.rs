@@ -22,10 +22,17 @@ pub struct PackagesConfig {
     pub max_file_size: u64,
     /// How many files are downloaded at a time. Default: 2.
     pub parallel_downloads: usize,
-    /// How often a download is tried before the package counts as failed. An attempt that got
-    /// further than those before it starts the count anew. Default: 5.
+    /// How many attempts at a download may fail before the server is told that the package has
+    /// failed. An attempt that got further than those before it starts the count anew. Attempts go on
+    /// after that for as long as [`retry_for`](Self::retry_for) says, unless the failure is one that
+    /// others would share, such as a status 404. Default: 5.
     pub attempts: u32,
-    /// Time between these attempts. Default: from 1 s to 60 s.
+    /// How long a download is tried again that gets no further, as the download server cannot be
+    /// reached or is overloaded: an outage must not cost the agent an update. After that it is tried
+    /// when it is offered anew, or by the next process. Default: 24 h.
+    pub retry_for: Duration,
+    /// Time between these attempts, and between those at loading and saving what is remembered.
+    /// Default: from 1 s to 5 min.
     pub backoff: BackoffConfig,
     /// Least time between two reports that tell nothing but the progress of downloads; no less than
     /// a second (PKG-24). Default: 10 s.
@@ -47,7 +54,8 @@ impl Default for PackagesConfig {
             max_file_size: 1 << 30,
             parallel_downloads: 2,
             attempts: 5,
-            backoff: BackoffConfig::default(),
+            retry_for: Duration::from_secs(24 * 60 * 60),
+            backoff: BackoffConfig { max: Duration::from_secs(300), ..BackoffConfig::default() },
             progress_interval: Duration::from_secs(10),
             install_timeout: Duration::from_secs(600),
             pending_timeout: Duration::from_secs(24 * 60 * 60),

@@ -11,12 +11,16 @@
 //!      ▼                 slot             whole, verified        its turn, recorded
 //!   queued ────────────────────► fetching ───────────► verified ──────────────────► handed over
 //!      ▲      InstallPending       │  │  Downloading        InstallPending   Installing │  │
-//!      │                           │  └ no attempt left ──────────┐                     │  │
+//!      │                           │  └ no use, or too long ──────┐                     │  │
 //!      │  time, a newer file       ▼                              ▼      failed, deadline│  │
 //!   waiting ◄──────────────── attempt failed               InstallFailed ◄──────────────┘  │
 //!                                                                                          ▼
 //!   no longer offered ──► handed over, to be removed ──► not listed     Installed ◄── installed
 //! ```
+//!
+//! A download that fails in ways that may pass is tried again for a day. After a few attempts the
+//! server is told InstallFailed and why, as nothing else has room for a reason; from then on it holds
+//! up no other package, and it is Downloading again when more bytes come than ever before.
 //!
 //! What has to be true after a stop at any moment is in one record, [`PackageRecords`], that is saved
 //! whole before a package is handed over and after it has an outcome. Bytes are in a store, under

@@ -102,6 +102,9 @@ impl Packages {
     /// A package is in the offer.
     fn want(&mut self, name: String, mut package: v1::PackageAvailable) {
         fetch::bound(&mut package);
+        if let Some(work) = self.work.get_mut(&name) {
+            work.renew();
+        }
         let local = self.config.local.get(&name);
         let handed = self.handed.get(&name).map(|handed| &handed.token);
         let being_removed = matches!(handed, Some(Token::Remove(_)));
@@ -257,7 +260,7 @@ impl Packages {
                 return;
             }
         }
-        if self.work.is_empty() {
+        if self.work.values().all(|work| work.stuck().is_some()) {
             self.hand_over_removal(now);
         }
     }
@@ -268,6 +271,7 @@ impl Packages {
         let (name, work) = self
             .work
             .iter()
+            .filter(|(_, work)| work.stuck().is_none())
             .min_by_key(|(name, work)| (self.is_addon(name), !work.is_verified()))?;
         work.is_verified().then(|| name.clone())
     }

@@ -76,6 +76,9 @@ impl Packages {
                 true => PackageStatusEnum::InstallPending,
                 false => PackageStatusEnum::Installing,
             }
+        } else if let Some(why) = self.work.get(name).and_then(Work::stuck) {
+            why.clone_into(&mut status.error_message);
+            PackageStatusEnum::InstallFailed
         } else if let Some(told) = self.work.get(name).and_then(Work::downloading) {
             status.download_details = Some(details(told));
             PackageStatusEnum::Downloading

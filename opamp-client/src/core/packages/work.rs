@@ -8,6 +8,8 @@ use super::{
     Expected, FetchFailure, FetchFailureKind, FetchProgress, FetchTicket, Fetched, FileKey,
     Packages, SHORTEST_PROGRESS_INTERVAL,
 };
+use crate::core::Event;
+use crate::core::offer::cut;
 
 /// How often a whole file may turn out to be wrong: the second time it is no accident of the way.
 const MAX_WRONG: u32 = 2;
@@ -19,10 +21,17 @@ pub(super) struct Work {
     pub(super) stage: Stage,
     /// Attempts that failed since the last that got further than those before.
     attempts: u32,
+    /// When the first of them failed.
+    failing: Option<Instant>,
+    /// Why the last of so many failed that the package is told to have failed; it is tried again all
+    /// the same.
+    stuck: Option<String>,
     /// Files that were whole and wrong.
     wrong: u32,
     /// The most bytes that ever were there.
     furthest: u64,
+    /// The most bytes that ever came, of use to another attempt or not.
+    seen: u64,
     /// How far the download is; `None` until bytes came.
     progress: Option<FetchProgress>,
     /// What the server is told of that.
@@ -79,8 +88,11 @@ impl Work {
                 None => Stage::Queued,
             },
             attempts: 0,
+            failing: None,
+            stuck: None,
             wrong: 0,
             furthest: 0,
+            seen: 0,
             progress: None,
             told: None,
         }
@@ -105,6 +117,18 @@ impl Work {
         if self.waits_until().is_some_and(|until| until <= now) {
             self.stage = Stage::Queued;
         }
+    }
+
+    /// It is offered anew: what failed before does not count.
+    pub(super) fn renew(&mut self) {
+        self.attempts = 0;
+        self.failing = None;
+        self.stuck = None;
+    }
+
+    /// Why the package is told to have failed, although it is tried again. It holds up no other.
+    pub(super) fn stuck(&self) -> Option<&str> {
+        self.stuck.as_deref()
     }
 
     pub(super) fn is_verified(&self) -> bool {
@@ -147,12 +171,17 @@ impl Packages {
         let interval = self.config.progress_interval.max(SHORTEST_PROGRESS_INTERVAL);
         let Some((_, work)) = self.work_of(ticket) else { return };
         let before = work.progress.replace(progress);
+        let further = progress.received > work.seen;
+        if further {
+            work.seen = progress.received;
+        }
+        let recovers = further && work.stuck.take().is_some();
         let first = work.told.is_none();
         if first {
             work.told = Some(Told { progress, bytes_per_second: 0.0, since: now });
         }
         if first || before != Some(progress) {
-            self.stale |= first;
+            self.stale |= first || recovers;
             // Without an end of time to speak of there is no progress to speak of either.
             self.progress_due = self.progress_due.or(now.checked_add(interval));
         }
@@ -183,6 +212,7 @@ impl Packages {
     ) {
         let (attempts_allowed, longest) =
             (self.config.attempts.max(1), self.config.backoff.max_retry_after);
+        let retry_for = self.config.retry_for;
         let Some((name, work)) = self.work_of(ticket) else { return };
         let failure = match fetched {
             // A driver that answers with another file's verdict is not believed.
@@ -190,6 +220,7 @@ impl Packages {
                 let len = fetched.verified.len();
                 work.stage = Stage::Verified { location: fetched.location, len };
                 work.told = None;
+                work.stuck = None;
                 self.trouble.remove(&name);
                 self.stale = true;
                 return;
@@ -204,8 +235,10 @@ impl Packages {
         if failure.received > work.furthest {
             work.furthest = failure.received;
             work.attempts = 0;
+            work.failing = None;
         }
-        work.attempts += 1;
+        work.attempts = work.attempts.saturating_add(1);
+        let failing = now.saturating_duration_since(*work.failing.get_or_insert(now));
         if failure.kind == FetchFailureKind::WrongContent {
             work.wrong += 1;
             // It starts over, and no attempt before got anywhere.
@@ -214,9 +247,14 @@ impl Packages {
         if let Some(told) = &mut work.told {
             told.bytes_per_second = 0.0;
         }
+        let often = work.attempts >= attempts_allowed;
         let over = failure.kind == FetchFailureKind::Permanent
-            || work.attempts >= attempts_allowed
-            || work.wrong >= MAX_WRONG;
+            || work.wrong >= MAX_WRONG
+            || often && failing >= retry_for;
+        let news = often && work.stuck.is_none();
+        if often {
+            work.stuck = Some(cut(format!("{}; it is tried again", failure.why)));
+        }
         let attempts = work.attempts;
         let failures = self.trouble.get(&name).map_or(0, |trouble| trouble.failures);
         let backoff = self.backoff.delay_of(failures.max(attempts - 1));
@@ -234,6 +272,8 @@ impl Packages {
         }
         if over {
             self.fail(&name, failure.why, false);
+        } else if news {
+            self.notice(Event::PackageFailed { name, why: cut(failure.why) });
         }
     }
 }

@@ -75,6 +75,32 @@ async fn a_server_that_falls_silent_is_left() {
     scene.install(&content).await;
 }
 
+/// One that is never silent for long, and never done either.
+#[tokio::test]
+async fn a_server_that_trickles_is_left() {
+    let mut scene = Scene::with(|packages| {
+        packages.idle_timeout(Duration::from_millis(300)).least_rate(1_000_000)
+    })
+    .await;
+    let content = content(LARGE);
+    scene.offer_one(&package("1.0", &scene.url("/1"), &content)).await;
+    let mut slow = scene.downloads.request().await;
+    slow.write(head(200, &[("ETag", "\"1\"")], LARGE).as_bytes()).await;
+    let trickle = async {
+        for byte in &content {
+            slow.write(&[*byte]).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let again = tokio::select! {
+        () = trickle => panic!("that takes hours"),
+        again = scene.downloads.request() => again,
+    };
+    assert!(again.header("range").is_some(), "what came is not lost");
+    again.answer(200, &[], &content).await;
+    scene.install(&content).await;
+}
+
 #[tokio::test]
 async fn a_store_that_is_full_fails_the_package() {
     let dir = tempfile::tempdir().unwrap();

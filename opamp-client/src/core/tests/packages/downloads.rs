@@ -109,11 +109,123 @@ fn a_failed_attempt_is_followed_by_others_with_growing_waits() {
     depot.fetch_failed("plugin", transient());
     let status = depot.status("plugin");
     assert_eq!(status.status, State::InstallFailed as i32);
-    assert_eq!(status.error_message, "connection reset");
-    assert_eq!(depot.pair.until_timeout(), None, "that was the last");
-    let failed =
-        Event::PackageFailed { name: "plugin".to_owned(), why: "connection reset".to_owned() };
-    assert_eq!(depot.pair.events(), [failed]);
+    assert_eq!(status.error_message, "connection reset; it is tried again");
+    assert_eq!(depot.pair.events(), [failed()]);
+}
+
+fn failed() -> Event {
+    Event::PackageFailed { name: "plugin".to_owned(), why: "connection reset".to_owned() }
+}
+
+/// Waits until the download is tried again.
+fn retried(depot: &mut Depot, name: &str) -> Duration {
+    let start = depot.pair.now;
+    while depot.fetches.values().all(|fetch| fetch.key.package() != name) {
+        depot.wait();
+    }
+    depot.pair.now - start
+}
+
+/// A download server that is down for hours does not cost the agent the update.
+#[test]
+fn an_outage_is_sat_out() {
+    let _judged = opamp_spec::judges(&["PKG-26", "PKG-60", "PKG-63"]);
+    let mut depot = Depot::new();
+    depot.offer("all", &[("plugin", addon("1", "one"))]);
+    let start = depot.pair.now;
+    let mut attempts = 0;
+    while depot.pair.now - start < seconds(6 * 3600) {
+        depot.fetch_failed("plugin", transient());
+        attempts += 1;
+        assert!(retried(&mut depot, "plugin") <= seconds(300));
+    }
+    assert!(attempts < 200, "{attempts}");
+    assert_eq!(depot.state("plugin"), State::InstallFailed);
+    let mut events = depot.pair.events();
+    events.retain(|event| matches!(event, Event::PackageFailed { .. }));
+    assert_eq!(events, [failed()], "once");
+    depot.progress("plugin", 1, 3);
+    assert_eq!(depot.state("plugin"), State::Downloading, "there it is");
+    depot.install("plugin", "one");
+    assert_eq!(depot.state("plugin"), State::Installed);
+}
+
+#[test]
+fn what_stays_away_for_a_day_is_given_up_until_it_is_offered_anew() {
+    let mut depot = Depot::new();
+    depot.offer("all", &[("plugin", addon("1", "one"))]);
+    let start = depot.pair.now;
+    loop {
+        depot.fetch_failed("plugin", transient());
+        if depot.pair.until_timeout().is_none() {
+            break;
+        }
+        retried(&mut depot, "plugin");
+    }
+    let waited = depot.pair.now - start;
+    assert!(waited >= seconds(86_400) && waited < seconds(87_000), "{waited:?}");
+    assert_eq!(depot.status("plugin").error_message, "connection reset", "that was the last");
+    depot.offer("again", &[("plugin", addon("1", "one"))]);
+    retried(&mut depot, "plugin");
+    depot.install("plugin", "one");
+}
+
+#[test]
+fn without_time_for_more_a_few_attempts_are_all() {
+    let mut depot = Depot::configured(|config| config.retry_for = Duration::ZERO);
+    depot.offer("all", &[("plugin", addon("1", "one"))]);
+    for _ in 0..4 {
+        depot.fetch_failed("plugin", transient());
+        retried(&mut depot, "plugin");
+    }
+    depot.fetch_failed("plugin", transient());
+    assert_eq!(depot.status("plugin").error_message, "connection reset");
+    assert_eq!(depot.pair.until_timeout(), None);
+}
+
+/// The operator finds the URL wrong, and corrects it.
+#[test]
+fn a_stuck_download_that_is_offered_anew_starts_the_count_anew() {
+    let mut depot = Depot::new();
+    depot.offer("all", &[("plugin", addon("1", "one"))]);
+    for _ in 0..7 {
+        depot.fetch_failed("plugin", transient());
+        retried(&mut depot, "plugin");
+    }
+    assert_eq!(depot.state("plugin"), State::InstallFailed);
+    let mut corrected = addon("1", "one");
+    corrected.hash = "another".into();
+    corrected.file.as_mut().unwrap().download_url = "http://elsewhere.example/one".to_owned();
+    depot.offer("corrected", &[("plugin", corrected)]);
+    assert_eq!(depot.state("plugin"), State::InstallPending);
+    depot.fetch_failed("plugin", transient());
+    retried(&mut depot, "plugin");
+    let url = depot.fetch_of("plugin").file.download_url;
+    assert_eq!(url, "http://elsewhere.example/one");
+    depot.install("plugin", "one");
+}
+
+/// Neither the packages of the same offer, nor removals, nor slots wait for what may never come.
+#[test]
+fn a_stuck_download_holds_up_nothing() {
+    let mut depot = Depot::having(&[("old", addon("1", "old"))]);
+    let packages = [("a", addon("1", "a")), ("z", super::depot::top_level("1", "z"))];
+    depot.offer("all", &packages);
+    depot.fetched("a", "a");
+    for _ in 0..5 {
+        depot.expect_nothing_handed();
+        retried(&mut depot, "z");
+        depot.fetch_failed("z", transient());
+    }
+    let offer = depot.take_package();
+    assert_eq!(offer.name(), "a");
+    depot.resolve(offer.installed()).unwrap();
+    let removal = depot.take_removal();
+    assert_eq!(removal.name(), "old");
+    depot.resolve(removal.removed()).unwrap();
+    retried(&mut depot, "z");
+    depot.install("z", "z");
+    assert_eq!(depot.listed(), ["a", "z"]);
 }
 
 #[test]
