@@ -114,6 +114,10 @@ impl Due {
         self.refusal.as_ref()
     }
 
+    pub(crate) const fn asks_full_state(&self) -> bool {
+        self.full_state
+    }
+
     /// Whether the Agent said goodbye.
     #[must_use]
     pub const fn is_goodbye(&self) -> bool {
@@ -176,7 +180,7 @@ pub struct Agent {
     pub(super) uid: WireUid,
     pub(super) state: AgentState,
     pub(super) session: Option<Session>,
-    sequence: Sequence,
+    pub(super) sequence: Sequence,
     pub(super) offered: Offered,
     /// What is wanted for this Agent alone.
     pub(super) own: Desired,

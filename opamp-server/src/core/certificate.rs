@@ -30,6 +30,7 @@ use super::connection_settings::ConnectionSettings;
 use super::desired::either;
 use super::endpoint::InvalidOffer;
 use super::offer::OfferHash;
+use super::record::{Anchor, CertificateRecord};
 use super::reply::{self, Refusal};
 use super::scan::{Part, Scan};
 
@@ -292,6 +293,40 @@ impl Certificates {
         }
         self.count = self.count.saturating_add(1);
         self.count > MAX_REQUESTS_PER_PAUSE
+    }
+}
+
+/// What outlives the process.
+impl Certificates {
+    pub(super) fn record(&self, now: Anchor) -> Option<CertificateRecord> {
+        let mut record = CertificateRecord::default();
+        if let Some(request) = &self.request {
+            record.request = request.id.0.to_vec();
+            record.asked = now.millis(request.asked);
+            match &request.progress {
+                Progress::Pending(csr) => record.pending = Some(csr.to_vec()),
+                Progress::Issued => {}
+                Progress::Refused(why) => record.refused = Some(why.clone()),
+            }
+        }
+        record.issued = self.issued.as_ref().map(|issued| issued.offer.settings.clone());
+        (record != CertificateRecord::default()).then_some(record)
+    }
+
+    pub(super) fn restored(record: &CertificateRecord, now: Anchor) -> Self {
+        let asked = now.instant(record.asked);
+        let request = <[u8; 32]>::try_from(&record.request[..]).ok().map(|id| Request {
+            id: CertificateRequestId(id),
+            asked,
+            progress: match (&record.pending, &record.refused) {
+                (Some(csr), _) => Progress::Pending(csr.clone().into()),
+                (None, Some(why)) => Progress::Refused(why.clone()),
+                (None, None) => Progress::Issued,
+            },
+        });
+        let offer = record.issued.clone().and_then(|it| CertificateOffer::new(it).ok());
+        let issued = offer.and_then(|offer| Issued::new(offer, None));
+        Self { request, issued, ..Self::new(asked) }
     }
 }
 

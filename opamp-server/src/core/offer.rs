@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use opamp_proto::{ConfigHash, v1};
 
+use super::record::{Anchor, OfferRecord};
 use super::tally::OfferEvents;
 
 /// Offers of one value to one Agent in one pause.
@@ -240,6 +241,34 @@ struct Offered {
     /// When the Agent should be done; `None` once it is, or was not by then.
     deadline: Option<Instant>,
     timed_out: bool,
+}
+
+/// What outlives the process: not what the Agent reported, which is in its state.
+impl Offers {
+    pub(super) fn record(&self, now: Anchor) -> Option<OfferRecord> {
+        let offered = self.offered.as_ref()?;
+        Some(OfferRecord {
+            hash: offered.hash.0.to_vec(),
+            last: now.millis(offered.last),
+            first: now.millis(offered.first),
+            count: offered.count.into(),
+            deadline: offered.deadline.map(|deadline| now.millis(deadline)),
+            timed_out: offered.timed_out,
+        })
+    }
+
+    pub(super) fn restored(record: &OfferRecord, now: Anchor) -> Self {
+        let offered = Offered {
+            hash: OfferHash::new(&record.hash),
+            repeatable: true,
+            last: now.instant(record.last),
+            first: now.instant(record.first),
+            count: u8::try_from(record.count).unwrap_or(u8::MAX),
+            deadline: record.deadline.map(|deadline| now.instant(deadline)),
+            timed_out: record.timed_out,
+        };
+        Self { reported: None, offered: Some(Box::new(offered)) }
+    }
 }
 
 impl Offers {

@@ -129,12 +129,12 @@ impl Part {
 
     /// The place of the part in a table with one entry for each of [`ALL`](Self::ALL); the parts of
     /// [`STATE`](Self::STATE) come first.
-    pub(super) const fn index(self) -> usize {
+    pub(crate) const fn index(self) -> usize {
         self as usize
     }
 
     /// The change that a new value of this part is; none for parts that are not kept.
-    pub(super) fn change(self) -> Changes {
+    pub(crate) fn change(self) -> Changes {
         match self {
             Self::AgentDescription => Changes::AGENT_DESCRIPTION,
             Self::Health => Changes::HEALTH,
@@ -152,7 +152,7 @@ impl Part {
 
     /// Whether these bytes are what the whole message's decoder would accept as this part, and not
     /// too much to decode.
-    fn check(self, content: &[u8]) -> Result<(), Malformed> {
+    pub(super) fn check(self, content: &[u8]) -> Result<(), Malformed> {
         let in_part = |fault| Malformed { part: Some(self), ..fault };
         elements::check(self.kind(), content, DEFAULT_MAX_ELEMENTS)
             .map_err(|error| in_part(Malformed::new(error.to_string())))?;

@@ -28,6 +28,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::record::Vitals;
 use super::state::Parts;
 
 /// How often an Agent that does not deliver is asked again before the next gap or session.
@@ -60,6 +61,25 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
+    /// What outlives the process. When the Agent was asked does not: it may be asked again.
+    pub(super) fn record(&self) -> Vitals {
+        Vitals {
+            sequence_num: self.last,
+            last_parts: self.last_parts.to_tags(),
+            current: self.current.to_tags(),
+            ..Vitals::default()
+        }
+    }
+
+    pub(super) fn restored(vitals: &Vitals) -> Self {
+        Self {
+            last: vitals.sequence_num,
+            last_parts: Parts::from_tags(vitals.last_parts),
+            current: Parts::from_tags(vitals.current),
+            ..Self::default()
+        }
+    }
+
     /// The last number received.
     pub(super) const fn last(&self) -> Option<u64> {
         self.last

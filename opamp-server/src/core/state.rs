@@ -34,6 +34,18 @@ impl Parts {
     }
 }
 
+/// As they are written: by the bits of their fields' numbers.
+impl Parts {
+    pub(super) fn to_tags(self) -> u32 {
+        let present = Part::ALL.into_iter().filter(|part| self.has(*part));
+        present.fold(0, |tags, part| tags | 1 << part.tag())
+    }
+
+    pub(super) fn from_tags(tags: u32) -> Self {
+        Part::ALL.into_iter().filter(|part| tags & (1 << part.tag()) != 0).collect()
+    }
+}
+
 impl FromIterator<Part> for Parts {
     fn from_iter<I: IntoIterator<Item = Part>>(parts: I) -> Self {
         let mut set = Self::default();
@@ -89,6 +101,18 @@ impl AgentState {
             changes |= Changes::CAPABILITIES;
         }
         Ok(Folded { present, changes })
+    }
+
+    /// Takes over what was written of an earlier process's Agent.
+    pub(super) fn restore_capabilities(&mut self, capabilities: AgentCapabilities) {
+        self.capabilities = capabilities;
+    }
+
+    /// Takes over a valid part; nothing for one that is not kept.
+    pub(super) fn restore_part(&mut self, part: Part, content: &[u8]) {
+        if let Some(held) = self.parts.get_mut(part.index()) {
+            *held = Some(Bytes::copy_from_slice(content));
+        }
     }
 
     /// The bytes that are kept once the message is taken over, unless they are too many.

@@ -179,6 +179,23 @@ counters! {
         /// ([`ServerConfig::max_fleet_bytes`](crate::ServerConfig::max_fleet_bytes)).
         over_budget,
     }
+    #[doc = "Messages told UNAVAILABLE as what changed could not be stored in time."]
+    "opamp_messages_unsaved_total" {
+        /// Messages told UNAVAILABLE as what changed could not be stored in time.
+        unsaved,
+    }
+    #[doc = "Writes to the store of what has to survive a restart, by how they ended."]
+    "opamp_store_writes_total" {
+        /// Batches of changes that were stored.
+        store_writes [outcome = "written"],
+        /// Attempts to store a batch that failed; each is tried again.
+        store_failures [outcome = "failed"],
+    }
+    #[doc = "Bytes of keys and values that were stored."]
+    "opamp_store_bytes_total" {
+        /// Bytes of keys and values that were stored.
+        store_bytes,
+    }
     #[doc = "Messages of connections whose Agent has since appeared on a newer one."]
     "opamp_messages_stale_total" {
         /// Messages of a connection whose Agent has since appeared on a newer one.

@@ -4,6 +4,7 @@
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use opamp_proto::{InstanceUid, LegacyUid, WireUid};
@@ -34,12 +35,18 @@ impl<I> Fleet<I> {
         fresh: &mut dyn FnMut() -> InstanceUid,
         out: &mut Vec<u8>,
     ) -> Received {
-        let accepted = self.accept_into(route, body, now, fresh, Some(&mut *out));
+        let mut accepted = self.accept_into(route, body, now, fresh, Some(&mut *out));
         let Accepted { key, changes, queue, .. } = accepted;
         let refusal = accepted.refusal().cloned();
         let unanswered = matches!(accepted.answer, Answer::Nothing);
+        if accepted.unsaved > 0 {
+            let (queue, unsaved) = (std::mem::take(&mut accepted.queue), Some(accepted.into()));
+            let (tail, push) = (None, false);
+            return Received { key, changes, queue, tail, push, refusal, unanswered, unsaved };
+        }
         let (tail, push) = self.compose(accepted, now, out);
-        Received { key, changes, queue, tail, push, refusal, unanswered }
+        let unsaved = None;
+        Received { key, changes, queue, tail, push, refusal, unanswered, unsaved }
     }
 
     /// Takes in a message whose reply is composed later by [`reply`](Self::reply), so that what a
@@ -92,6 +99,7 @@ impl<I> Fleet<I> {
             changes: Changes::empty(),
             queue: false,
             ticket: 0,
+            unsaved: 0,
             answer: Answer::Refuse(refusal),
         });
         match accepted.refusal().map(Refusal::kind) {
@@ -108,6 +116,25 @@ impl<I> Fleet<I> {
     #[must_use = "the tail is a part of the message"]
     pub fn reply(&self, accepted: Accepted, now: Now, out: &mut Vec<u8>) -> Option<Bytes> {
         self.compose(accepted, now, out).0
+    }
+
+    /// Composes the answer to a message whose changes could not be saved in time: that it is to be
+    /// sent again after a pause, as the Server cannot promise to remember it (ERR-08, THR-01).
+    pub fn answer_unsaved(&self, accepted: Accepted, retry_after: Duration, out: &mut Vec<u8>) {
+        self.inner.counting.unavailable.add();
+        self.inner.counting.unsaved.add();
+        if let Answer::Reply(key, due) = &accepted.answer
+            && due.asks_full_state()
+            && let Some(slot) = self.shard(key).slots.get_mut(key)
+        {
+            // What this message was owed is owed to the next one.
+            slot.agent.request_full_state();
+        }
+        let refusal = match accepted.answer {
+            Answer::Refuse(refusal) => refusal,
+            _ => Refusal::unavailable("the Server cannot store what changed", Some(retry_after)),
+        };
+        refusal.encode(accepted.key.as_ref().map(AgentKey::uid), out);
     }
 
     fn compose(&self, accepted: Accepted, now: Now, out: &mut Vec<u8>) -> (Option<Bytes>, bool) {
@@ -234,6 +261,7 @@ impl<I> Fleet<I> {
                 changes: Changes::empty(),
                 queue: false,
                 ticket: 0,
+                unsaved: 0,
                 answer: Answer::Acknowledge(due),
             });
         }
@@ -277,8 +305,9 @@ impl<I> Fleet<I> {
         }
         let queue = slot.news.note(changes);
         let ticket = slot.news.ticket();
+        let noted = slot.note_message(changes, new_instance_uid.is_some(), &self.inner.saving);
         let answer = match (new_instance_uid, out) {
-            (None, Some(out)) => {
+            (None, Some(out)) if noted.due == 0 => {
                 let refusal = due.refusal().cloned();
                 let (tail, push) = slot.reply(due, terms, now, out);
                 self.count(&mut slot.agent, false);
@@ -288,6 +317,7 @@ impl<I> Fleet<I> {
                 let new = new.map(|new| key.tenant().agent(new));
                 let outdated = new.and_then(|new| slot.give(new));
                 let serial = slot.serial;
+                shard.queue(key, noted);
                 drop(shard);
                 // The Agent must not hear of its new uid before that is known here.
                 if let Some(new) = new {
@@ -299,7 +329,8 @@ impl<I> Fleet<I> {
                 Answer::Reply(key, due)
             }
         };
-        Ok(Accepted { key: Some(key), changes, queue, ticket, answer })
+        let unsaved = noted.due;
+        Ok(Accepted { key: Some(key), changes, queue, ticket, unsaved, answer })
     }
 
     /// Whether a connection may carry one more Agent.
@@ -330,6 +361,7 @@ impl<I> Fleet<I> {
             inbox: Inbox::default(),
             challenged: None,
             given: Vec::new(),
+            written: None,
         })
     }
 }

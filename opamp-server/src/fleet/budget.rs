@@ -42,6 +42,11 @@ impl Budget {
         Some(Reservation { budget: self, bytes })
     }
 
+    /// What is kept again after a restart, whatever the limit says.
+    pub(super) fn restore(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// What was kept is no longer.
     pub(super) fn release(&self, bytes: usize) {
         if bytes > 0 {

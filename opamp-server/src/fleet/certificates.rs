@@ -136,6 +136,8 @@ impl<I> Fleet<I> {
         decide(slot, terms)?;
         self.inner.budget.release(before.saturating_sub(slot.retained_bytes()));
         slot.wake();
+        let noted = slot.note_operation(&self.inner.saving);
+        shard.queue(key, noted);
         Ok(())
     }
 

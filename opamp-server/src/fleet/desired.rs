@@ -51,6 +51,7 @@ impl<I> Fleet<I> {
     /// Stops to offer a configuration to Agents that have none of their own. They keep what they have.
     pub fn clear_default_remote_config(&self) {
         self.shards().for_each(|mut shard| shard.desired.remote_config = None);
+        self.inner.saving.note_defaults();
     }
 
     /// Sets the connection settings for all Agents that have none of their own; each gets the parts
@@ -75,6 +76,7 @@ impl<I> Fleet<I> {
     /// have.
     pub fn clear_default_connection_settings(&self) {
         self.shards().for_each(|mut shard| shard.desired.connection_settings = None);
+        self.inner.saving.note_defaults();
     }
 
     /// Sets the packages for all Agents that have none of their own (PKG-02).
@@ -94,6 +96,7 @@ impl<I> Fleet<I> {
     /// Stops to offer packages to Agents that have none of their own. They keep what they have.
     pub fn clear_default_packages(&self) {
         self.shards().for_each(|mut shard| shard.desired.packages = None);
+        self.inner.saving.note_defaults();
     }
 
     fn set_default(&self, set: impl Fn(&mut Desired), applies: impl Fn(&Desired) -> bool) {
@@ -102,6 +105,7 @@ impl<I> Fleet<I> {
             let slots = shard.slots.values().filter(|slot| applies(slot.agent.own()));
             slots.for_each(|slot| slot.wake());
         }
+        self.inner.saving.note_defaults();
     }
 
     fn check(&self, offers: ServerCapabilities, size: usize) -> Result<(), OperationError> {

@@ -43,12 +43,17 @@ impl<I> Fleet<I> {
         let key = key.into();
         let mut shard = self.shard(&key);
         let (slot, terms) = shard.slot(&key, self.config())?;
+        let Some(identity) = slot.route.identity.clone() else {
+            // Of a restored Agent everything is told when it is back.
+            slot.news.forget_queue();
+            return None;
+        };
         let changes = slot.news.take()?;
         Some(AgentChanges {
             agent: slot.snapshot(terms),
             changes,
             custom_messages: self.empty(&mut slot.inbox),
-            identity: slot.route.identity.clone(),
+            identity,
             token: ChangesToken { key, serial: slot.serial },
         })
     }

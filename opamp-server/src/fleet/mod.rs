@@ -29,29 +29,36 @@ mod budget;
 mod certificates;
 mod components;
 mod desired;
+mod entry;
 mod handling;
 mod inbox;
 mod key;
 mod operations;
 mod received;
 mod rename;
+mod restore;
 mod route;
+mod saving;
 mod shard;
 mod snapshot;
 mod tally;
 
 pub use self::authorize::Authorizer;
+pub use self::entry::Change;
 pub use self::handling::{AgentChanges, ChangesToken};
 pub use self::key::{AgentKey, Tenant};
 pub use self::operations::Connected;
 pub use self::received::{Accepted, Received};
+pub use self::restore::{InvalidEntry, Restore, Restored};
 pub use self::route::{Route, RouteWaker};
+pub use self::saving::{Batch, SaveWaker};
 pub use self::snapshot::AgentSnapshot;
 
 use self::authorize::OneTenant;
 use self::budget::Budget;
 use self::components::Components;
 use self::route::RouteShared;
+use self::saving::Saving;
 use self::shard::Shard;
 
 /// The moment something happens, on both clocks. The registry reads neither.
@@ -82,6 +89,7 @@ struct Inner<I> {
     budget: Budget,
     /// Looked at only when an Agent tells something new of its components.
     components: Mutex<Components>,
+    saving: Saving,
     /// The number of the next route.
     routes: AtomicU64,
     /// The number of the next slot.
@@ -135,6 +143,7 @@ impl<I> Fleet<I> {
                 agents: AtomicUsize::new(0),
                 budget,
                 components: Mutex::default(),
+                saving: Saving::default(),
                 routes: AtomicU64::new(0),
                 serials: AtomicU64::new(0),
                 unavailable: AtomicU64::new(AVAILABLE),
@@ -219,7 +228,14 @@ impl<I> Fleet<I> {
     ) -> Route<I> {
         let id = self.inner.routes.fetch_add(1, Ordering::Relaxed);
         let tenant = self.inner.authorizer.tenant(&identity);
-        let shared = Arc::new(RouteShared { id, tenant, transport, remote_addr, identity, waker });
+        let shared = Arc::new(RouteShared {
+            id,
+            tenant,
+            transport,
+            remote_addr,
+            identity: Some(identity),
+            waker,
+        });
         Route { shared, agents: Vec::new() }
     }
 
@@ -285,6 +301,9 @@ impl<I> Fleet<I> {
             shard.retain(config, |key, slot, terms| {
                 let timed_out = slot.agent.handle_time(now.instant);
                 self.count(&mut slot.agent, false);
+                if !timed_out.is_empty() {
+                    slot.note_offers();
+                }
                 if slot.news.note(timed_out) {
                     queue.push(*key);
                 }
@@ -293,7 +312,10 @@ impl<I> Fleet<I> {
                 }
                 let asking = slot.agent.retained_bytes();
                 slot.agent.expire_certificate_request(config, now.instant);
-                expired += asking - slot.agent.retained_bytes();
+                if asking > slot.agent.retained_bytes() {
+                    expired += asking - slot.agent.retained_bytes();
+                    slot.note_offers();
+                }
                 let silent = now.instant.saturating_duration_since(slot.last_seen.instant);
                 let transport = slot.agent.transport();
                 let gone = slot.agent.handle_silence(silent, config);

@@ -18,6 +18,9 @@ pub struct Accepted {
     pub queue: bool,
     /// What to pass to [`Fleet::poll_handled`](super::Fleet::poll_handled) to wait until the changes were handled.
     pub ticket: u64,
+    /// The generation that has to be [saved](super::Fleet::is_saved) before the message is answered;
+    /// 0 if the reply has to wait for nothing.
+    pub unsaved: u64,
     pub(super) answer: Answer,
 }
 
@@ -46,6 +49,7 @@ impl Accepted {
             changes: Changes::empty(),
             queue: false,
             ticket: 0,
+            unsaved: 0,
             answer: Answer::Nothing,
         }
     }
@@ -82,4 +86,8 @@ pub struct Received {
     /// The message gets no reply, which only a [tolerance](crate::Tolerances::missing_instance_uid)
     /// brings about.
     pub unanswered: bool,
+    /// The reply has to wait for what changed to be [saved](super::Fleet::is_saved): nothing of it is
+    /// in the buffer, and it is to be [composed](super::Fleet::reply) from this then, or given up with
+    /// [`Fleet::answer_unsaved`](super::Fleet::answer_unsaved).
+    pub unsaved: Option<Box<Accepted>>,
 }

@@ -87,6 +87,8 @@ impl<I> Fleet<I> {
             }
             slot
         };
+        let mut slot = slot;
+        slot.note_moved(rename.old);
         let retained = slot.retained_bytes();
         let changes = self.settle(slot, new);
         if changes.is_empty() {
@@ -107,7 +109,10 @@ impl<I> Fleet<I> {
             match shard.slots.entry(new) {
                 Entry::Vacant(vacant) => vacant.insert(slot),
                 // Two messages under the new uid came at once, and the other one was first.
-                Entry::Occupied(_) => return Changes::empty(),
+                Entry::Occupied(_) => {
+                    shard.forgotten.extend(slot.into_stored(new));
+                    return Changes::empty();
+                }
             };
         }
         for given in others {

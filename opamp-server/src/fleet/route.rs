@@ -37,8 +37,16 @@ pub(super) struct RouteShared<I> {
     pub(super) tenant: Tenant,
     pub(super) transport: Transport,
     pub(super) remote_addr: Option<SocketAddr>,
-    pub(super) identity: I,
+    /// Of a peer; Agents that were restored and have not come yet have none.
+    pub(super) identity: Option<I>,
     pub(super) waker: Option<Arc<dyn RouteWaker>>,
+}
+
+impl<I> RouteShared<I> {
+    /// In place of the connection that a restored Agent had.
+    pub(super) const fn of_no_peer(id: u64, tenant: Tenant, transport: Transport) -> Self {
+        Self { id, tenant, transport, remote_addr: None, identity: None, waker: None }
+    }
 }
 
 impl<I> Route<I> {
@@ -57,7 +65,8 @@ impl<I> Route<I> {
     /// The identity that admission gave the peer.
     #[must_use]
     pub fn identity(&self) -> &I {
-        &self.shared.identity
+        // A route is made by `Fleet::open_route` alone, which gives it one.
+        self.shared.identity.as_ref().expect("a route with a peer")
     }
 
     pub(super) fn is_on(&self, key: &AgentKey) -> bool {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::inbox::Inbox;
 use super::route::{Route, RouteShared};
+use super::saving::{Noted, Stored, Written};
 use super::snapshot::AgentSnapshot;
 use super::{AgentKey, Now, Tenant};
 use crate::core::{
@@ -25,6 +26,10 @@ pub(super) struct Shard<I> {
     pub(super) moved: HashMap<u64, AgentKey>,
     /// What is wanted for all, repeated in each shard so that reading it takes no other lock.
     pub(super) desired: Desired,
+    /// Agents that are to be written, each once.
+    pub(super) unsaved: Vec<AgentKey>,
+    /// What a store has of Agents that were forgotten since it was last written.
+    pub(super) forgotten: Vec<(AgentKey, Stored)>,
     /// The turns of all shards' Agents.
     pace: Arc<FullStatePace>,
 }
@@ -46,6 +51,8 @@ impl<I> Shard<I> {
             renames: HashMap::new(),
             moved: HashMap::new(),
             desired: Desired::default(),
+            unsaved: Vec::new(),
+            forgotten: Vec::new(),
             pace,
         }
     }
@@ -66,9 +73,17 @@ impl<I> Shard<I> {
         config: &ServerConfig,
         mut keep: impl FnMut(&AgentKey, &mut Slot<I>, Terms<'_>) -> bool,
     ) {
-        let Self { slots, desired, pace, .. } = self;
+        let Self { slots, desired, pace, forgotten, .. } = self;
         let terms = Terms::new(config, desired).paced(pace);
-        slots.retain(|key, slot| keep(key, slot, terms));
+        let gone = slots.extract_if(|key, slot| !keep(key, slot, terms));
+        forgotten.extend(gone.flat_map(|(key, slot)| slot.into_stored(key)));
+    }
+
+    /// Puts an Agent into the list of those that are to be written.
+    pub(super) fn queue(&mut self, key: AgentKey, noted: Noted) {
+        if noted.queue {
+            self.unsaved.push(key);
+        }
     }
 
     /// The terms Agents are served on.
@@ -92,6 +107,8 @@ pub(super) struct Slot<I> {
     pub(super) challenged: Option<u64>,
     /// The instance uids the Agent was given and has not taken, the newest last.
     pub(super) given: Vec<AgentKey>,
+    /// What is to be written to a store; `None` if there is none. Boxed for that.
+    pub(super) written: Option<Box<Written>>,
 }
 
 /// Instance uids an Agent may have been given without taking one.
@@ -123,6 +140,9 @@ impl<I> Slot<I> {
         out: &mut Vec<u8>,
     ) -> (Option<Bytes>, bool) {
         let tail = self.agent.poll_reply(due, terms, now.instant, out);
+        if tail.is_some() {
+            self.note_offers();
+        }
         let push = self.agent.transport() == Some(Transport::WebSocket) && self.agent.has_more();
         (tail, push)
     }
