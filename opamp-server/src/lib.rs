@@ -59,6 +59,11 @@ pub use crate::service::{
     AcceptAll, AgentChange, BearerTokens, FilesFull, Handler, OpampService, PackageFile,
     PackageFiles, PeerAddr, Rejection, Server, ServerBuilder, ServiceConfig, ShutdownHandle,
 };
+#[cfg(feature = "ca")]
+pub use crate::service::{
+    ApprovalError, CertificateAuthority, CertificateIssuing, CertificateRequest, CertificateSerial,
+    CsrApproval, IssuedCertificate, KeyAlgorithm, LocalCa, NotIssued, Revocations, Revoked,
+};
 
 #[cfg(all(doctest, feature = "service"))]
 #[doc = include_str!("../README.md")]

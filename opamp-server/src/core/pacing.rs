@@ -100,7 +100,7 @@ mod tests {
         turns.sort();
         for turn in &turns {
             let within =
-                turns.iter().filter(|it| (*turn..*turn + Duration::from_secs(1)).contains(it));
+                turns.iter().filter(|it| (*turn..*turn + Duration::from_secs(1)).contains(*it));
             assert!(within.count() <= 20);
         }
         // It fills again in a second without any.

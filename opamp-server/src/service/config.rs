@@ -49,6 +49,13 @@ pub struct ServiceConfig {
     /// How long one such call may take before it is dropped. Default: 60 s, so that calls that hang
     /// cannot use up the concurrency for good.
     pub handler_deadline: Duration,
+    /// Has certificates issued to Agents that ask for them. Default: `None`, and the Server does not say
+    /// that it takes requests (CSR-24).
+    #[cfg(feature = "ca")]
+    pub certificates: Option<super::CertificateIssuing>,
+    /// The certificates that are not taken any more. Default: `None`.
+    #[cfg(feature = "ca")]
+    pub revocations: Option<super::Revocations>,
 }
 
 impl Default for ServiceConfig {
@@ -66,6 +73,10 @@ impl Default for ServiceConfig {
             max_malformed: 16,
             handler_concurrency: 64,
             handler_deadline: Duration::from_secs(60),
+            #[cfg(feature = "ca")]
+            certificates: None,
+            #[cfg(feature = "ca")]
+            revocations: None,
         }
     }
 }

@@ -314,6 +314,14 @@ impl<H: Handler> Connection<H> {
                 "the operator ends the connection",
             ));
         }
+        #[cfg(feature = "ca")]
+        if self.signal.is_revoked() {
+            return Err(End::close(
+                Cause::Operator,
+                CloseCode::POLICY,
+                "the certificate is revoked",
+            ));
+        }
         if self.signal.take_tick() {
             self.tick(writing)?;
         }

@@ -12,6 +12,8 @@ use futures_util::FutureExt as _;
 
 use super::Inner;
 use super::handler::{AgentChange, Handler};
+#[cfg(feature = "ca")]
+use crate::core::Changes;
 use crate::fleet::{AgentChanges, AgentKey};
 
 #[derive(Default)]
@@ -64,6 +66,8 @@ impl<H: Handler> Inner<H> {
     async fn handle(self: &Arc<Self>, key: AgentKey) {
         let Some(taken) = self.fleet.take_changes(key) else { return };
         let AgentChanges { agent, changes, custom_messages, identity, token } = taken;
+        #[cfg(feature = "ca")]
+        let asks = changes.contains(Changes::CERTIFICATE_REQUEST).then(|| identity.clone());
         let fleet = self.fleet.clone();
         let change = AgentChange { agent, changes, custom_messages, identity, fleet };
         let call = async { self.handler.agent_changed(change).await };
@@ -78,6 +82,10 @@ impl<H: Handler> Inner<H> {
                 self.fleet.counting().handler_timeouts.add();
                 tracing::warn!(agent = %key, "the handler took too long and was dropped")
             }
+        }
+        #[cfg(feature = "ca")]
+        if let Some(identity) = asks {
+            Box::pin(self.decide_certificate(key, &identity)).await;
         }
         if let Some(key) = self.fleet.finish_changes(token) {
             self.dispatch(key);

@@ -19,6 +19,8 @@ pub enum ErrorKind {
     Bind,
     /// The certificates, the key or the authorities are not usable.
     Tls,
+    /// The certificate or the key of a certificate authority is not usable.
+    Authority,
 }
 
 impl Error {
@@ -38,6 +40,7 @@ impl fmt::Display for Error {
         f.write_str(match self.kind {
             ErrorKind::Bind => "cannot listen on the address",
             ErrorKind::Tls => "unusable TLS configuration",
+            ErrorKind::Authority => "unusable certificate authority",
         })
     }
 }

@@ -80,6 +80,21 @@ pub trait Handler: Send + Sync + 'static {
         let _ = change;
         std::future::ready(())
     }
+
+    /// Decides what happens with an Agent's certificate request, which was verified (CSR-10, TOFU-03).
+    /// Called by the same workers as [`agent_changed`](Self::agent_changed) and after it, unless that
+    /// has decided already; the same deadline holds, and a panic refuses the request. Default: the
+    /// `policy` of [`CertificateIssuing::approval`](crate::CertificateIssuing::approval).
+    #[cfg(feature = "ca")]
+    fn approve_certificate(
+        &self,
+        request: &super::CertificateRequest,
+        identity: &Self::Identity,
+        policy: super::CsrApproval,
+    ) -> impl Future<Output = super::CsrApproval> + Send {
+        let _ = (request, identity);
+        std::future::ready(policy)
+    }
 }
 
 /// What [`Handler::agent_changed`] is told.

@@ -48,6 +48,8 @@ use crate::fleet::{AgentKey, Fleet, Now};
 
 mod authorize;
 mod buffers;
+#[cfg(feature = "ca")]
+pub mod certificates;
 mod config;
 mod connection;
 mod dispatch;
@@ -63,6 +65,12 @@ pub mod tls;
 mod upgrade;
 mod websocket;
 
+#[cfg(feature = "ca")]
+pub use self::certificates::{
+    ApprovalError, CertificateAuthority, CertificateIssuing, CertificateRequest, CertificateSerial,
+    CsrApproval, InvalidCertificateRequest, InvalidSerial, IssuedCertificate, KeyAlgorithm,
+    LocalCa, NotIssued, Revocations, RevocationsFull, Revoked,
+};
 pub use self::config::ServiceConfig;
 pub use self::error::{Error, ErrorKind};
 #[cfg(feature = "tls")]
@@ -173,6 +181,8 @@ impl<H: Handler> OpampService<H> {
     /// A service with a registry of its own.
     #[must_use]
     pub fn new(handler: H, server: ServerConfig, service: ServiceConfig) -> Self {
+        #[cfg(feature = "ca")]
+        let server = certificates::announced(server, &service);
         let handler = Arc::new(handler);
         let authorizer = ByHandler(Arc::clone(&handler));
         Self {
@@ -262,17 +272,21 @@ impl<H: Handler> OpampService<H> {
         let peer = request.extensions.get::<PeerAddr>().map(|peer| peer.0);
         let permit = request.extensions.get::<Permit>().cloned();
         let inner = Arc::clone(&self.inner);
-        self.inner.signals.spawn(|signal| async move {
-            let _permit = permit;
-            let deadline = inner.config.first_message_timeout;
-            let span = tracing::debug_span!("websocket", ?peer);
-            match tokio::time::timeout(deadline, upgrade).await {
-                Ok(Ok(upgraded)) => {
-                    let serving = connection::serve(inner, signal, upgraded, peer, identity);
-                    Box::pin(serving).instrument(span).await;
+        self.inner.signals.spawn(|signal| {
+            #[cfg(feature = "ca")]
+            inner.note_certificate(request, &signal);
+            async move {
+                let _permit = permit;
+                let deadline = inner.config.first_message_timeout;
+                let span = tracing::debug_span!("websocket", ?peer);
+                match tokio::time::timeout(deadline, upgrade).await {
+                    Ok(Ok(upgraded)) => {
+                        let serving = connection::serve(inner, signal, upgraded, peer, identity);
+                        Box::pin(serving).instrument(span).await;
+                    }
+                    Ok(Err(error)) => tracing::debug!(%error, "the upgrade failed"),
+                    Err(_elapsed) => tracing::debug!("the upgrade took too long"),
                 }
-                Ok(Err(error)) => tracing::debug!(%error, "the upgrade failed"),
-                Err(_elapsed) => tracing::debug!("the upgrade took too long"),
             }
         });
         Ok(response)
@@ -282,7 +296,11 @@ impl<H: Handler> OpampService<H> {
 impl<H: Handler> Inner<H> {
     /// Asks the handler about a peer.
     async fn admit(&self, request: &request::Parts) -> Result<H::Identity, Rejection> {
-        let admission = async { self.handler.admit(request).await };
+        let admission = async {
+            #[cfg(feature = "ca")]
+            self.check_certificate(request)?;
+            self.handler.admit(request).await
+        };
         let admission = AssertUnwindSafe(admission).catch_unwind();
         let deadline = self.config.admission_deadline;
         let rejection = match tokio::time::timeout(deadline, admission).await {
@@ -331,11 +349,15 @@ async fn keep_time<H: Handler>(service: Weak<Inner<H>>, tick: Duration) {
     let mut interval = tokio::time::interval(tick);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut swept = started;
+    #[cfg(feature = "ca")]
+    let mut revoked = 0;
     let mut pacing = false;
     loop {
         let now_ticked = interval.tick().await;
         let Some(inner) = service.upgrade() else { return };
         inner.signals.advance(now_ticked - started);
+        #[cfg(feature = "ca")]
+        inner.close_revoked(&mut revoked);
         let mut sweep_after = (inner.fleet.config().http_offline_after / 10).min(SWEEP_PERIOD);
         if pacing {
             sweep_after = sweep_after.min(PACING_PERIOD);

@@ -29,6 +29,12 @@ pub(super) struct Signal {
     due: AtomicU64,
     /// That time has come.
     tick: AtomicBool,
+    /// What the peer's certificate says, if it has presented one.
+    #[cfg(feature = "ca")]
+    named: std::sync::OnceLock<Box<super::certificates::Named>>,
+    /// The certificate was revoked.
+    #[cfg(feature = "ca")]
+    revoked: AtomicBool,
 }
 
 impl Signal {
@@ -38,6 +44,10 @@ impl Signal {
             closing: AtomicBool::new(closing),
             due: AtomicU64::new(NEVER),
             tick: AtomicBool::new(false),
+            #[cfg(feature = "ca")]
+            named: std::sync::OnceLock::new(),
+            #[cfg(feature = "ca")]
+            revoked: AtomicBool::new(false),
         }
     }
 
@@ -76,6 +86,25 @@ impl Signal {
             self.tick.store(true, Ordering::Release);
             self.wake();
         }
+    }
+
+    /// Notes what the peer's certificate says.
+    #[cfg(feature = "ca")]
+    pub(super) fn set_named(&self, named: super::certificates::Named) {
+        // A connection has one peer.
+        let _ = self.named.set(Box::new(named));
+    }
+
+    /// The certificate the connection was opened with was revoked.
+    #[cfg(feature = "ca")]
+    pub(super) fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::Acquire)
+    }
+
+    #[cfg(feature = "ca")]
+    pub(super) fn revoke(&self) {
+        self.revoked.store(true, Ordering::Release);
+        self.wake();
     }
 
     fn close(&self) {
@@ -144,6 +173,16 @@ impl Signals {
         let mut open = self.open();
         open.closing = true;
         open.connections.values().for_each(|connection| connection.signal.close());
+    }
+
+    /// Tells the connections to close whose certificate is revoked.
+    #[cfg(feature = "ca")]
+    pub(super) fn revoke(&self, is_revoked: impl Fn(&super::certificates::Named) -> bool) {
+        for connection in self.open().connections.values() {
+            if connection.signal.named.get().is_some_and(|named| is_revoked(named)) {
+                connection.signal.revoke();
+            }
+        }
     }
 
     pub(super) fn is_closing(&self) -> bool {
