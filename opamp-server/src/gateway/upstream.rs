@@ -178,10 +178,7 @@ impl Gateway {
         own.filter(|slot| self.upstreams[*slot].connected)
             .or_else(|| self.least_loaded(|it| it.connected))
             .or_else(|| own.filter(|slot| !self.upstreams[*slot].hopeless))
-            .or_else(|| {
-                let none = !self.upstreams.iter().any(|it| it.connected);
-                none.then(|| self.least_loaded(|it| !it.hopeless))?
-            })
+            .or_else(|| self.least_loaded(|it| !it.hopeless))
     }
 
     fn least_loaded(&self, is_candidate: impl Fn(&Upstream) -> bool) -> Option<usize> {

@@ -23,6 +23,7 @@ use crate::random::Random;
 use crate::tap::Tap;
 
 mod agreement;
+mod gateway;
 mod network;
 
 /// How bad the network is.
@@ -91,6 +92,7 @@ pub struct World {
     next_process: usize,
     next_uid: u64,
     wakes: Arc<Wakes>,
+    middle: Option<gateway::Middle>,
     random: Random,
 }
 
@@ -132,6 +134,7 @@ impl World {
             next_process: 0,
             next_uid: 1,
             wakes: Arc::default(),
+            middle: None,
             random: Random::new(seed),
         }
     }
@@ -245,8 +248,12 @@ impl World {
 
     /// The server dies and comes back knowing nothing but the default configuration.
     pub fn restart_server(&mut self) {
-        for id in self.connections.keys().copied().collect::<Vec<_>>() {
-            self.cut(id);
+        if self.middle.is_some() {
+            self.cut_links();
+        } else {
+            for id in self.connections.keys().copied().collect::<Vec<_>>() {
+                self.cut(id);
+            }
         }
         self.server += 1;
         self.fleet = Fleet::new(self.server_config.clone());
@@ -298,7 +305,8 @@ impl World {
         let timeouts = self.agents.iter().filter_map(|agent| agent.core.poll_timeout());
         let answers =
             self.agents.iter().flat_map(|agent| agent.answers.iter().map(|(due, _)| *due));
-        arrival.into_iter().chain(timeouts).chain(answers).min()
+        let gateway = self.middle.as_ref().and_then(|middle| middle.gateway.poll_timeout());
+        arrival.into_iter().chain(timeouts).chain(answers).chain(gateway).min()
     }
 
     fn step(&mut self) {
@@ -308,7 +316,9 @@ impl World {
             }
             let Some(Reverse(next)) = self.arrivals.pop() else { break };
             self.arrive(next.arrival);
+            self.settle_gateway();
         }
+        self.settle_gateway();
         let now = self.fleet_now();
         // Nothing handles changes here, so nobody has to be queued.
         let _ = self.fleet.sweep(now);

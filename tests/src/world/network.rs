@@ -9,15 +9,19 @@ use opamp_client::core::{
     Transport,
 };
 use opamp_proto::{Message as _, frame, v1};
-use opamp_server::fleet::{Route, RouteWaker};
+use opamp_server::fleet::{Now, Route, RouteWaker};
+use opamp_server::gateway::DownstreamId;
 
 use super::World;
+use super::gateway::Upstream;
 
 pub(super) struct Connection {
     pub(super) agent: usize,
     pub(super) process: usize,
     pub(super) epoch: Epoch,
     pub(super) route: Option<Route<()>>,
+    /// Where it ends if there is a gateway.
+    pub(super) downstream: Option<DownstreamId>,
     /// Which life of the server it leads to.
     pub(super) server: u64,
     /// Whether bytes still get from one end to the other.
@@ -37,6 +41,8 @@ pub(super) enum Arrival {
     LostAtAgent { connection: u64, loss: Loss },
     Request { agent: usize, process: usize, ticket: Ticket, body: Bytes, lose_response: bool },
     Response { agent: usize, process: usize, ticket: Ticket, body: Option<Bytes> },
+    Answer { agent: usize, process: usize, ticket: Ticket, response: Response },
+    Upstream(Upstream),
 }
 
 pub(super) struct Scheduled {
@@ -69,7 +75,8 @@ impl World {
                 assert!(self.agents[agent].connection.is_none(), "DUP-01: one connection at most");
                 let process = self.agents[agent].process;
                 let due = self.now + self.delay();
-                if !self.server_up || self.random.chance(self.weather.failures) {
+                let served = self.server_up || self.middle.is_some();
+                if !served || self.random.chance(self.weather.failures) {
                     return self.schedule(due, Arrival::Refused { agent, process, epoch });
                 }
                 let id = self.next_connection;
@@ -79,6 +86,7 @@ impl World {
                     process,
                     epoch,
                     route: None,
+                    downstream: None,
                     server: self.server,
                     up: true,
                     to_server: self.now,
@@ -146,8 +154,9 @@ impl World {
                 self.next_connection += 1;
                 self.tap.sent_by_agent(process, self.next_connection, &body);
                 let due = self.now + self.delay();
-                let fails = !self.server_up || self.random.chance(self.weather.failures);
-                let lose_response = fails && self.server_up && self.random.chance(50);
+                let served = self.server_up || self.middle.is_some();
+                let fails = !served || self.random.chance(self.weather.failures);
+                let lose_response = fails && served && self.random.chance(50);
                 if fails && !lose_response {
                     let response = Arrival::Response { agent, process, ticket, body: None };
                     return self.schedule(due, response);
@@ -176,6 +185,9 @@ impl World {
             Arrival::AtAgent { connection, message } => self.at_agent(connection, message),
             Arrival::LostAtServer { connection } => {
                 let Some(connection) = self.connections.get_mut(&connection) else { return };
+                if let Some(id) = connection.downstream.take() {
+                    return self.close_socket(id);
+                }
                 if let Some(route) = connection.route.take()
                     && connection.server == self.server
                 {
@@ -191,6 +203,18 @@ impl World {
                 {
                     self.agents[agent].connection = None;
                     self.agents[agent].core.handle_connection_lost(epoch, loss, self.now);
+                    self.settle_agent(agent);
+                }
+            }
+            Arrival::Request { agent, process, ticket, body, lose_response }
+                if self.middle.is_some() =>
+            {
+                self.request_at_gateway((agent, process), ticket, &body, lose_response);
+            }
+            Arrival::Upstream(arrival) => self.upstream_arrives(arrival),
+            Arrival::Answer { agent, process, ticket, response } => {
+                if self.agents[agent].process == process {
+                    self.agents[agent].core.handle_response(ticket, response, self.now);
                     self.settle_agent(agent);
                 }
             }
@@ -229,7 +253,19 @@ impl World {
         if self.agents[agent].process != process || self.agents[agent].connection != Some(id) {
             return;
         }
-        if connection.server == self.server {
+        if self.middle.is_some() {
+            let admitted = self.admit_at_gateway(id);
+            if let Err(retry_after) = admitted {
+                self.agents[agent].connection = None;
+                let failure = Failure {
+                    kind: FailureKind::Throttled,
+                    message: "the gateway has no server".to_owned(),
+                };
+                let core = &mut self.agents[agent].core;
+                core.handle_connect_failed(epoch, failure, Some(retry_after), self.now);
+                return self.settle_agent(agent);
+            }
+        } else if connection.server == self.server {
             let waker = Arc::clone(&self.wakes) as Arc<dyn RouteWaker>;
             let transport = opamp_server::Transport::WebSocket;
             connection.route = Some(self.fleet.open_route(transport, None, (), Some(waker)));
@@ -250,7 +286,7 @@ impl World {
         Some(reply)
     }
 
-    fn receive(&mut self, route: &mut Route<()>, body: &[u8]) -> Bytes {
+    pub(super) fn receive(&mut self, route: &mut Route<()>, body: &[u8]) -> Bytes {
         let now = self.fleet_now();
         let fresh = self.fresh_uid();
         let mut head = Vec::new();
@@ -263,6 +299,12 @@ impl World {
 
     fn at_server(&mut self, id: u64, message: Bytes) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
+        if self.middle.is_some() {
+            if let Some(downstream) = connection.downstream {
+                self.socket_at_gateway(downstream, &message[1..]);
+            }
+            return;
+        }
         if connection.server != self.server {
             return;
         }
@@ -281,6 +323,10 @@ impl World {
 
     fn send_to_agent(&mut self, id: u64, uid: &[u8], body: &[u8]) {
         self.tap.sent_by_server(Transport::WebSocket, id, uid, body);
+        self.deliver_to_agent(id, body);
+    }
+
+    pub(super) fn deliver_to_agent(&mut self, id: u64, body: &[u8]) {
         let delay = self.delay();
         let now = self.now;
         let Some(connection) = self.connections.get_mut(&id).filter(|connection| connection.up)
@@ -313,6 +359,24 @@ impl World {
         for id in self.connections.keys().copied().collect::<Vec<_>>() {
             self.push(id);
         }
+        self.push_on_links();
+        self.settle_gateway();
+    }
+
+    /// What there is to push to the agents of a route.
+    pub(super) fn pushes(&self, route: &Route<()>, now: Now) -> Vec<Vec<u8>> {
+        let mut pushes = Vec::new();
+        for key in route.agents().to_vec() {
+            loop {
+                let mut head = Vec::new();
+                let Some(push) = self.fleet.poll_push(route, key, now, &mut head) else { break };
+                if let Some(tail) = push.tail {
+                    head.extend_from_slice(&tail);
+                }
+                pushes.push(head);
+            }
+        }
+        pushes
     }
 
     fn push(&mut self, id: u64) {
