@@ -24,6 +24,8 @@ use super::handler::{AcceptAll, Handler, PeerAddr};
 use super::package_files::PackageFiles;
 use super::signal::Signal;
 use super::stream::Socket;
+#[cfg(feature = "tls")]
+use super::tls::{ListenerTls, keep_current};
 use super::{OpampService, Permit, ResponseFuture, ServiceConfig, http};
 use crate::core::ServerConfig;
 use crate::fleet::Fleet;
@@ -78,7 +80,9 @@ struct Options {
     /// The files of packages, and the path they are below.
     packages: Option<(Box<str>, PackageFiles)>,
     #[cfg(feature = "tls")]
-    tls: Option<tokio_rustls::TlsAcceptor>,
+    tls: Option<ListenerTls>,
+    #[cfg(feature = "tls")]
+    tls_reload_interval: Duration,
     #[cfg(feature = "tls")]
     handshake_timeout: Duration,
     header_timeout: Duration,
@@ -100,6 +104,8 @@ impl Server<AcceptAll> {
                 packages: None,
                 #[cfg(feature = "tls")]
                 tls: None,
+                #[cfg(feature = "tls")]
+                tls_reload_interval: Duration::from_secs(30),
                 #[cfg(feature = "tls")]
                 handshake_timeout: Duration::from_secs(10),
                 header_timeout: Duration::from_secs(10),
@@ -137,10 +143,20 @@ impl<A: ToSocketAddrs> ServerBuilder<A> {
         self
     }
 
-    /// Serves TLS only; see [`tls::server_config`](super::tls::server_config).
+    /// Serves TLS only: with a configuration such as [`tls::server_config`](super::tls::server_config)
+    /// makes, or with one that can be replaced, such as from files
+    /// ([`tls::ListenerTls`](super::tls::ListenerTls)).
     #[cfg(feature = "tls")]
-    pub fn tls(mut self, config: impl Into<Arc<rustls::ServerConfig>>) -> Self {
-        self.options.tls = Some(config.into().into());
+    pub fn tls(mut self, config: impl Into<ListenerTls>) -> Self {
+        self.options.tls = Some(config.into());
+        self
+    }
+
+    /// How often the files of the TLS configuration are looked at, if it is from files. Default: 30 s.
+    #[cfg(feature = "tls")]
+    pub fn tls_reload_interval(mut self, interval: Duration) -> Self {
+        self.options.tls_reload_interval =
+            interval.clamp(Duration::from_millis(1), LONGEST_TIMEOUT);
         self
     }
 
@@ -236,7 +252,12 @@ impl<H: Handler> Server<H> {
         let Self { service, listener, options, shutdown, .. } = self;
         let deadline = options.shutdown_deadline;
         let mut stop = shutdown.subscribe();
+        #[cfg(feature = "tls")]
+        let renewing = keep_current(options.tls.clone(), options.tls_reload_interval);
+        #[cfg(not(feature = "tls"))]
+        let renewing = std::future::pending::<std::convert::Infallible>();
         tokio::select! {
+            never = renewing => match never {},
             _ = stop.wait_for(|stop| *stop) => {}
             never = accept(&service, &listener, Arc::new(options)) => match never {},
         }
@@ -315,7 +336,8 @@ impl<H: Handler> Connection<H> {
 
     #[cfg(feature = "tls")]
     async fn open(mut self, signal: Arc<Signal>, socket: Socket<TcpStream>) {
-        let Some(acceptor) = &self.options.tls else { return self.serve(&signal, socket).await };
+        let Some(tls) = &self.options.tls else { return self.serve(&signal, socket).await };
+        let acceptor = tokio_rustls::TlsAcceptor::from(tls.current());
         // Boxed, as its state is large and soon done with.
         let handshake = Box::pin(acceptor.accept(socket));
         let peer = self.peer.0;

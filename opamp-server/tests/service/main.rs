@@ -15,4 +15,5 @@ mod shutdown;
 mod support;
 mod times;
 mod tls;
+mod tls_reload;
 mod websocket;
