@@ -51,13 +51,14 @@ pub use crate::core::{
     RemoteConfig, ServerConfig, SettingsParts, Tolerances, Transport,
 };
 pub use crate::counters::{CounterFamily, CounterKind, CounterSample, Counters};
-pub use crate::fleet::{AgentKey, AgentSnapshot, Authorizer, Fleet, Now, Tenant};
+pub use crate::fleet::{AgentKey, AgentSnapshot, Authorizer, Claim, Denied, Fleet, Now, Tenant};
 #[cfg(feature = "tls")]
 pub use crate::service::PeerCertificates;
 #[cfg(feature = "service")]
 pub use crate::service::{
-    AcceptAll, AgentChange, BearerTokens, FilesFull, Handler, OpampService, PackageFile,
-    PackageFiles, PeerAddr, Rejection, Server, ServerBuilder, ServiceConfig, ShutdownHandle,
+    AcceptAll, AgentChange, Authorizing, BearerTokens, FilesFull, Handler, OpampService,
+    PackageFile, PackageFiles, PeerAddr, Rejection, Server, ServerBuilder, ServiceConfig,
+    ShutdownHandle,
 };
 #[cfg(feature = "ca")]
 pub use crate::service::{

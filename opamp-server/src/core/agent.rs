@@ -473,6 +473,11 @@ impl Agent {
         Some(new)
     }
 
+    /// The Agent is not given this instance uid after all.
+    pub fn withdraw_rename(&mut self, new: InstanceUid) {
+        self.rename = self.rename.take().filter(|rename| rename.new != new);
+    }
+
     /// The Agent speaks under an instance uid it was given, if not the last one. Everything known of
     /// it goes with it (reading A05).
     pub fn handle_renamed(&mut self, uid: WireUid) -> Changes {

@@ -81,6 +81,9 @@ pub enum OperationError {
     /// another one since.
     #[error("the Agent does not wait for this certificate")]
     NoCertificateRequest,
+    /// The identity that speaks for the Agent may not do so under the new instance uid.
+    #[error("the Agent's identity may not speak for the new instance uid")]
+    NotAuthorized,
     /// Another Agent has the instance uid or is about to get it.
     #[error("another Agent has this instance uid")]
     UidInUse,

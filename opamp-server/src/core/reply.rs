@@ -35,6 +35,8 @@ pub enum RefusalKind {
     /// The message is well formed and asks for more than the Server grants: type BAD_REQUEST, which
     /// says that it is not to be sent again.
     OverLimit,
+    /// The peer may not speak for the Agent: type BAD_REQUEST, and over HTTP status 403.
+    Denied,
     /// The Server cannot serve the Agent at the moment: type UNAVAILABLE (ERR-08).
     Unavailable,
     /// The Server failed: type UNKNOWN (ERR-05).
@@ -48,6 +50,10 @@ impl Refusal {
 
     pub(crate) fn over_limit(text: impl Into<String>) -> Self {
         Self { kind: RefusalKind::OverLimit, text: text.into(), retry_after: None }
+    }
+
+    pub(crate) fn denied(text: impl Into<String>) -> Self {
+        Self { kind: RefusalKind::Denied, text: text.into(), retry_after: None }
     }
 
     pub(crate) fn unavailable(text: impl Into<String>, retry_after: Option<Duration>) -> Self {
@@ -83,7 +89,7 @@ impl Refusal {
     /// nothing else (ERR-03, ID-10; readings A08, A33).
     pub fn encode(&self, uid: Option<&WireUid>, out: &mut Vec<u8>) {
         let kind = match self.kind {
-            RefusalKind::Malformed | RefusalKind::OverLimit => {
+            RefusalKind::Malformed | RefusalKind::OverLimit | RefusalKind::Denied => {
                 v1::ServerErrorResponseType::BadRequest
             }
             RefusalKind::Unavailable => v1::ServerErrorResponseType::Unavailable,

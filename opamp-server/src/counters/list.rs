@@ -84,6 +84,8 @@ counters! {
         websockets_oversized [reason = "too_large"],
         /// WebSockets closed after too many malformed messages.
         websockets_malformed [reason = "malformed"],
+        /// WebSockets closed after too many messages for Agents their peer may not speak for.
+        websockets_denied [reason = "denied"],
         /// WebSockets closed by the operator.
         websockets_ended [reason = "operator"],
         /// WebSockets closed as the Server shut down.
@@ -167,6 +169,8 @@ counters! {
     "opamp_messages_refused_total" {
         /// Messages told BAD_REQUEST as they are malformed.
         malformed [reason = "malformed"],
+        /// Messages whose sender may not speak for their Agent; over HTTP these are answered with 403.
+        denied [reason = "denied"],
         /// Messages told BAD_REQUEST as they ask for more than is granted, such as too much state of
         /// one Agent.
         over_limit [reason = "over_limit"],

@@ -11,10 +11,10 @@ use opamp_proto::{InstanceUid, LegacyUid, WireUid};
 
 use super::inbox::Inbox;
 use super::received::Answer;
-use super::shard::{News, PendingRename, Slot};
+use super::shard::{News, Slot};
 use super::{Accepted, AgentKey, Fleet, Now, Received, Route};
 use crate::core::{
-    Agent, AgentState, Changes, Handled, Part, Refusal, RefusalKind, Scan, Transport, later,
+    Agent, AgentState, Changes, Handled, Part, Refusal, RefusalKind, Scan, Transport,
 };
 
 /// Parts of a message above this size are validated before the lock is taken.
@@ -105,6 +105,7 @@ impl<I> Fleet<I> {
         match accepted.refusal().map(Refusal::kind) {
             Some(RefusalKind::Malformed) => counting.malformed.add(),
             Some(RefusalKind::OverLimit) => counting.over_limit.add(),
+            Some(RefusalKind::Denied) => counting.denied.add(),
             Some(RefusalKind::Unavailable) => counting.unavailable.add(),
             Some(RefusalKind::Unknown) | None => {}
         }
@@ -220,19 +221,21 @@ impl<I> Fleet<I> {
         let config = &self.inner.config;
         let mut changes = Changes::empty();
         let mut reserved = None;
-        let mut shard = self.shard(&key);
+        let mut shard = self.shard_for(route, &key)?;
         if !shard.slots.contains_key(&key) {
             // It stays until the slot is there, so that nobody else is given the uid meanwhile.
             let rename = shard.renames.get(&key).copied();
             if let Some(rename) = rename.filter(|rename| now.instant < rename.expires) {
                 drop(shard);
+                // Nobody takes what is another's along.
+                drop(self.shard_for(route, &rename.old)?);
                 // Nor must a message that is refused move it: the Agent would be on no route.
                 self.admit(route, &rename.old)?;
                 scan.validate()?;
                 reserved = Some(self.reserve_for_moved(&rename, scan)?);
                 changes |= self.move_slot(&rename, key);
                 route.leave(&rename.old);
-                shard = self.shard(&key);
+                shard = self.shard_for(route, &key)?;
             }
             if let Entry::Vacant(vacant) = shard.slots.entry(key) {
                 // Nor does it make an Agent known.
@@ -281,6 +284,7 @@ impl<I> Fleet<I> {
             route.join(key);
             slot.route = Arc::clone(&route.shared);
             slot.challenged = None;
+            slot.released = false;
         }
         if elsewhere && slot.is_connected() && route.shared.transport == Transport::WebSocket {
             changes |= slot.agent.handle_connected(Transport::WebSocket);
@@ -314,16 +318,13 @@ impl<I> Fleet<I> {
                 Answer::Composed { tail, push, refusal }
             }
             (new, _) => {
-                let new = new.map(|new| key.tenant().agent(new));
-                let outdated = new.and_then(|new| slot.give(new));
                 let serial = slot.serial;
+                let outdated = new.and_then(|new| slot.give(key.tenant().agent(new)));
                 shard.queue(key, noted);
                 drop(shard);
                 // The Agent must not hear of its new uid before that is known here.
                 if let Some(new) = new {
-                    let expires = later(now.instant, config.rename_expiry);
-                    let rename = PendingRename { old: key, serial, expires };
-                    self.shard(&new).renames.insert(new, rename);
+                    self.reserve_requested(route, key, serial, new, now);
                 }
                 self.forget_rename(outdated, serial);
                 Answer::Reply(key, due)
@@ -362,6 +363,7 @@ impl<I> Fleet<I> {
             challenged: None,
             given: Vec::new(),
             written: None,
+            released: false,
         })
     }
 }

@@ -43,7 +43,7 @@ mod shard;
 mod snapshot;
 mod tally;
 
-pub use self::authorize::Authorizer;
+pub use self::authorize::{Authorizer, Claim, Denied};
 pub use self::entry::Change;
 pub use self::handling::{AgentChanges, ChangesToken};
 pub use self::key::{AgentKey, Tenant};
@@ -54,7 +54,7 @@ pub use self::route::{Route, RouteWaker};
 pub use self::saving::{Batch, SaveWaker};
 pub use self::snapshot::AgentSnapshot;
 
-use self::authorize::OneTenant;
+use self::authorize::Everyone;
 use self::budget::Budget;
 use self::components::Components;
 use self::route::RouteShared;
@@ -120,10 +120,10 @@ impl<I> Default for Fleet<I> {
 }
 
 impl<I> Fleet<I> {
-    /// An empty registry, of one tenant.
+    /// An empty registry, of one tenant, in which every peer may speak for every Agent.
     #[must_use]
     pub fn new(config: ServerConfig) -> Self {
-        Self::with_authorizer(config, OneTenant)
+        Self::with_authorizer(config, Everyone)
     }
 
     /// An empty registry whose peers may do what this authorizer says.

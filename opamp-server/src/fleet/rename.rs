@@ -11,7 +11,7 @@ use std::time::Instant;
 use opamp_proto::InstanceUid;
 
 use super::shard::{PendingRename, Slot};
-use super::{AgentKey, Fleet};
+use super::{AgentKey, Fleet, Now, Route};
 use crate::core::{Changes, OperationError, later};
 
 impl<I> Fleet<I> {
@@ -21,8 +21,9 @@ impl<I> Fleet<I> {
     ///
     /// # Errors
     ///
-    /// [`OperationError::UnknownAgent`], and [`OperationError::UidInUse`] if another Agent has the new
-    /// instance uid or is about to get it.
+    /// [`OperationError::UnknownAgent`]; [`OperationError::NotAuthorized`] if the identity that speaks
+    /// for the Agent may not do so under the new instance uid, which would lock it out; and
+    /// [`OperationError::UidInUse`] if another Agent has the new instance uid or is about to get it.
     pub fn rename(
         &self,
         key: impl Into<AgentKey>,
@@ -32,7 +33,8 @@ impl<I> Fleet<I> {
         let expires = later(now, self.config().rename_expiry);
         let key = key.into();
         let reserved = key.tenant().agent(new);
-        let serial = self.with_slot(key, |slot| Ok(slot.serial))?;
+        let (serial, route) = self.with_slot(key, |slot| Ok((slot.serial, slot.route.clone())))?;
+        self.authorize(&route, &reserved, None).map_err(|_denied| OperationError::NotAuthorized)?;
         let reserved_now = {
             let mut shard = self.shard(&reserved);
             if shard.slots.contains_key(&reserved) {
@@ -69,6 +71,33 @@ impl<I> Fleet<I> {
                 Err(error)
             }
         }
+    }
+
+    /// An Agent asked for a uid, and is given this one (ID-09). One that it may not speak under would
+    /// lock it out: it is taken back, and the Agent keeps its own.
+    pub(super) fn reserve_requested(
+        &self,
+        route: &Route<I>,
+        key: AgentKey,
+        serial: u64,
+        new: InstanceUid,
+        now: Now,
+    ) {
+        let reserved = key.tenant().agent(new);
+        if self.authorize(&route.shared, &reserved, None).is_err() {
+            // If the Agent is gone meanwhile, so is what it was given.
+            let _ = self.with_slot(key, |slot| {
+                if slot.serial == serial {
+                    slot.agent.withdraw_rename(new);
+                    slot.given.retain(|given| *given != reserved);
+                }
+                Ok(())
+            });
+            return;
+        }
+        let expires = later(now.instant, self.config().rename_expiry);
+        let rename = PendingRename { old: key, serial, expires };
+        self.shard(&reserved).renames.insert(reserved, rename);
     }
 
     /// An Agent speaks under an instance uid it was given: its slot moves there. Shards are locked one

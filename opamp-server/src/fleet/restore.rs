@@ -155,6 +155,7 @@ impl<I> Restore<'_, I> {
             inbox: Inbox::default(),
             challenged: None,
             given: Vec::new(),
+            released: false,
             written: None,
         };
         slot.restored().note_vitals();

@@ -109,6 +109,8 @@ pub(super) struct Slot<I> {
     pub(super) given: Vec<AgentKey>,
     /// What is to be written to a store; `None` if there is none. Boxed for that.
     pub(super) written: Option<Box<Written>>,
+    /// Whoever is next may speak for the Agent.
+    pub(super) released: bool,
 }
 
 /// Instance uids an Agent may have been given without taking one.
@@ -121,6 +123,11 @@ impl<I> Slot<I> {
 
     pub(super) fn is_connected(&self) -> bool {
         self.agent.transport().is_some()
+    }
+
+    /// Whether the Agent is at home on this route.
+    pub(super) fn is_served_on(&self, route: &Route<I>) -> bool {
+        self.route.id == route.shared.id && self.is_connected()
     }
 
     /// Remembers a uid that the Agent is given. Returns the one it cannot take any more for that.

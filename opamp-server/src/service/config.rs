@@ -44,6 +44,10 @@ pub struct ServiceConfig {
     /// Malformed messages in a row after which a WebSocket is closed, beyond one for each Agent on it.
     /// Default: 16.
     pub max_malformed: u32,
+    /// Messages in a row for Agents the peer may not speak for, after which a WebSocket is closed,
+    /// beyond one for each Agent it does speak for. Default: 3, as there is nothing the peer could do
+    /// better next time.
+    pub max_denied: u32,
     /// Calls of [`Handler::agent_changed`](crate::Handler::agent_changed) at a time. Default: 64.
     pub handler_concurrency: usize,
     /// How long one such call may take before it is dropped. Default: 60 s, so that calls that hang
@@ -71,6 +75,7 @@ impl Default for ServiceConfig {
             write_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(5),
             max_malformed: 16,
+            max_denied: 3,
             handler_concurrency: 64,
             handler_deadline: Duration::from_secs(60),
             #[cfg(feature = "ca")]

@@ -85,6 +85,7 @@ enum Cause {
     Protocol,
     TooLarge,
     Malformed,
+    Denied,
     Operator,
     Shutdown,
 }
@@ -126,6 +127,7 @@ struct Connection<H: Handler> {
     socket: Socket,
     held: Option<Box<Held>>,
     malformed_in_a_row: u32,
+    denied_in_a_row: u32,
     /// The peer was seen to leave out the header.
     headerless: bool,
     /// The peer was seen to send a message that is about no Agent.
@@ -165,6 +167,7 @@ impl<'a, I> Open<'a, I> {
                 Cause::Protocol => &counting.websockets_broken,
                 Cause::TooLarge => &counting.websockets_oversized,
                 Cause::Malformed => &counting.websockets_malformed,
+                Cause::Denied => &counting.websockets_denied,
                 Cause::Operator => &counting.websockets_ended,
                 Cause::Shutdown => &counting.websockets_shut_down,
             },
@@ -249,6 +252,7 @@ pub(super) async fn serve<H: Handler>(
         socket,
         held: Held::from_upgrade(read),
         malformed_in_a_row: 0,
+        denied_in_a_row: 0,
         headerless: false,
         unaddressed: false,
         peer,
@@ -474,11 +478,12 @@ impl<H: Handler> Connection<H> {
             Some(refusal) if refusal.kind() == RefusalKind::Malformed => {
                 self.malformed(key, &refusal)
             }
+            Some(refusal) if refusal.kind() == RefusalKind::Denied => self.denied(key, &refusal),
             refusal => {
                 if let Some(refusal) = refusal {
                     tracing::debug!(agent = ?key, refusal = refusal.text(), "refused");
                 }
-                self.malformed_in_a_row = 0;
+                (self.malformed_in_a_row, self.denied_in_a_row) = (0, 0);
                 Ok(())
             }
         }
@@ -487,10 +492,7 @@ impl<H: Handler> Connection<H> {
     fn malformed(&mut self, key: Option<AgentKey>, refusal: &Refusal) -> Result<(), End> {
         tracing::debug!(agent = ?key, refusal = refusal.text(), "refused");
         self.malformed_in_a_row += 1;
-        // One bad Agent of many must not cost the others their connection.
-        let agents = self.route.route.as_ref().map_or(0, |route| route.agents().len());
-        let agents = u32::try_from(agents).unwrap_or(u32::MAX);
-        if self.malformed_in_a_row > self.inner.config.max_malformed.saturating_add(agents) {
+        if self.malformed_in_a_row > self.granted(self.inner.config.max_malformed) {
             return Err(End::close(
                 Cause::Malformed,
                 CloseCode::POLICY,
@@ -498,6 +500,26 @@ impl<H: Handler> Connection<H> {
             ));
         }
         Ok(())
+    }
+
+    fn denied(&mut self, key: Option<AgentKey>, refusal: &Refusal) -> Result<(), End> {
+        tracing::info!(agent = ?key, peer = ?self.peer, refusal = refusal.text(), "denied");
+        self.denied_in_a_row += 1;
+        if self.denied_in_a_row > self.granted(self.inner.config.max_denied) {
+            return Err(End::close(
+                Cause::Denied,
+                CloseCode::POLICY,
+                "not authorized for the Agent",
+            ));
+        }
+        Ok(())
+    }
+
+    /// How many refusals in a row a connection is granted: one bad Agent of many must not cost the
+    /// others their connection.
+    fn granted(&self, allowed: u32) -> u32 {
+        let agents = self.route.route.as_ref().map_or(0, |route| route.agents().len());
+        allowed.saturating_add(u32::try_from(agents).unwrap_or(u32::MAX))
     }
 
     /// Queues the message whose head is in the buffer for it.

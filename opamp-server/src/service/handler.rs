@@ -12,7 +12,7 @@ use opamp_proto::v1;
 
 use super::http::{Body, status};
 use crate::core::Changes;
-use crate::fleet::{AgentSnapshot, Fleet, Tenant};
+use crate::fleet::{AgentSnapshot, Claim, Denied, Fleet, Tenant};
 
 /// The application's side of the service.
 ///
@@ -63,6 +63,23 @@ pub trait Handler: Send + Sync + 'static {
     fn tenant(&self, identity: &Self::Identity) -> Tenant {
         let _ = identity;
         Tenant::default()
+    }
+
+    /// Whether a peer may speak for an Agent: asked at each Agent's first message on a WebSocket and at
+    /// each HTTP request, and about the uid an Agent is to be given or comes back with. Default: yes,
+    /// for every Agent of its [tenant](Self::tenant). Ready answers are [`Claim::bind`] and
+    /// [`Claim::only`].
+    ///
+    /// It must return at once, like [`tenant`](Self::tenant). A panic denies.
+    ///
+    /// # Errors
+    ///
+    /// [`Denied`]: over HTTP the answer is 403, over a WebSocket BAD_REQUEST with the text; after
+    /// [`ServiceConfig::max_denied`](crate::ServiceConfig::max_denied) in a row the WebSocket is closed.
+    /// Nothing is known or changed of the Agent by such a message.
+    fn authorize(&self, claim: Claim<'_, Self::Identity>) -> Result<(), Denied> {
+        let _ = claim;
+        Ok(())
     }
 
     /// Called after an Agent's changes: one call at a time for each Agent, with whatever has come

@@ -16,7 +16,7 @@ use opamp_proto::gzip::{self, GzipError};
 
 use super::handler::{Handler, PeerAddr, Rejection};
 use super::{Inner, now};
-use crate::core::{Refusal, Transport};
+use crate::core::{Refusal, RefusalKind, Transport};
 use crate::fleet::AgentKey;
 
 /// The body of a response.
@@ -126,6 +126,9 @@ impl<H: Handler> Inner<H> {
         drop(body);
         if let Some(refusal) = accepted.refusal() {
             tracing::debug!(agent = ?accepted.key, peer = ?peer, refusal = refusal.text(), "refused");
+            if refusal.kind() == RefusalKind::Denied {
+                return Err(Rejection::forbidden());
+            }
         }
         if let Some(key) = accepted.key {
             self.note_header(&request.headers, &key);

@@ -12,7 +12,8 @@
 //! | not a valid handshake, method not `POST` | 400, 405 or 426, never 404 | 405 with `Allow: POST` |
 //! | header not zero, or missing | BAD_REQUEST | |
 //! | not a valid `AgentToServer`, no or odd `instance_uid` | BAD_REQUEST | 200 with BAD_REQUEST |
-//! | more malformed messages in a row than allowed | Close 1008 | |
+//! | may not speak for the Agent | BAD_REQUEST | 403 |
+//! | more malformed or denied messages in a row than allowed | Close 1008 | |
 //! | message above the limit, unpacked or not | Close 1009 | 413 |
 //! | text message | Close 1003 | |
 //! | not the WebSocket protocol | Close 1002 | |
@@ -65,6 +66,7 @@ pub mod tls;
 mod upgrade;
 mod websocket;
 
+pub use self::authorize::Authorizing;
 #[cfg(feature = "ca")]
 pub use self::certificates::{
     ApprovalError, CertificateAuthority, CertificateIssuing, CertificateRequest, CertificateSerial,

@@ -1,12 +1,14 @@
 //! What an identity may speak for.
 
-use http::{HeaderValue, request};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, request};
+use http_body_util::Full;
 use opamp_proto::{Message as _, v1};
-use opamp_server::{AgentChange, Handler, Rejection, Tenant};
+use opamp_server::{AgentChange, Authorizing, Handler, Rejection, Tenant};
 use tokio::sync::mpsc;
 
-use crate::client::{UID, beat, post, report, soon, start_with, uid};
-use crate::support::{description, remote_config};
+use crate::client::{BAD_REQUEST, MASK, OTHER, UID, beat, post, report, soon, start_with, uid};
+use crate::support::{description, full_report, remote_config};
 
 /// The tenant is in a header, and whoever changes is told.
 struct ByHeader(mpsc::UnboundedSender<AgentChange<u128>>);
@@ -68,4 +70,86 @@ async fn a_credential_of_one_tenant_cannot_speak_for_an_agent_of_another() {
     let theirs_is = Tenant::new(2).agent(uid(&UID));
     server.until(|fleet| !fleet.agent(theirs_is).expect("known").is_connected()).await;
     assert!(server.fleet.agent(mine_is).expect("known").is_connected());
+}
+
+/// A peer is whom its header names, and an Agent belongs to whoever spoke for it first.
+struct ByName;
+
+impl Handler for ByName {
+    type Identity = String;
+
+    async fn admit(&self, request: &request::Parts) -> Result<String, Rejection> {
+        let name = request.headers.get("x-name").and_then(|value| value.to_str().ok());
+        name.map(str::to_owned).ok_or_else(Rejection::forbidden)
+    }
+}
+
+fn named(message: &v1::AgentToServer, name: &'static str) -> http::Request<Full<Bytes>> {
+    let mut request = post(message.encode_to_vec());
+    request.headers_mut().insert("x-name", HeaderValue::from_static(name));
+    request
+}
+
+#[tokio::test]
+async fn a_valid_credential_cannot_speak_as_anothers_agent() {
+    let handler = Authorizing::new(ByName, |claim| claim.bind());
+    let server = start_with(handler, |_, _| {}).await;
+    let mut owner = server.websocket_with(&[("x-name", "owner")]).await.expect("an upgrade");
+    owner.send(&report(1)).await;
+    assert_eq!(owner.recv().await.error_response, None);
+
+    let answer = server.request(named(&report(2), "thief")).await;
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
+    let mut thief = server.websocket_with(&[("x-name", "thief")]).await.expect("an upgrade");
+    for number in 2..5 {
+        thief.send(&beat(number)).await;
+        let error = thief.recv().await.error_response.expect("an error");
+        assert_eq!(error.r#type, BAD_REQUEST);
+        assert!(error.error_message.contains("another identity"), "{}", error.error_message);
+    }
+    thief.send(&beat(5)).await;
+    assert_eq!(thief.recv_close().await, 1008);
+
+    let agent = server.fleet.agent(uid(&UID)).expect("known");
+    assert_eq!((agent.sequence_num(), server.fleet.len()), (1, 1));
+    assert_eq!(server.fleet.counters().denied, 5);
+    owner.send(&beat(2)).await;
+    assert_eq!(owner.recv().await.flags, 0);
+    let answer = server.request(named(&beat(3), "owner")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn one_denied_agent_of_many_does_not_cost_the_others_their_connection() {
+    let handler = Authorizing::new(ByName, |claim| claim.bind());
+    let server = start_with(handler, |_, _| {}).await;
+    let mut owner = server.websocket_with(&[("x-name", "owner")]).await.expect("an upgrade");
+    owner.send(&report(1)).await;
+    let _ = owner.recv().await;
+    let mut others = server.websocket_with(&[("x-name", "gateway")]).await.expect("an upgrade");
+    for number in 1..20 {
+        others.send(&full_report(&OTHER, number, MASK)).await;
+        assert_eq!(others.recv().await.error_response, None);
+        others.send(&beat(number)).await;
+        assert!(others.recv().await.error_response.is_some());
+    }
+    assert!(server.fleet.agent(uid(&OTHER)).expect("known").is_connected());
+    assert_eq!(server.fleet.agent(uid(&UID)).expect("known").sequence_num(), 1);
+}
+
+#[tokio::test]
+async fn a_panic_of_the_policy_denies_and_costs_nobody_else_anything() {
+    let handler = Authorizing::new(ByName, |claim| match claim.agent().uid() == &uid(&UID) {
+        true => panic!("as asked for"),
+        false => Ok(()),
+    });
+    let server = start_with(handler, |_, _| {}).await;
+    let mut socket = server.websocket_with(&[("x-name", "gateway")]).await.expect("an upgrade");
+    socket.send(&report(1)).await;
+    assert!(socket.recv().await.error_response.is_some());
+    socket.send(&full_report(&OTHER, 1, MASK)).await;
+    assert_eq!(socket.recv().await.error_response, None);
+    assert_eq!(server.request(named(&report(1), "x")).await.status, StatusCode::FORBIDDEN);
+    let counters = server.fleet.counters();
+    assert_eq!((counters.denied, counters.handler_panics, server.fleet.len()), (2, 2, 1));
 }
