@@ -272,3 +272,25 @@ fn the_registry_serves_many_threads() {
     let retained = fleet.agents().iter().map(|agent| agent.state().retained_bytes()).sum::<usize>();
     assert_eq!(fleet.retained_bytes(), retained);
 }
+
+#[test]
+fn a_successor_under_the_old_uid_stays_on_its_route_when_the_new_uid_is_used() {
+    let mut bench = Bench::new();
+    let mut route = bench.websocket();
+    let _ = bench.send(&mut route, &full_report(&UID, 1, MASK));
+    let _ = bench.fleet.close_route(route);
+    let new = fresh_uid(1);
+    bench.fleet.rename(wire(&UID), new, bench.now.instant).unwrap();
+    bench.advance(Duration::from_secs(24 * 60 * 60 - 1));
+    bench.fleet.rename(wire(&UID), new, bench.now.instant).unwrap();
+    bench.advance(Duration::from_secs(1));
+    let _ = bench.fleet.sweep(bench.now);
+    assert!(bench.fleet.is_empty(), "forgotten, while its rename is not");
+
+    let mut route = bench.websocket();
+    let _ = bench.send(&mut route, &full_report(&UID, 1, MASK));
+    let _ = bench.send(&mut route, &full_report(new.as_bytes(), 1, MASK));
+    assert_eq!(route.agents().len(), 2);
+    let _ = bench.fleet.close_route(route);
+    assert!(bench.fleet.agents().iter().all(|agent| !agent.is_connected()));
+}

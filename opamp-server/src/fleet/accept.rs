@@ -234,7 +234,10 @@ impl<I> Fleet<I> {
                 scan.validate()?;
                 reserved = Some(self.reserve_for_moved(&rename, scan)?);
                 changes |= self.move_slot(&rename, key);
-                route.leave(&rename.old);
+                // What did not move may be another Agent on this very route.
+                if !changes.is_empty() {
+                    route.leave(&rename.old);
+                }
                 shard = self.shard_for(route, &key)?;
             }
             if let Entry::Vacant(vacant) = shard.slots.entry(key) {
