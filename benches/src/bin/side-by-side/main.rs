@@ -1,0 +1,220 @@
+//! Measures servers side by side and writes the page of results; `benches/run` builds everything and
+//! calls it.
+
+mod agent;
+mod case;
+mod machine;
+mod subject;
+mod table;
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Parser, Subcommand};
+
+use self::case::{Scale, cases};
+use self::subject::{Stage, Subject};
+use self::table::{Rounds, goals, medians, verdicts};
+
+/// Measures OpAMP servers side by side. It is called by benches/run, which builds what it needs.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Where server, opamp-load and opamp-floor are
+    #[arg(long, value_name = "DIR", default_value = "target/release")]
+    programs: PathBuf,
+
+    /// The bare server on opamp-go. Default: it is left out
+    #[arg(long, value_name = "FILE")]
+    go: Option<PathBuf>,
+
+    /// The core the server runs on
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    server_core: usize,
+
+    /// The core the load generator runs on
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    load_core: usize,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measures every case in interleaved rounds and writes the page of results
+    Table(Table),
+    /// Puts 100,000 agents, ten on each connection, on our server
+    Crowd {
+        /// How many agents
+        #[arg(long, value_name = "N", default_value_t = 100_000)]
+        agents: usize,
+        /// How many on each connection
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        agents_per_connection: usize,
+        /// How long heartbeats are served, one per agent every 30 s
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        seconds: u32,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Table {
+    /// Fewer agents, shorter, one round: for a look
+    #[arg(long)]
+    quick: bool,
+
+    /// How many rounds. Default: 7, with --quick 1
+    #[arg(long, value_name = "N")]
+    rounds: Option<usize>,
+
+    /// Only the cases whose name contains this, may be repeated
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+
+    /// Prints the names of the cases and measures nothing
+    #[arg(long)]
+    list: bool,
+
+    /// Where the builds of the smallest agent are. Default: it is left out
+    #[arg(long, value_name = "DIR")]
+    agents: Option<PathBuf>,
+
+    /// Where the page goes; - is stdout
+    #[arg(long, value_name = "FILE", default_value = "benches/RESULTS.md")]
+    out: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            say(&format!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Who does not listen any more need not be told.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+fn run(arguments: Arguments) -> Result<ExitCode, String> {
+    let scratch = tempfile::tempdir().map_err(|error| format!("no temporary files: {error}"))?;
+    machine::certificate(scratch.path())?;
+    let stage = Stage {
+        programs: arguments.programs,
+        go: arguments.go,
+        server_core: arguments.server_core,
+        load_core: arguments.load_core,
+        cert: scratch.path().join("cert.pem"),
+        key: scratch.path().join("key.pem"),
+    };
+    match arguments.command {
+        Command::Table(options) => table(&stage, &options),
+        Command::Crowd { agents, agents_per_connection, seconds } => {
+            crowd(&stage, agents, agents_per_connection, seconds)
+        }
+    }
+}
+
+fn table(stage: &Stage, options: &Table) -> Result<ExitCode, String> {
+    let scale = if options.quick { Scale::quick() } else { Scale::full() };
+    let rounds = options.rounds.unwrap_or(if options.quick { 1 } else { 7 }).max(1);
+    let wanted = |name: &str| {
+        options.only.is_empty() || options.only.iter().any(|text| name.contains(text.as_str()))
+    };
+    let cases: Vec<_> = cases(&scale).into_iter().filter(|case| wanted(case.name)).collect();
+    if options.list {
+        let names: String = cases.iter().map(|case| format!("{}\n", case.name)).collect();
+        // As above.
+        let _ = io::stdout().write_all(names.as_bytes());
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    let machine = machine::description();
+    let began = Instant::now();
+    let mut measured: Vec<_> = cases.iter().map(|_| Rounds::default()).collect();
+    for round in 0..rounds {
+        for (case, of_case) in cases.iter().zip(&mut measured) {
+            if case.once && round > 0 {
+                continue;
+            }
+            let passed = began.elapsed().as_secs();
+            say(&format!("{passed:>5} s  round {} of {rounds}: {}", round + 1, case.title));
+            let failed = of_case.failures.len();
+            of_case.measure(stage, case);
+            of_case.failures[failed..].iter().for_each(|failure| say(failure));
+        }
+    }
+    let watch = Duration::from_secs(if options.quick { 3 } else { 10 });
+    let client = match &options.agents {
+        Some(builds) => Some(agent::measure(stage, builds, watch)?),
+        None => None,
+    };
+
+    let mut judged = Vec::new();
+    let (mut details, mut failures) = (String::new(), Vec::new());
+    for (case, of_case) in cases.iter().zip(&measured) {
+        judged.extend(verdicts(case, of_case));
+        details.push_str(&medians(case, of_case));
+        failures.extend(of_case.failures.iter().cloned());
+    }
+    let made_by = if options.quick {
+        "`benches/run --quick`: for a look only, no figure here counts. It took"
+    } else {
+        "`benches/run` in"
+    };
+    let mut page = format!(
+        "# Results\n\nMade by {made_by} {} s. What the figures mean stands in \
+         [README.md](README.md).\n\n{machine}\n",
+        began.elapsed().as_secs(),
+    );
+    // Writing to a text does not fail.
+    let _ = write!(
+        page,
+        "Up to {} interleaved rounds; a goal is reached if the median and six of seven rounds reach \
+         it.\n\n## Goals\n\n{}\n## Medians\n\n{details}",
+        measured.iter().map(Rounds::len).max().unwrap_or_default(),
+        goals(&judged),
+    );
+    if let Some(client) = client {
+        let _ = write!(page, "## The client\n\n{client}\n");
+    }
+    if !failures.is_empty() {
+        let _ = write!(page, "## What went wrong\n\n");
+        failures.iter().for_each(|failure| {
+            let _ = writeln!(page, "- {failure}");
+        });
+    }
+    let page = page.trim_end().to_owned() + "\n";
+    if options.out.as_os_str() == "-" {
+        let _ = io::stdout().write_all(page.as_bytes());
+    } else {
+        std::fs::write(&options.out, page)
+            .map_err(|error| format!("{}: {error}", options.out.display()))?;
+        say(&format!("the results are in {}", options.out.display()));
+    }
+    let missed =
+        judged.iter().filter(|verdict| verdict.reached == Some(false) && !verdict.stretch).count();
+    say(&format!("{missed} goals missed, {} measurements failed", failures.len()));
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn crowd(stage: &Stage, agents: usize, each: usize, seconds: u32) -> Result<ExitCode, String> {
+    let server = stage.start(Subject::Ours, false)?;
+    let mut command = Stage::bound(stage.load_core, &stage.programs.join("opamp-load"));
+    let status = command
+        .args(["--server", &server.url(true), "--pid", &server.pid().to_string(), "--strict"])
+        .args(["--agents", &agents.to_string(), "--agents-per-connection", &each.to_string()])
+        .args(["--warmup", "0s", "--duration", &format!("{seconds}s"), "--interval", "30s"])
+        .args(["--config-size", "256", "--push-url", &server.push_url(), "--pushes", "1"])
+        .args(["--push-size", "8192", "--patience", "60s"])
+        .status();
+    let status = status.map_err(|error| format!("opamp-load cannot be started: {error}"))?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
