@@ -224,9 +224,10 @@ impl Builder {
 
     /// The agent asks the server for a client certificate of a key of its own, as soon as the server
     /// takes such requests (CSR-04, CSR-25), and uses it from then on (CSR-13); it asks for another
-    /// one when two thirds of its time are over, and when the server gives the agent another uid
-    /// (CSR-16, CSR-21). This accepts [connection settings](Self::accept_connection_settings) and
-    /// needs a [`store`](Self::store): a key that is lost makes its certificate worthless.
+    /// one when two thirds to three quarters of its time are over, which differs between agents, and
+    /// when the server gives the agent another uid (CSR-16, CSR-21). This accepts [connection
+    /// settings](Self::accept_connection_settings) and needs a [`store`](Self::store): a key that is
+    /// lost makes its certificate worthless.
     ///
     /// The first connection is made with what the builder is given: no client certificate, or a
     /// bootstrap certificate (TOFU-01, CSR-03). The key is an ECDSA key on P-256 and never leaves the
@@ -457,6 +458,8 @@ impl Builder {
             let message = "packages need a store: set them up with Builder::packages";
             return Err(Error::new(ErrorKind::Config, message));
         }
+        #[cfg(feature = "csr")]
+        let seed = config.seed;
         #[expect(clippy::disallowed_methods, reason = "the driver reads the clock for the core")]
         let core = ClientCore::new(config, Instant::now())
             .map_err(|error| Error::with_source(ErrorKind::Config, error.to_string(), error))?;
@@ -465,6 +468,8 @@ impl Builder {
         let (event_sender, events) = mpsc::channel(1);
         let client = Client::new(Arc::clone(&mailbox), status);
         let driver = Driver::new(core, servers, self.store, mailbox, status_sender, event_sender);
+        #[cfg(feature = "csr")]
+        let driver = driver.renewing(seed);
         #[cfg(feature = "packages")]
         let driver = match self.packages {
             Some(packages) => driver.with_packages(Warehouse::new(&packages, &self.proxy)?),

@@ -129,13 +129,41 @@ pub struct PendingConnectionSettings {
     pub opamp: Option<v1::OpAmpConnectionSettings>,
     /// The settings of the other connections as they are to be, where they have no outcome yet.
     pub connections: Option<Connections>,
-    /// Why parts failed that have an outcome.
-    pub failures: Vec<String>,
-    /// Why the part for the OpAMP connection failed, if it did: so it stays under a newer offer that
-    /// leaves the part out.
-    pub opamp_failure: Option<String>,
-    /// How often the agent has started since with the other connections pending.
+    /// Why parts failed that have an outcome. It stays so under a newer offer that leaves them out.
+    pub failures: Vec<SettingsFailure>,
+    /// How often the agent has started since.
     pub starts: u32,
+}
+
+/// Why parts of an offer of connection settings failed, which the server has not been told yet.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct SettingsFailure {
+    /// The parts, as the offer names them; none where it is no matter of one.
+    pub parts: BTreeSet<String>,
+    /// The reason.
+    pub why: String,
+}
+
+impl SettingsFailure {
+    pub(super) fn new(parts: BTreeSet<String>, why: String) -> Self {
+        Self { parts, why: super::offer::cut(why) }
+    }
+
+    /// Whether a newer offer with these parts says something new of all that failed.
+    fn is_superseded_by(&self, named: &BTreeSet<String>) -> bool {
+        self.parts.is_subset(named)
+    }
+}
+
+/// The part of an offer for the OpAMP connection.
+const OPAMP: &str = "opamp";
+
+/// Failures that are remembered; a status has no room for more.
+const MAX_FAILURES: usize = 32;
+
+fn names<'a>(connections: impl IntoIterator<Item = &'a Connection>) -> BTreeSet<String> {
+    connections.into_iter().map(ToString::to_string).collect()
 }
 
 /// The newest offer of connection settings.
@@ -232,16 +260,19 @@ impl ClientCore {
                 connections.keep(self.config.accepted_settings, &self.state.connections);
                 self.offer_connections(connections, now);
             }
+            let too_often = (starts > MAX_PENDING_STARTS)
+                .then(|| format!("the agent started {starts} times without an outcome"));
             if let Some(settings) = opamp
                 && !self.opamp_settings_pending()
             {
                 // The process ended before the settings were so much as a candidate.
-                self.offer_opamp_settings(settings, now);
+                match &too_often {
+                    None => self.offer_opamp_settings(settings, now),
+                    Some(why) => self.settings_failed(why.clone()),
+                }
             }
-            if starts > MAX_PENDING_STARTS {
-                self.fail_connections(&format!(
-                    "the agent started {starts} times without an outcome"
-                ));
+            if let Some(why) = too_often {
+                self.fail_connections(&why);
             }
             self.settle_connection_settings();
         } else if status.status == v1::ConnectionSettingsStatuses::Applying as i32 {
@@ -269,24 +300,26 @@ impl ClientCore {
         }
         let hash = Bytes::copy_from_slice(&offer.hash);
         self.connection_settings.identity = Some(identity);
-        let mut failures = self.drop_unannounced(&mut offer);
+        let dropped = self.drop_unannounced(&mut offer);
         let something = offer.opamp.is_some()
             || offer.own_metrics.is_some()
             || offer.own_traces.is_some()
             || offer.own_logs.is_some()
             || !offer.other_connections.is_empty();
-        if something {
-            // What is not for this agent does not spoil what is.
-            failures.clear();
-        }
         let before = self.state.pending_connection_settings.take().unwrap_or_default();
+        let named = parts_of(&offer);
         let opamp = offer.opamp.take();
-        // The server has not been told of it yet, and says nothing new of that part.
-        let opamp_failure = before.opamp_failure.filter(|_| opamp.is_none());
-        failures.extend(opamp_failure.clone());
+        // What the server has not been told of yet, and says nothing new of.
+        let mut failures = before.failures;
+        failures.retain(|failure| !failure.is_superseded_by(&named));
+        if !something {
+            // Beside something else, what is not for this agent would not spoil what is.
+            failures.extend(dropped.into_iter().map(|why| SettingsFailure::new([].into(), why)));
+        }
         let mut connections = before.connections.unwrap_or_else(|| self.state.connections.clone());
         for unusable in connections.offer(offer) {
-            failures.push(format!("{unusable}: no destination_endpoint"));
+            let why = format!("{unusable}: no destination_endpoint");
+            failures.push(SettingsFailure::new(names([&unusable]), why));
         }
         self.withdraw_connections();
         self.state.pending_connection_settings = Some(PendingConnectionSettings {
@@ -295,15 +328,18 @@ impl ClientCore {
             opamp: opamp.clone().or(before.opamp),
             connections: None,
             failures,
-            opamp_failure,
             starts: 0,
         });
         match connections.size() {
             0..=MAX_CONNECTIONS_SIZE => self.offer_connections(connections.detached(), now),
-            size => self.connection_settings_failed(format!(
-                "settings of all connections together take {size} bytes, more than the \
-                 {MAX_CONNECTIONS_SIZE} this agent keeps"
-            )),
+            size => {
+                let why = format!(
+                    "settings of all connections together take {size} bytes, more than the \
+                     {MAX_CONNECTIONS_SIZE} this agent keeps"
+                );
+                let own = named.into_iter().filter(|part| part != OPAMP).collect();
+                self.connection_settings_failed(own, why);
+            }
         }
         if let Some(settings) = opamp {
             self.offer_opamp_settings(settings, now);
@@ -383,16 +419,19 @@ impl ClientCore {
         let Some(offer) = pending.filter(|offer| offer.id == resolution.id) else {
             return Err(NotPending);
         };
-        let (applied, why) = match resolution.outcome {
+        let (applied, failed) = match resolution.outcome {
             Outcome::Applied => (offer.changed.clone(), None),
-            Outcome::Only(applied, why) => (&applied & &offer.changed, Some(why)),
+            Outcome::Only(applied, why) => {
+                let failed = names(&(&offer.changed - &applied));
+                (&applied & &offer.changed, Some((failed, why)))
+            }
         };
         for connection in &applied {
             self.state.connections.take_over(connection, &offer.connections);
         }
         self.withdraw_connections();
-        if let Some(why) = why {
-            self.connection_settings_failed(why);
+        if let Some((parts, why)) = failed {
+            self.connection_settings_failed(parts, why);
         }
         self.settle_connection_settings();
         Ok(())
@@ -412,16 +451,16 @@ impl ClientCore {
             return;
         }
         if let Err(why) = outcome {
-            pending.opamp_failure = Some(why.clone());
-            self.connection_settings_failed(why);
+            self.connection_settings_failed([OPAMP.to_owned()].into(), why);
         }
         self.settle_connection_settings();
     }
 
     fn fail_connections(&mut self, why: &str) {
-        if self.connection_settings.offer.is_some() {
+        if let Some(offer) = &self.connection_settings.offer {
+            let parts = names(&offer.changed);
             self.withdraw_connections();
-            self.connection_settings_failed(why.to_owned());
+            self.connection_settings_failed(parts, why.to_owned());
             self.settle_connection_settings();
         }
     }
@@ -435,9 +474,11 @@ impl ClientCore {
         }
     }
 
-    fn connection_settings_failed(&mut self, why: String) {
+    fn connection_settings_failed(&mut self, parts: BTreeSet<String>, why: String) {
         if let Some(pending) = self.state.pending_connection_settings.as_mut() {
-            pending.failures.push(super::offer::cut(why));
+            let many = pending.failures.len().saturating_sub(MAX_FAILURES - 1);
+            pending.failures.drain(..many);
+            pending.failures.push(SettingsFailure::new(parts, why));
         }
     }
 
@@ -448,7 +489,10 @@ impl ClientCore {
         let (status, error_message) = match (done, pending.failures.is_empty()) {
             (false, _) => (v1::ConnectionSettingsStatuses::Applying, String::new()),
             (true, true) => (v1::ConnectionSettingsStatuses::Applied, String::new()),
-            (true, false) => (v1::ConnectionSettingsStatuses::Failed, pending.failures.join("; ")),
+            (true, false) => {
+                let reasons: Vec<_> = pending.failures.iter().map(|it| it.why.as_str()).collect();
+                (v1::ConnectionSettingsStatuses::Failed, reasons.join("; "))
+            }
         };
         let status = v1::ConnectionSettingsStatus {
             last_connection_settings_hash: pending.hash.clone(),
@@ -489,4 +533,18 @@ impl ClientCore {
         let part = Parts::CONNECTION_SETTINGS_STATUS;
         self.report.update(part, |s| &mut s.connection_settings_status, status);
     }
+}
+
+/// The parts that an offer has.
+fn parts_of(offer: &v1::ConnectionSettingsOffers) -> BTreeSet<String> {
+    let own = [
+        (Connection::OwnMetrics, offer.own_metrics.is_some()),
+        (Connection::OwnTraces, offer.own_traces.is_some()),
+        (Connection::OwnLogs, offer.own_logs.is_some()),
+    ];
+    let own = own.into_iter().filter_map(|(connection, has)| has.then_some(connection));
+    let others = offer.other_connections.keys().cloned().map(Connection::Other);
+    let mut parts = names(&own.chain(others).collect::<Vec<_>>());
+    parts.extend(offer.opamp.is_some().then(|| OPAMP.to_owned()));
+    parts
 }

@@ -89,6 +89,7 @@ pub use self::certificate::CertificateOrder;
 pub use self::config::{ClientConfig, ConfigError, Storage, Transport};
 pub use self::connection_settings::{
     ConnectionSettingsOffer, ConnectionSettingsResolution, PendingConnectionSettings,
+    SettingsFailure,
 };
 pub use self::connections::{Connection, ConnectionKinds, Connections};
 pub use self::custom::{

@@ -530,7 +530,7 @@ impl ClientCore {
         self.settings_failed(why);
     }
 
-    fn settings_failed(&mut self, why: String) {
+    pub(super) fn settings_failed(&mut self, why: String) {
         let reason = super::offer::cut(why);
         self.events.push(Event::OpampSettingsFailed { reason: reason.clone() });
         self.opamp_settings_resolved(Err(reason));

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use opamp_proto::{InstanceUid, Message, v1};
 
 use super::server_url::ServerUrl;
-use super::{Connections, PendingConnectionSettings};
+use super::{Connections, PendingConnectionSettings, SettingsFailure};
 
 /// What an agent keeps over restarts, so that it goes on where it was.
 ///
@@ -238,12 +238,18 @@ struct PendingRecord {
     opamp: Option<v1::OpAmpConnectionSettings>,
     #[prost(message, optional, tag = "3")]
     connections: Option<v1::ConnectionSettingsOffers>,
-    #[prost(string, repeated, tag = "4")]
-    failures: Vec<String>,
+    #[prost(message, repeated, tag = "7")]
+    failures: Vec<FailureRecord>,
     #[prost(uint32, tag = "5")]
     starts: u32,
-    #[prost(string, optional, tag = "6")]
-    opamp_failure: Option<String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct FailureRecord {
+    #[prost(string, repeated, tag = "1")]
+    parts: Vec<String>,
+    #[prost(string, tag = "2")]
+    why: String,
 }
 
 impl PendingRecord {
@@ -252,8 +258,14 @@ impl PendingRecord {
             hash: pending.hash.clone(),
             opamp: pending.opamp.clone(),
             connections: pending.connections.as_ref().map(Connections::to_message),
-            failures: pending.failures.clone(),
-            opamp_failure: pending.opamp_failure.clone(),
+            failures: pending
+                .failures
+                .iter()
+                .map(|SettingsFailure { parts, why }| FailureRecord {
+                    parts: parts.iter().cloned().collect(),
+                    why: why.clone(),
+                })
+                .collect(),
             starts: pending.starts,
         }
     }
@@ -263,8 +275,13 @@ impl PendingRecord {
             hash: self.hash,
             opamp: self.opamp,
             connections: self.connections.map(Connections::from_message),
-            failures: self.failures,
-            opamp_failure: self.opamp_failure,
+            failures: self
+                .failures
+                .into_iter()
+                .map(|failure| {
+                    SettingsFailure::new(failure.parts.into_iter().collect(), failure.why)
+                })
+                .collect(),
             starts: self.starts,
         }
     }
@@ -327,8 +344,10 @@ mod tests {
                 hash: Bytes::from_static(b"settings"),
                 opamp: Some(v1::OpAmpConnectionSettings::default()),
                 connections: Some(connections("https://metrics.example/v2")),
-                failures: vec!["own_logs: no".to_owned()],
-                opamp_failure: Some("no".to_owned()),
+                failures: vec![
+                    SettingsFailure::new(["own_logs".to_owned()].into(), "no".to_owned()),
+                    SettingsFailure::new([].into(), "never".to_owned()),
+                ],
                 starts: 1,
             }),
             connections: connections("https://metrics.example/v1"),

@@ -62,9 +62,10 @@ impl Connector {
 
 /// The TLS configurations of one connector.
 ///
-/// The client certificate is for the configured server and the proxy on the way to it. Where a
-/// redirect has led to another one, a configuration without it is made, with a memory of TLS
-/// sessions of its own.
+/// The client certificate is for the configured server and for proxies, which no server chooses but by
+/// an offer. Where a redirect has led to another server, a configuration without it is made, with a
+/// memory of TLS sessions of its own. Over HTTP the library has one configuration for both: there a
+/// proxy that wants the certificate lets no redirect to another origin pass.
 pub(super) struct Credentials {
     #[cfg(feature = "tls")]
     settings: crate::tls::Tls,
@@ -100,14 +101,34 @@ impl Credentials {
         Ok(Self { own: None })
     }
 
-    /// What to use for this server; `None` where nothing needs TLS.
-    pub(super) fn tls(
+    /// What to use for this server; `None` where it needs no TLS.
+    #[cfg(feature = "ws")]
+    pub(super) fn for_server(
+        &self,
+        endpoint: &Endpoint,
+        abroad: bool,
+    ) -> Result<Option<TlsConfig>, Failure> {
+        self.where_needed(endpoint.secure, abroad)
+    }
+
+    /// What to use for the proxy; `None` where it needs no TLS.
+    #[cfg(feature = "ws")]
+    pub(super) fn for_proxy(&self, route: Option<&Route>) -> Result<Option<TlsConfig>, Failure> {
+        self.where_needed(route.is_some_and(Route::is_secure), false)
+    }
+
+    /// What to use for both; `None` where neither needs TLS.
+    #[cfg(feature = "http")]
+    pub(super) fn for_all(
         &self,
         endpoint: &Endpoint,
         route: Option<&Route>,
         abroad: bool,
     ) -> Result<Option<TlsConfig>, Failure> {
-        let needed = endpoint.secure || route.is_some_and(Route::is_secure);
+        self.where_needed(endpoint.secure || route.is_some_and(Route::is_secure), abroad)
+    }
+
+    fn where_needed(&self, needed: bool, abroad: bool) -> Result<Option<TlsConfig>, Failure> {
         match &self.own {
             _ if !needed => Ok(None),
             Some(_) if !abroad => Ok(self.own.clone()),

@@ -25,12 +25,12 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// Opens the way to a server. A server or proxy with TLS needs `tls`. Takes as long as the network
-/// lets it: bounding it is the caller's.
+/// Opens the way to a server, through a proxy if there is one. Where either has TLS, it needs its
+/// configuration. Takes as long as the network lets it: bounding it is the caller's.
 pub(super) async fn dial(
     endpoint: &Endpoint,
-    route: Option<&Route>,
     tls: Option<&TlsConfig>,
+    route: Option<(&Route, Option<&TlsConfig>)>,
 ) -> Result<Box<dyn Io>, Failure> {
     let Endpoint { host, port, .. } = endpoint;
     let mut io: Box<dyn Io> =
@@ -38,13 +38,13 @@ pub(super) async fn dial(
             None => Box::new(tcp(host, *port).await.map_err(|error| {
                 unreachable(format!("cannot connect to {host}:{port}: {error}"))
             })?),
-            Some(route) => {
+            Some((route, proxy_tls)) => {
                 let tcp = tcp(&route.host, route.port).await.map_err(|error| {
                     unreachable(format!("cannot connect to the proxy {route}: {error}"))
                 })?;
                 let mut io: Box<dyn Io> = Box::new(tcp);
                 if route.is_secure() {
-                    io = secure(io, &route.host, tls, "the proxy").await?;
+                    io = secure(io, &route.host, proxy_tls, "the proxy").await?;
                 }
                 tunnel::open(&mut io, route, host, *port).await?;
                 io

@@ -41,7 +41,7 @@ impl Exchanger {
     pub(super) fn new(target: Target) -> Result<Self, Error> {
         let credentials = Credentials::of(&target)?;
         let route = target.proxy.route_to(&target.endpoint);
-        let tls = credentials.tls(&target.endpoint, route.as_ref(), false);
+        let tls = credentials.for_all(&target.endpoint, route.as_ref(), false);
         let tls = tls.map_err(|failure| Error::new(ErrorKind::Tls, failure.message))?;
         let home = client(route.as_ref(), tls)?;
         url(&target.endpoint)?;
@@ -126,7 +126,7 @@ impl Exchanger {
             return Ok(home.clone());
         }
         let route = target.proxy.route_to(hops.here());
-        let tls = credentials.tls(hops.here(), route.as_ref(), true)?;
+        let tls = credentials.for_all(hops.here(), route.as_ref(), true)?;
         client(route.as_ref(), tls).map_err(|error| failure(&error))
     }
 

@@ -159,6 +159,12 @@ impl Driver {
         }
     }
 
+    /// The same, renewing certificates when this seed says.
+    #[cfg(feature = "csr")]
+    pub(crate) fn renewing(self, seed: u64) -> Self {
+        Self { renewal: renewal::Renewal::new(seed), ..self }
+    }
+
     /// The same, for an agent that takes packages.
     #[cfg(feature = "packages")]
     pub(crate) fn with_packages(self, warehouse: Warehouse) -> Self {

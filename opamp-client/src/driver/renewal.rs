@@ -12,12 +12,18 @@ const LOOK: Duration = Duration::from_secs(600);
 /// When the certificate in use has to be renewed.
 #[derive(Default)]
 pub(super) struct Renewal {
+    /// What spreads the renewals of many agents.
+    seed: u64,
     settings: Option<SharedSettings>,
     /// `None` when there is nothing to renew, or it has been told.
     due: Option<SystemTime>,
 }
 
 impl Renewal {
+    pub(super) fn new(seed: u64) -> Self {
+        Self { seed, ..Self::default() }
+    }
+
     /// Makes what is to be made, and tells what is due.
     pub(super) fn act(&mut self, core: &mut ClientCore, now: Instant) {
         if let Some(order) = core.poll_certificate_request() {
@@ -38,7 +44,8 @@ impl Renewal {
         }
         self.settings = in_force.cloned().map(SharedSettings::new);
         let certificate = in_force.and_then(|settings| settings.certificate.as_ref());
-        self.due = certificate.and_then(|certificate| csr::renewal_of(&certificate.cert));
+        self.due =
+            certificate.and_then(|certificate| csr::renewal_of(&certificate.cert, self.seed));
     }
 
     /// When to [act](Self::act) although nothing happens.

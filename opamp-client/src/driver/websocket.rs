@@ -118,9 +118,10 @@ impl Dialer {
         loop {
             let endpoint = hops.here();
             let route = target.proxy.route_to(endpoint);
-            let tls = credentials.tls(endpoint, route.as_ref(), hops.is_abroad());
-            let tls = tls.map_err(for_good)?;
-            let io = dial(endpoint, route.as_ref(), tls.as_ref()).await.map_err(for_good)?;
+            let tls = credentials.for_server(endpoint, hops.is_abroad()).map_err(for_good)?;
+            let proxy_tls = credentials.for_proxy(route.as_ref()).map_err(for_good)?;
+            let route = route.as_ref().map(|route| (route, proxy_tls.as_ref()));
+            let io = dial(endpoint, tls.as_ref(), route).await.map_err(for_good)?;
             // Made anew each time: no two handshakes have the same key.
             let request = endpoint.websocket_url().into_client_request();
             let mut request = request.map_err(refusal)?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use opamp_client::core::FailureKind;
 use opamp_client::tls::Tls;
 use opamp_client::{Client, Proxy};
+use tokio::net::TcpListener;
 
 use crate::support::certificates::Authority;
 use crate::support::gateway::Gateway;
@@ -112,6 +113,33 @@ async fn a_proxy_with_tls_is_shown_the_certificate_of_the_connection() {
             }
         }
     }
+}
+
+/// The proxy stays the same wherever the server sends the agent, and so does who the agent is to it.
+#[tokio::test]
+async fn after_a_redirect_the_proxy_is_shown_the_certificate_and_the_server_is_not() {
+    let authority = Authority::new();
+    let identity = authority.client("agent-7");
+    let tls = trusting(&authority)
+        .identity_pem(identity.certificate.as_bytes(), identity.key.as_bytes())
+        .unwrap();
+    let gateway =
+        Gateway::start_tls(authority.mutual_acceptor(&authority.server("127.0.0.1"))).await;
+    let builder = agent(format!("ws://{HOST}:4320")).proxy(through(&gateway.url("https"))).tls(tls);
+    let _agent = Agent::start(builder);
+    let home = http::Server::start().await;
+    gateway.connect().await.grant(home.port()).await;
+    let request = home.request().await;
+    request.answer(307, &[("Location", "https://elsewhere.invalid/v1/opamp")], b"").await;
+    let passage = gateway.connect().await;
+    assert_eq!(passage.target, "elsewhere.invalid:443");
+    let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    passage.grant(elsewhere.local_addr().unwrap().port()).await;
+    let tcp = soon(elsewhere.accept()).await.unwrap().0;
+    // It asks for a certificate, and takes whoever has none.
+    let acceptor = authority.asking_acceptor(&authority.server("elsewhere.invalid"));
+    let stream = soon(acceptor.accept(tcp)).await.unwrap();
+    assert!(stream.get_ref().1.peer_certificates().is_none());
 }
 
 #[tokio::test]

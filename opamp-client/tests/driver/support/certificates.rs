@@ -9,7 +9,7 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientCertVerifierBuilder, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
@@ -99,14 +99,21 @@ impl Authority {
 
     /// A server's end that takes only clients with a certificate of this authority.
     pub(crate) fn mutual_acceptor(&self, identity: &Identity) -> TlsAcceptor {
+        let verifier = self.verifier().build().unwrap();
+        Self::finish(builder().with_client_cert_verifier(verifier), identity)
+    }
+
+    /// A server's end that asks for a certificate of this authority, and takes clients without.
+    pub(crate) fn asking_acceptor(&self, identity: &Identity) -> TlsAcceptor {
+        let verifier = self.verifier().allow_unauthenticated().build().unwrap();
+        Self::finish(builder().with_client_cert_verifier(verifier), identity)
+    }
+
+    fn verifier(&self) -> ClientCertVerifierBuilder {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
-        let verifier = WebPkiClientVerifier::builder_with_provider(
-            Arc::new(roots),
-            Arc::new(rustls::crypto::ring::default_provider()),
-        );
-        let config = builder().with_client_cert_verifier(verifier.build().unwrap());
-        Self::finish(config, identity)
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
     }
 
     fn finish(

@@ -6,7 +6,7 @@ use opamp_proto::v1::ConnectionSettingsStatuses::{Applied, Applying, Failed};
 use super::stage::{ROUTES, away, failure, headers, home, offer, status, taking, to};
 use crate::core::tests::pair::{Http, Pair, TRANSPORTS, WebSocket};
 use crate::core::tests::values::{acknowledgement, seconds, unavailable};
-use crate::core::{ClientState, ConnectionKinds, Event, FailureKind, Transport};
+use crate::core::{ClientConfig, ClientState, ConnectionKinds, Event, FailureKind, Transport};
 
 /// What is saved when an agent has left home for another server.
 fn saved_on_the_way(transport: Transport) -> ClientState {
@@ -231,5 +231,69 @@ fn a_newer_offer_does_not_hide_that_settings_failed() {
         let told = pair.settings_status().expect("a status");
         assert_eq!(told.status, if repeats { Applied } else { Failed } as i32);
         assert_eq!(told.error_message.contains("encrypted"), !repeats, "{told:?}");
+    }
+}
+
+/// Under the newer hash the server would take for applied what it never heard the failure of: it was
+/// told APPLYING, as the settings of the connection itself were on trial.
+#[test]
+fn a_newer_offer_does_not_hide_that_telemetry_settings_failed() {
+    let _judged = opamp_spec::judges(&["CONN-08", "CONN-34", "CONN-35"]);
+    let telemetry = |endpoint: &str| {
+        Some(v1::TelemetryConnectionSettings {
+            destination_endpoint: endpoint.to_owned(),
+            ..Default::default()
+        })
+    };
+    let take = |pair: &mut Pair| {
+        pair.events().into_iter().find_map(|event| match event {
+            Event::ConnectionSettings(offer) => Some(offer),
+            _ => None,
+        })
+    };
+    let adapt = |config: &mut ClientConfig| {
+        taking(WebSocket)(config);
+        config.accepted_settings |= ConnectionKinds::OWN_METRICS | ConnectionKinds::OWN_LOGS;
+    };
+    let say = |offers| v1::ServerToAgent { connection_settings: Some(offers), ..acknowledgement() };
+    for repeats in [false, true] {
+        let mut pair = Pair::settled_with(WebSocket, adapt);
+        let first = v1::ConnectionSettingsOffers {
+            hash: "h1".into(),
+            opamp: Some(to(away(WebSocket))),
+            own_metrics: telemetry("https://m"),
+            ..Default::default()
+        };
+        pair.receive(say(first));
+        let taken = take(&mut pair).expect("an offer");
+        pair.core.resolve_connection_settings(taken.failed("no room")).expect("pending");
+        assert_eq!(pair.settings_status(), status("h1", Applying, ""));
+
+        let saved = ClientState::from_bytes(&pair.core.state().to_bytes()).unwrap();
+        let mut next = Pair::new(WebSocket, |config| {
+            adapt(config);
+            config.state = saved;
+        });
+        let settings = next.check_settings();
+        next.save();
+        next.arrive(Some(&settings));
+        next.acknowledge();
+        assert_eq!(next.settings_status(), status("h1", Failed, "no room"));
+
+        let newer = v1::ConnectionSettingsOffers {
+            hash: "h2".into(),
+            own_metrics: if repeats { telemetry("https://m") } else { None },
+            own_logs: telemetry("https://l"),
+            ..Default::default()
+        };
+        pair.receive(say(newer));
+        let taken = take(&mut pair).expect("an offer");
+        pair.core.resolve_connection_settings(taken.applied()).expect("pending");
+        pair.core.opamp_settings_resolved(Ok(()));
+        let expected = match repeats {
+            false => status("h2", Failed, "no room"),
+            true => status("h2", Applied, ""),
+        };
+        assert_eq!(pair.core.status().connection_settings_status, expected);
     }
 }

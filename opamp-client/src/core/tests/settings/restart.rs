@@ -160,3 +160,22 @@ fn stopping_leaves_the_candidate_for_the_next_process() {
         next.arrive(Some(&settings));
     }
 }
+
+/// What brings the agent down may be the check itself, before there is a candidate to count starts of.
+#[test]
+fn an_offer_whose_check_brings_the_agent_down_is_not_checked_for_ever() {
+    let _judged = opamp_spec::judges(&["CONN-18", "CONN-34"]);
+    for transport in TRANSPORTS {
+        let mut pair = Pair::at_home(transport);
+        pair.receive_offer("h1", to(away(transport)));
+        for start in 1..=4 {
+            let saved = pair.core.state().clone();
+            pair = Pair::restarted(&saved, transport);
+            assert_eq!(pair.core.poll_settings_check().is_some(), start < 4, "start {start}");
+        }
+        let first = pair.arrive(None);
+        let why = "the agent started 4 times without an outcome";
+        assert_eq!(first.connection_settings_status, status("h1", Failed, why));
+        assert_eq!(pair.core.state().pending_connection_settings, None);
+    }
+}
