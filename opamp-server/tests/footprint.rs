@@ -264,8 +264,10 @@ fn large_messages_leave_nothing_grown() {
         report(agent, 4, "small".to_owned());
     }
     let grown = server.settled(&region) - before;
-    // A configuration of their own each, and the registry's notes on it.
-    assert!(grown <= (AGENTS * 1024).cast_signed(), "{} bytes each", grown / 50);
+    // A configuration of their own each, and the registry's notes on it; and the buffers of a thread that
+    // went on with others while this one worked on a large message.
+    let limit = AGENTS * 1024 + 64 * 1024;
+    assert!(grown <= limit.cast_signed(), "{grown} bytes");
     server.runtime.shutdown_background();
 }
 

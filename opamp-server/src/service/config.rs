@@ -19,8 +19,13 @@ pub struct ServiceConfig {
     /// How long [`Handler::admit`](crate::Handler::admit) may take; the request is then answered
     /// with 503. Default: 10 s.
     pub admission_deadline: Duration,
-    /// How long the body of a request may take to arrive as a whole; then 408. Default: 30 s.
+    /// How long any body of a request may take to arrive, and the longest pause in one; then 408.
+    /// Default: 30 s. A body that keeps up [`min_body_rate`](Self::min_body_rate) may take up to twenty
+    /// times as long.
     pub body_deadline: Duration,
+    /// Bytes each second, on the whole, that a body has to come at beyond `body_deadline`. Default:
+    /// 1,024, which is what very slow links still do.
+    pub min_body_rate: u32,
     /// How long an HTTP response waits for [`Handler::agent_changed`](crate::Handler::agent_changed),
     /// so that what it sets goes out in that response. Default: 1 s.
     pub reply_deadline: Duration,
@@ -67,6 +72,7 @@ impl Default for ServiceConfig {
         Self {
             admission_deadline: Duration::from_secs(10),
             body_deadline: Duration::from_secs(30),
+            min_body_rate: 1024,
             reply_deadline: Duration::from_secs(1),
             min_compressed: 1024,
             first_message_timeout: Duration::from_secs(30),

@@ -455,7 +455,10 @@ impl<H: Handler> Connection<H> {
             }
         }
         let Some(route) = &mut self.route.route else { return Ok(()) };
-        let received = fleet.receive(route, frame.body, now(), &mut InstanceUid::generate, head);
+        let size = frame.body.len();
+        let received = self.inner.large.run_in_place(size, || {
+            fleet.receive(route, frame.body, now(), &mut InstanceUid::generate, head)
+        });
         if received.unanswered {
             self.malformed_in_a_row = 0;
             if !std::mem::replace(&mut self.unaddressed, true) {

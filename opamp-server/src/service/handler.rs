@@ -10,7 +10,8 @@ use http::header::{
 use http::{Response, StatusCode, request};
 use opamp_proto::v1;
 
-use super::http::{Body, status};
+use super::body::Body;
+use super::http::status;
 use crate::core::Changes;
 use crate::fleet::{AgentSnapshot, Claim, Denied, Fleet, Tenant};
 

@@ -6,27 +6,23 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::header::{
-    ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT,
-    HeaderMap, HeaderValue,
+    ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap,
+    HeaderValue,
 };
 use http::{Method, Response, StatusCode, request};
-use http_body_util::{BodyExt as _, Full};
 use opamp_proto::InstanceUid;
 use opamp_proto::gzip::{self, GzipError};
 
+use super::body::Body;
 use super::handler::{Handler, PeerAddr, Rejection};
+use super::large::LARGE;
+use super::upload::{self, BodyFault, Pace};
 use super::{Inner, now};
 use crate::core::{Refusal, RefusalKind, Transport};
 use crate::fleet::AgentKey;
 
-/// The body of a response.
-pub type Body = Full<Bytes>;
-
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
 const GZIP: HeaderValue = HeaderValue::from_static("gzip");
-
-/// Bodies above this size are packed and unpacked on a thread of their own.
-const LARGE_BODY: usize = 32 * 1024;
 
 /// Whether a request is plain HTTP (HTTP-15, HTTP-16): the media type counts, in any case, and its
 /// parameters do not (reading A04).
@@ -46,6 +42,11 @@ pub(super) fn status(status: StatusCode) -> Response<Body> {
 /// The rest of the request is not read, so that the connection cannot serve another.
 fn closing(code: StatusCode) -> Rejection {
     Rejection::with_status(code).with_header(CONNECTION, HeaderValue::from_static("close"))
+}
+
+/// The runtime does no more work.
+fn shutting_down() -> Rejection {
+    Rejection::unavailable(Duration::ZERO)
 }
 
 /// A refusal of what is wrong with the request's method, before anybody is asked to admit it.
@@ -121,9 +122,11 @@ impl<H: Handler> Inner<H> {
     {
         let body = self.body(&request.headers, body).await?;
         let peer = request.extensions.get::<PeerAddr>().map(|peer| peer.0);
+        let size = body.len();
         let mut route = self.fleet.open_route(Transport::Http, peer, identity, None);
-        let accepted = self.fleet.accept(&mut route, &body, now(), &mut InstanceUid::generate);
-        drop(body);
+        let fleet = self.fleet.clone();
+        let accept = move || fleet.accept(&mut route, &body, now(), &mut InstanceUid::generate);
+        let accepted = self.large.run(size, accept).await.ok_or_else(shutting_down)?;
         if let Some(refusal) = accepted.refusal() {
             tracing::debug!(agent = ?accepted.key, peer = ?peer, refusal = refusal.text(), "refused");
             if refusal.kind() == RefusalKind::Denied {
@@ -167,12 +170,12 @@ impl<H: Handler> Inner<H> {
         if declared.is_some_and(|length| usize::try_from(length).map_or(true, |len| len > limit)) {
             return Err(self.oversized());
         }
-        let collected = collect(body, limit, declared);
-        let body = match tokio::time::timeout(self.config.body_deadline, collected).await {
-            Ok(Ok(body)) => body,
-            Ok(Err(BodyFault::TooLarge)) => return Err(self.oversized()),
-            Ok(Err(BodyFault::Broken)) => return Err(closing(StatusCode::BAD_REQUEST)),
-            Err(_elapsed) => {
+        let pace = Pace { deadline: self.config.body_deadline, rate: self.config.min_body_rate };
+        let body = match upload::collect(body, limit, declared, pace).await {
+            Ok(body) => body,
+            Err(BodyFault::TooLarge) => return Err(self.oversized()),
+            Err(BodyFault::Broken) => return Err(closing(StatusCode::BAD_REQUEST)),
+            Err(BodyFault::Slow) => {
                 self.fleet.counting().timed_out.add();
                 return Err(closing(StatusCode::REQUEST_TIMEOUT));
             }
@@ -180,13 +183,28 @@ impl<H: Handler> Inner<H> {
         if coding == Coding::Identity {
             return Ok(body);
         }
-        match blocking(body.len(), move || gzip::decompress(&body, limit)).await {
-            Some(Ok(body)) => Ok(body),
-            Some(Err(GzipError::TooLarge { .. })) => Err(self.oversized()),
-            Some(Err(_corrupt)) => Err(Rejection::with_status(StatusCode::BAD_REQUEST)),
-            // Only while the runtime shuts down.
-            None => Err(Rejection::unavailable(Duration::ZERO)),
+        match self.unpacked(body, limit).await? {
+            Ok(body) => Ok(body),
+            Err(GzipError::TooLarge { .. }) => Err(self.oversized()),
+            Err(_corrupt) => Err(Rejection::with_status(StatusCode::BAD_REQUEST)),
         }
+    }
+
+    /// What is large shows while it is unpacked, so a beginning is made here.
+    async fn unpacked(
+        &self,
+        body: Bytes,
+        limit: usize,
+    ) -> Result<Result<Bytes, GzipError>, Rejection> {
+        let here = limit.min(LARGE);
+        if body.len() <= here {
+            match gzip::decompress(&body, here) {
+                Err(GzipError::TooLarge { .. }) if here < limit => {}
+                unpacked => return Ok(unpacked),
+            }
+        }
+        let unpacked = self.large.run(limit, move || gzip::decompress(&body, limit)).await;
+        unpacked.ok_or_else(shutting_down)
     }
 
     fn oversized(&self) -> Rejection {
@@ -211,7 +229,9 @@ impl<H: Handler> Inner<H> {
         let mut response = Response::new(Body::default());
         response.headers_mut().insert(CONTENT_TYPE, PROTOBUF);
         if message.len() >= self.config.min_compressed && accepts_gzip(headers) {
-            if let Some(packed) = blocking(message.len(), move || gzip::compress(&message)).await {
+            if let Some(packed) =
+                self.large.run(message.len(), move || gzip::compress(&message)).await
+            {
                 response.headers_mut().insert(CONTENT_ENCODING, GZIP);
                 *response.body_mut() = Body::new(packed.into());
                 return response;
@@ -246,68 +266,4 @@ impl<H: Handler> Inner<H> {
             tracing::debug!(agent = %key, "the OpAMP-Instance-UID header names another Agent");
         }
     }
-}
-
-/// Does some work on so many bytes: here if they are few, else where it keeps nobody waiting. `None`
-/// if it could not be done.
-async fn blocking<T: Send + 'static>(
-    bytes: usize,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Option<T> {
-    match bytes {
-        ..=LARGE_BODY => Some(work()),
-        _ => tokio::task::spawn_blocking(work).await.ok(),
-    }
-}
-
-enum BodyFault {
-    TooLarge,
-    Broken,
-}
-
-/// Reads what is left of the body of a refused request, and drops it: a connection closed with bytes
-/// unread is reset, and a client that sends before it reads might lose the answer with it. One that
-/// waits to be asked for the body is not asked.
-pub(super) async fn discard<B>(
-    headers: &HeaderMap,
-    mut body: Pin<&mut B>,
-    refusal: &Rejection,
-    within: Duration,
-) where
-    B: http_body::Body<Data: Buf>,
-{
-    if headers.contains_key(EXPECT) || refusal.status() == StatusCode::REQUEST_TIMEOUT {
-        return;
-    }
-    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
-    // If there is more than arrives in this time, the answer may be lost.
-    let _ = tokio::time::timeout(within, rest).await;
-}
-
-async fn collect<B>(
-    mut body: Pin<&mut B>,
-    limit: usize,
-    declared: Option<u64>,
-) -> Result<Bytes, BodyFault>
-where
-    B: http_body::Body<Data: Buf>,
-{
-    // A declared length is a hint that costs the client nothing: it reserves no more than a little.
-    let expected = declared.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
-    let mut collected = Vec::with_capacity(expected.min(LARGE_BODY));
-    while let Some(frame) = body.frame().await {
-        let Ok(frame) = frame else { return Err(BodyFault::Broken) };
-        // Trailers mean nothing here.
-        let Ok(mut data) = frame.into_data() else { continue };
-        if data.remaining() > limit - collected.len() {
-            return Err(BodyFault::TooLarge);
-        }
-        while data.has_remaining() {
-            let chunk = data.chunk();
-            collected.extend_from_slice(chunk);
-            let length = chunk.len();
-            data.advance(length);
-        }
-    }
-    Ok(collected.into())
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ::http::{Request, StatusCode};
+use bytes::Buf;
 use hyper::body::Incoming;
 use hyper::rt::{Sleep, Timer};
 use hyper::server::conn::http1;
@@ -26,9 +27,15 @@ use super::signal::Signal;
 use super::stream::Socket;
 #[cfg(feature = "tls")]
 use super::tls::{ListenerTls, keep_current};
-use super::{OpampService, Permit, ResponseFuture, ServiceConfig, http};
+use super::{BoxError, OpampService, Permit, ResponseFuture, ServiceConfig, http};
 use crate::core::ServerConfig;
 use crate::fleet::Fleet;
+
+#[cfg(feature = "http2")]
+mod http2;
+
+#[cfg(feature = "http2")]
+pub(super) use self::http2::Exchange;
 
 /// The path that is served unless another is configured (NET-03).
 pub const DEFAULT_PATH: &str = "/v1/opamp";
@@ -331,12 +338,12 @@ struct Connection<H: Handler> {
 impl<H: Handler> Connection<H> {
     #[cfg(not(feature = "tls"))]
     async fn open(self, signal: Arc<Signal>, socket: Socket<TcpStream>) {
-        self.serve(&signal, socket).await;
+        self.serve_plain(&signal, socket).await;
     }
 
     #[cfg(feature = "tls")]
     async fn open(mut self, signal: Arc<Signal>, socket: Socket<TcpStream>) {
-        let Some(tls) = &self.options.tls else { return self.serve(&signal, socket).await };
+        let Some(tls) = &self.options.tls else { return self.serve_plain(&signal, socket).await };
         let acceptor = tokio_rustls::TlsAcceptor::from(tls.current());
         // Boxed, as its state is large and soon done with.
         let handshake = Box::pin(acceptor.accept(socket));
@@ -345,6 +352,10 @@ impl<H: Handler> Connection<H> {
             Ok(Ok(stream)) => {
                 let presented = stream.get_ref().1.peer_certificates();
                 self.certificates = presented.map(|presented| PeerCertificates(presented.into()));
+                #[cfg(feature = "http2")]
+                if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                    return Box::pin(http2::serve(self, &signal, stream)).await;
+                }
                 self.serve(&signal, stream).await;
             }
             Ok(Err(error)) => tracing::info!(%peer, %error, "TLS handshake failed"),
@@ -353,6 +364,32 @@ impl<H: Handler> Connection<H> {
                 tracing::info!(%peer, "TLS handshake took too long");
             }
         }
+    }
+
+    /// Serves a connection without TLS, on which the client may speak HTTP/2 without having asked.
+    async fn serve_plain(self, signal: &Signal, socket: Socket<TcpStream>) {
+        #[cfg(feature = "http2")]
+        {
+            let first = Box::pin(http2::is_spoken(socket.get_ref()));
+            let spoken = tokio::select! {
+                spoken = tokio::time::timeout(self.options.header_timeout, first) => spoken,
+                () = signal.closed() => return,
+            };
+            match spoken {
+                Ok(Ok(false)) => {}
+                Ok(Ok(true)) => return Box::pin(http2::serve(self, signal, socket)).await,
+                Ok(Err(error)) => {
+                    tracing::debug!(peer = %self.peer.0, %error, "connection lost");
+                    return;
+                }
+                Err(_elapsed) => {
+                    self.service.fleet().counting().timed_out.add();
+                    tracing::debug!(peer = %self.peer.0, "no request in time");
+                    return;
+                }
+            }
+        }
+        self.serve(signal, socket).await;
     }
 
     async fn serve<S>(self, signal: &Signal, stream: S)
@@ -393,7 +430,17 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Connection<H> {
     type Error = std::convert::Infallible;
     type Future = ResponseFuture;
 
-    fn call(&self, mut request: Request<Incoming>) -> ResponseFuture {
+    fn call(&self, request: Request<Incoming>) -> ResponseFuture {
+        self.answer(request)
+    }
+}
+
+impl<H: Handler> Connection<H> {
+    fn answer<B>(&self, mut request: Request<B>) -> ResponseFuture
+    where
+        B: http_body::Body<Data: Buf> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         if request.uri().path() != &*self.options.path {
             if let Some((path, files)) = &self.options.packages
                 && let Some(rest) = request.uri().path().strip_prefix(&**path)

@@ -48,6 +48,7 @@ use crate::counters::Counting;
 use crate::fleet::{AgentKey, Fleet, Now};
 
 mod authorize;
+mod body;
 mod buffers;
 #[cfg(feature = "ca")]
 pub mod certificates;
@@ -57,6 +58,7 @@ mod dispatch;
 mod error;
 mod handler;
 mod http;
+mod large;
 mod listen;
 mod package_files;
 mod signal;
@@ -64,9 +66,11 @@ mod stream;
 #[cfg(feature = "tls")]
 pub mod tls;
 mod upgrade;
+mod upload;
 mod websocket;
 
 pub use self::authorize::Authorizing;
+pub use self::body::Body;
 #[cfg(feature = "ca")]
 pub use self::certificates::{
     ApprovalError, CertificateAuthority, CertificateIssuing, CertificateRequest, CertificateSerial,
@@ -78,12 +82,12 @@ pub use self::error::{Error, ErrorKind};
 #[cfg(feature = "tls")]
 pub use self::handler::PeerCertificates;
 pub use self::handler::{AcceptAll, AgentChange, BearerTokens, Handler, PeerAddr, Rejection};
-pub use self::http::Body;
 pub use self::listen::{DEFAULT_PATH, DEFAULT_PORT, Server, ServerBuilder, ShutdownHandle};
 pub use self::package_files::{FilesFull, PackageFile, PackageFiles};
 
 use self::authorize::ByHandler;
 use self::dispatch::Queue;
+use self::large::LargeWork;
 use self::signal::Signals;
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -139,6 +143,7 @@ struct Inner<H: Handler> {
     /// Running calls of the handler.
     workers: Arc<Signals>,
     queue: Queue,
+    large: LargeWork,
     keeps_time: AtomicBool,
 }
 
@@ -195,6 +200,7 @@ impl<H: Handler> OpampService<H> {
                 signals: Arc::default(),
                 workers: Arc::default(),
                 queue: Queue::default(),
+                large: LargeWork::default(),
                 keeps_time: AtomicBool::new(false),
             }),
         }
@@ -258,7 +264,7 @@ impl<H: Handler> OpampService<H> {
         let answered = answered.await;
         if let Err(refusal) = &answered {
             let within = self.inner.config.close_timeout;
-            http::discard(&request.headers, body, refusal, within).await;
+            upload::discard(&request.headers, body, refusal, within).await;
         }
         answered
     }

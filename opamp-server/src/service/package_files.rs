@@ -18,7 +18,8 @@ use http::header::{
 use http::{Method, Request, Response, StatusCode};
 use opamp_proto::content_hash;
 
-use super::http::{Body, status};
+use super::body::Body;
+use super::http::status;
 
 /// Files of packages, kept in memory and served with ranges.
 ///

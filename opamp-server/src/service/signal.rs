@@ -65,6 +65,21 @@ impl Signal {
         self.closing.load(Ordering::Acquire)
     }
 
+    /// Waits until the server wants the connection closed. Nobody else may wait on the signal meanwhile.
+    ///
+    /// Cancel safe.
+    #[cfg(feature = "http2")]
+    pub(super) async fn closed(&self) {
+        std::future::poll_fn(|cx| {
+            self.register(cx);
+            match self.is_closing() {
+                true => std::task::Poll::Ready(()),
+                false => std::task::Poll::Pending,
+            }
+        })
+        .await;
+    }
+
     /// Whether the time asked for has come; says so once.
     pub(super) fn take_tick(&self) -> bool {
         self.tick.load(Ordering::Acquire) && self.tick.swap(false, Ordering::AcqRel)

@@ -35,6 +35,12 @@ impl<S> Socket<S> {
         Self { io, write_timeout: Some(write_timeout), stalled: None }
     }
 
+    /// The connection itself.
+    #[cfg(feature = "http2")]
+    pub(super) const fn get_ref(&self) -> &S {
+        &self.io
+    }
+
     /// Lets writes wait for ever.
     #[cfg(feature = "tls")]
     fn lift_timeout(&mut self) {

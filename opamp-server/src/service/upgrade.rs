@@ -9,8 +9,9 @@ use http::header::{
 use http::{Method, Response, StatusCode, Version, request};
 use sha1::{Digest as _, Sha1};
 
+use super::body::Body;
 use super::handler::Rejection;
-use super::http::{Body, status};
+use super::http::status;
 
 /// The answer that switches the protocol, or the one that says why not. Never 404, which some clients
 /// read as a server that is down.

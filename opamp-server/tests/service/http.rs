@@ -1,5 +1,6 @@
 //! The plain HTTP transport.
 
+use futures_util::StreamExt as _;
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use opamp_proto::{Message as _, gzip, v1};
@@ -182,4 +183,101 @@ async fn an_http_agent_is_silent_until_it_counts_as_gone() {
     server.until_disconnected(&UID).await;
     let reply = server.post(&beat(2)).await;
     assert_eq!(reply, v1::ServerToAgent { capabilities: 0b11_1111, ..bare(&UID) });
+}
+
+/// Large messages are unpacked, taken over and packed away from the runtime's threads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn large_messages_are_served_on_both_transports() {
+    let _judged = opamp_spec::judges(&["HTTP-19", "HTTP-20", "SIZE-19"]);
+    let server = start().await;
+    let large = |number| v1::AgentToServer {
+        health: Some(v1::ComponentHealth { status: "x".repeat(3_000_000), ..Default::default() }),
+        ..beat(number)
+    };
+    let mut socket = server.websocket().await;
+    socket.send(&report(1)).await;
+    socket.recv().await;
+    socket.send(&large(2)).await;
+    assert_eq!(socket.recv().await.error_response, None);
+    assert_eq!(server.post(&large(3)).await.error_response, None);
+    let mut request = post(gzip::compress(&large(4).encode_to_vec()));
+    request.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
+    assert_eq!(server.request(request).await.message().error_response, None);
+    let agent = server.fleet.agent(uid(&UID)).unwrap();
+    assert_eq!(agent.state().health().unwrap().status.len(), 3_000_000);
+    let config = remote_config(&"compressible ".repeat(100_000));
+    server.fleet.set_remote_config(uid(&UID), config.clone()).unwrap();
+    let mut request = post(beat(5).encode_to_vec());
+    request.headers_mut().insert("accept-encoding", "gzip".parse().unwrap());
+    let mut answer = server.request(request).await;
+    assert!(answer.body.len() < 50_000);
+    answer.body = gzip::decompress(&answer.body, 10 << 20).unwrap();
+    let offer = answer.message().remote_config.expect("an offer");
+    assert_eq!(offer.config, Some(config.to_message()));
+}
+
+/// A body that is refused by its length is not asked for, and one that is taken is.
+#[tokio::test]
+async fn a_client_that_waits_for_100_continue_is_told_to_or_not() {
+    let _judged = opamp_spec::judges(&["SIZE-21", "SIZE-23"]);
+    let server =
+        start_with(AcceptAll, |config, _| config.limits = config.limits.with_max_receive(10_000))
+            .await;
+    let body = report(1).encode_to_vec();
+    for (length, expected) in [(body.len(), "HTTP/1.1 100"), (10_001, "HTTP/1.1 413")] {
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        let head = format!(
+            "POST /v1/opamp HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-protobuf\r\n\
+             expect: 100-continue\r\ncontent-length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = vec![0; expected.len()];
+        soon(stream.read_exact(&mut answer)).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer), expected);
+        if length != body.len() {
+            continue;
+        }
+        stream.write_all(&body).await.unwrap();
+        soon(async {
+            while !answer.windows(16).any(|window| window == UID) {
+                stream.read_buf(&mut answer).await.unwrap();
+            }
+        })
+        .await;
+        assert!(String::from_utf8_lossy(&answer).contains("HTTP/1.1 200"));
+    }
+}
+
+#[tokio::test]
+async fn answers_are_counted_by_their_status() {
+    let server = start_with(AcceptAll, |config, _| {
+        config.limits = config.limits.with_max_receive(10_000);
+    })
+    .await;
+    server.post(&report(1)).await;
+    server.request(post(vec![0; 10_001])).await;
+    let mut coded = post(vec![1; 10]);
+    coded.headers_mut().insert("content-encoding", "br".parse().unwrap());
+    server.request(coded).await;
+    let elsewhere = Request::post("/v1/other").header("host", "x").body(Full::default()).unwrap();
+    server.request(elsewhere).await;
+    let mut socket = server.websocket().await;
+    socket.send(&report(2)).await;
+    socket.recv().await;
+    socket.socket.close(None).await.unwrap();
+    soon(async { while let Some(Ok(_)) = socket.socket.next().await {} }).await;
+    server.until(|fleet| fleet.counters().listener_connections_open == 0).await;
+    let counters = server.fleet.counters();
+    let counted = (
+        counters.responses_200,
+        counters.responses_413,
+        counters.responses_415,
+        counters.responses_404,
+        counters.responses_101,
+    );
+    assert_eq!(counted, (1, 1, 1, 1, 1));
+    assert_eq!((counters.websockets_opened, counters.websockets_open), (1, 0));
+    assert_eq!(counters.websockets_closed_by_peer, 1);
+    assert_eq!(counters.listener_connections_accepted, 5);
+    assert_eq!((counters.http_messages_sent, counters.websocket_messages_sent), (1, 1));
 }

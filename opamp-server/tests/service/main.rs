@@ -8,6 +8,8 @@ mod faults;
 mod flows;
 mod handling;
 mod http;
+#[cfg(feature = "http2")]
+mod http2;
 mod identity;
 mod mount;
 mod shutdown;

@@ -56,6 +56,15 @@ async fn connect<I>(
     authority: &Authority,
     own: Option<&Issued>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    connect_speaking(server, authority, own, &[]).await
+}
+
+async fn connect_speaking<I>(
+    server: &Running<I>,
+    authority: &Authority,
+    own: Option<&Issued>,
+    protocols: &[&str],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -63,7 +72,7 @@ async fn connect<I>(
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots);
-    let config = match own {
+    let mut config = match own {
         None => builder.with_no_client_auth(),
         Some(own) => {
             let certificate = CertificateDer::from_pem_slice(own.certificate.as_bytes()).unwrap();
@@ -71,6 +80,7 @@ async fn connect<I>(
             builder.with_client_auth_cert(vec![certificate], key).unwrap()
         }
     };
+    config.alpn_protocols = protocols.iter().map(|name| (*name).into()).collect();
     let stream = TcpStream::connect(server.addr).await?;
     let name = ServerName::try_from("localhost").unwrap();
     soon(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
@@ -209,5 +219,36 @@ fn unusable_texts_are_errors_with_a_kind() {
         assert_eq!(error.kind(), opamp_server::service::ErrorKind::Tls);
         let text = format!("{error:?} {error}");
         assert!(!text.contains("PRIVATE KEY"), "{text}");
+    }
+}
+
+#[cfg(feature = "http2")]
+#[tokio::test]
+async fn http_2_is_spoken_with_those_who_offer_it() {
+    use http::{Request, Version};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
+    let authority = Authority::new();
+    let own = authority.issue("localhost");
+    let config = server_config(own.certificate.as_bytes(), own.key.as_bytes(), None).unwrap();
+    let server = run(Server::bind("127.0.0.1:0").tls(config).listen(AcceptAll).await.unwrap());
+    let protocols = ["h2", "http/1.1"];
+    let stream = connect_speaking(&server, &authority, None, &protocols).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let connection =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+    let (mut client, connection) = connection.unwrap();
+    tokio::spawn(connection);
+    let mut request: Request<_> = post(report(1).encode_to_vec());
+    *request.uri_mut() = "https://localhost/v1/opamp".parse().unwrap();
+    let response = soon(client.send_request(request)).await.unwrap();
+    assert_eq!((response.version(), response.status().as_u16()), (Version::HTTP_2, 200));
+
+    // A client that wants a WebSocket offers nothing, or HTTP/1.1 alone.
+    for protocols in [&[][..], &["http/1.1"]] {
+        let stream = connect_speaking(&server, &authority, None, protocols).await.unwrap();
+        let mut socket = WebSocket::open(stream, &[]).await.expect("an upgrade");
+        socket.send(&full_report(&OTHER, 1, MASK)).await;
+        assert_eq!(socket.recv().await.error_response, None);
     }
 }

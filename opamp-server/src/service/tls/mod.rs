@@ -86,7 +86,12 @@ pub fn server_config_for(
     };
     let mut config = builder.with_single_cert(chain, key).map_err(unusable)?;
     config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(unusable)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let spoken = [
+        #[cfg(feature = "http2")]
+        "h2",
+        "http/1.1",
+    ];
+    config.alpn_protocols = spoken.into_iter().map(|name| name.into()).collect();
     Ok(config)
 }
 

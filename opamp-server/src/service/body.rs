@@ -1,0 +1,93 @@
+//! The body of a response.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+/// A body goes out in pieces of this size: whoever sends it asks for the next when there is room, and so
+/// it shows whether the client takes any of it.
+const PIECE: usize = 64 * 1024;
+
+/// The body of a response: a message, a file, or nothing. Its length is known from the beginning.
+///
+/// ```
+/// # use http_body::Body as _;
+/// let body = opamp_server::service::Body::default();
+/// assert!(body.is_end_stream());
+/// assert_eq!(body.size_hint().exact(), Some(0));
+/// ```
+#[derive(Debug, Default)]
+pub struct Body {
+    rest: Bytes,
+    /// Told of each piece that is taken.
+    #[cfg(feature = "http2")]
+    exchange: Option<super::listen::Exchange>,
+}
+
+impl Body {
+    pub(super) fn new(content: Bytes) -> Self {
+        Self { rest: content, ..Self::default() }
+    }
+
+    /// The body as a part of an exchange, which is over when all of it is taken.
+    #[cfg(feature = "http2")]
+    pub(super) fn of(self, exchange: super::listen::Exchange) -> Self {
+        Self { exchange: Some(exchange), ..self }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = self.get_mut();
+        #[cfg(feature = "http2")]
+        if let Some(exchange) = &this.exchange {
+            exchange.moved();
+        }
+        if this.rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        let piece = this.rest.split_to(this.rest.len().min(PIECE));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn all_of_it_comes_in_pieces() {
+        for size in [0, 1, PIECE, PIECE + 1, 5 * PIECE] {
+            let content: Bytes = (0..size).map(|index| index as u8).collect();
+            let mut body = Body::new(content.clone());
+            assert_eq!(http_body::Body::size_hint(&body).exact(), Some(size as u64));
+            let mut received = Vec::new();
+            while let Some(frame) = body.frame().await {
+                let piece = frame.unwrap().into_data().unwrap();
+                assert!(!piece.is_empty() && piece.len() <= PIECE);
+                received.extend_from_slice(&piece);
+            }
+            assert_eq!(received, content);
+            assert!(http_body::Body::is_end_stream(&body));
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The body of a request on its way in: bounded in size, and in time by what has arrived.
+//!
+//! A body that is small or comes fast has the deadline every body has. One that is large and comes over
+//! a slow link may go on beyond it as long as it keeps up a least rate, on the whole and without a long
+//! pause, up to twenty times the deadline. Who sends a byte now and then gains next to nothing.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http::HeaderMap;
+use http::header::EXPECT;
+use http::status::StatusCode;
+use http_body_util::BodyExt as _;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::handler::Rejection;
+
+/// A body may take this many times the deadline at most, however fast it comes.
+const LONGEST: u32 = 20;
+
+/// What a declared length reserves at most. It is a hint that costs the client nothing.
+const MAX_RESERVED: usize = 32 * 1024;
+
+/// Why a body is not read to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BodyFault {
+    TooLarge,
+    Broken,
+    Slow,
+}
+
+/// How fast a body has to arrive.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// What every body is granted, and the longest pause.
+    pub(super) deadline: Duration,
+    /// The bytes each second that a body has to keep up beyond that.
+    pub(super) rate: u32,
+}
+
+impl Pace {
+    /// When the next piece has to be there of a body of which so much has arrived.
+    fn next(self, started: Instant, last: Instant, arrived: usize) -> Option<Instant> {
+        let rate = u64::from(self.rate.max(1));
+        let arrived = u64::try_from(arrived).unwrap_or(u64::MAX);
+        let earned = Duration::from_millis(arrived.saturating_mul(1000) / rate);
+        let granted = self.deadline.saturating_add(earned);
+        let granted = granted.min(self.deadline.saturating_mul(LONGEST));
+        // A deadline beyond what clocks can count is none.
+        let sum = started.checked_add(granted)?;
+        Some(last.checked_add(self.deadline).map_or(sum, |pause| sum.min(pause)))
+    }
+}
+
+/// Reads a body whole. `declared` is the length the request states.
+pub(super) async fn collect<B>(
+    mut body: Pin<&mut B>,
+    limit: usize,
+    declared: Option<u64>,
+    pace: Pace,
+) -> Result<Bytes, BodyFault>
+where
+    B: http_body::Body<Data: Buf>,
+{
+    let started = Instant::now();
+    let mut last = started;
+    let expected = declared.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+    let mut collected = Vec::with_capacity(expected.min(MAX_RESERVED));
+    loop {
+        let frame = match pace.next(started, last, collected.len()) {
+            Some(deadline) => timeout_at(deadline, body.frame()).await,
+            None => Ok(body.frame().await),
+        };
+        let frame = match frame {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(_))) => return Err(BodyFault::Broken),
+            Ok(None) => return Ok(collected.into()),
+            Err(_elapsed) => return Err(BodyFault::Slow),
+        };
+        // Trailers mean nothing here.
+        let Ok(mut data) = frame.into_data() else { continue };
+        if data.remaining() > limit - collected.len() {
+            return Err(BodyFault::TooLarge);
+        }
+        if data.has_remaining() {
+            last = Instant::now();
+        }
+        while data.has_remaining() {
+            let chunk = data.chunk();
+            collected.extend_from_slice(chunk);
+            let length = chunk.len();
+            data.advance(length);
+        }
+    }
+}
+
+/// Reads what is left of the body of a refused request, and drops it: a connection closed with bytes
+/// unread is reset, and a client that sends before it reads might lose the answer with it. One that
+/// waits to be asked for the body is not asked.
+pub(super) async fn discard<B>(
+    headers: &HeaderMap,
+    mut body: Pin<&mut B>,
+    refusal: &Rejection,
+    within: Duration,
+) where
+    B: http_body::Body<Data: Buf>,
+{
+    if headers.contains_key(EXPECT) || refusal.status() == StatusCode::REQUEST_TIMEOUT {
+        return;
+    }
+    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+    // If there is more than arrives in this time, the answer may be lost.
+    let _ = timeout(within, rest).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::stream;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const PACE: Pace = Pace { deadline: Duration::from_secs(30), rate: 1024 };
+
+    /// So many pieces, with a pause before each.
+    async fn received(
+        pieces: u32,
+        size: usize,
+        pause: Duration,
+    ) -> (Result<usize, BodyFault>, u64) {
+        let pieces = stream::unfold(0, move |index| async move {
+            sleep(pause).await;
+            let piece = Frame::data(Bytes::from(vec![0; size]));
+            (index < pieces).then_some((Ok::<_, Infallible>(piece), index + 1))
+        });
+        let body = std::pin::pin!(StreamBody::new(pieces));
+        let started = Instant::now();
+        let collected = collect(body, 64 << 20, None, PACE).await;
+        (collected.map(|body| body.len()), started.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_may_take_its_time_as_long_as_it_comes_at_the_least_rate() {
+        // 4 KiB each two seconds, for five minutes.
+        let second = Duration::from_secs(1);
+        assert_eq!(received(150, 4096, 2 * second).await, (Ok(150 * 4096), 302));
+        // Below the rate it has what it has earned.
+        let (slow, seconds) = received(1000, 512, second).await;
+        assert_eq!(slow, Err(BodyFault::Slow));
+        assert!((58..=60).contains(&seconds), "{seconds} s");
+        // A byte each second earns nothing.
+        assert_eq!(received(1000, 1, second).await, (Err(BodyFault::Slow), 30));
+        // What was earned is not for a pause.
+        assert_eq!(received(1000, 100_000, 31 * second).await, (Err(BodyFault::Slow), 30));
+        // And there is an end to it.
+        assert_eq!(received(10_000, 4096, second).await, (Err(BodyFault::Slow), 600));
+        assert_eq!(received(3, 10, second).await, (Ok(30), 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn times_beyond_all_clocks_are_none() {
+        let pace = Pace { deadline: Duration::MAX, rate: 0 };
+        assert_eq!(pace.next(Instant::now(), Instant::now(), usize::MAX), None);
+    }
+}
