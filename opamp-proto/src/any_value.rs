@@ -353,6 +353,7 @@ mod tests {
         assert!(!AnyValue::from(1).equivalent(&1.0.into()));
     }
 
+    /// W-41 of the reference: equal arrays were not equal, and different ones were.
     #[test]
     fn arrays_are_ordered_and_pairs_are_not() {
         let array = |items: &[i32]| {

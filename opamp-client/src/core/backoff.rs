@@ -143,6 +143,28 @@ mod tests {
         assert!(backoff.next_delay() <= config.initial);
     }
 
+    /// W-4 of the reference: a policy that had nothing more to say made a million attempts a second.
+    #[test]
+    fn no_configuration_makes_attempts_without_a_pause() {
+        for jitter in [0.0, 1.0, -1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            for time in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
+                let config = BackoffConfig {
+                    initial: time,
+                    max: time,
+                    jitter,
+                    throttled: time,
+                    max_retry_after: time,
+                };
+                let mut backoff = Backoff::new(config, 3);
+                for _ in 0..100 {
+                    assert!(backoff.next_delay() >= SHORTEST);
+                    assert!(backoff.throttled_delay(None) >= SHORTEST);
+                    assert!(backoff.throttled_delay(Some(time)) >= SHORTEST);
+                }
+            }
+        }
+    }
+
     #[test]
     fn two_seeds_spread_and_one_seed_repeats() {
         let delays = |seed| {

@@ -27,6 +27,7 @@ fn with_tokens(url: String) -> Builder {
     builder.header_provider(Tokens::default()).configure(quick)
 }
 
+/// W-9 of the reference: retries had the headers of the first attempt.
 #[tokio::test]
 async fn every_request_and_every_retry_has_a_fresh_token() {
     let _judged = opamp_spec::judges(&["AUTH-01"]);

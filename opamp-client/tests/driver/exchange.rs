@@ -78,6 +78,7 @@ async fn a_body_above_the_limit_is_not_read_to_its_end() {
     request.dropped().await;
 }
 
+/// W-1 of the reference: what was compressed got around the limit.
 #[tokio::test]
 async fn a_gzip_bomb_is_a_failed_exchange() {
     let _judged = opamp_spec::judges(&["SIZE-26", "SIZE-27", "SIZE-28"]);
@@ -170,6 +171,7 @@ async fn something_else_than_http_is_a_failed_exchange() {
 }
 
 /// The server takes the request and says nothing: the exchange ends with its timeout.
+/// W-19 of the reference: it was waited for without end.
 #[tokio::test]
 async fn a_response_that_never_comes_is_given_up() {
     let _judged = opamp_spec::judges(&["RETRY-01", "DELTA-04"]);

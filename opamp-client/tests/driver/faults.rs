@@ -92,6 +92,7 @@ async fn what_was_under_way_when_the_connection_broke_is_told_again() {
     assert_eq!(again.sequence_num, first.sequence_num + 2);
 }
 
+/// W-16 of the reference: what had begun to send went on beside the next connection.
 #[tokio::test]
 async fn a_cut_in_the_middle_of_anything_is_survived_over_websocket() {
     let _judged = opamp_spec::judges(&["EST-03", "DELTA-04"]);

@@ -146,6 +146,7 @@ async fn a_late_answer_to_an_old_offer_does_not_hide_the_answer_to_the_newest() 
 }
 
 /// The application takes nothing: its client goes on all the same.
+/// W-18 of the reference: neither pongs nor polls went out meanwhile.
 #[tokio::test]
 async fn events_that_nobody_takes_stop_nothing() {
     let _judged = opamp_spec::judges(&["STATUS-13", "HB-13"]);

@@ -50,6 +50,7 @@ async fn a_redirect_within_the_origin_is_followed_with_everything() {
     }
 }
 
+/// W-6 of the reference: they went wherever a redirect led.
 #[tokio::test]
 async fn credentials_never_reach_another_origin() {
     let token = || async {
@@ -117,6 +118,7 @@ async fn the_client_certificate_never_reaches_another_origin() {
     }
 }
 
+/// W-6 of the reference: it did.
 #[tokio::test]
 async fn no_redirect_leads_from_tls_to_plain_text() {
     let authority = Authority::new();
@@ -190,6 +192,7 @@ async fn a_redirect_that_says_nothing_useful_is_a_failure() {
 }
 
 /// Where the way led once may be gone the next time.
+/// W-6 of the reference: the original was never tried again.
 #[tokio::test]
 async fn no_redirect_is_remembered() {
     for status in FOLLOWED {

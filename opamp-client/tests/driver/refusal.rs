@@ -63,6 +63,7 @@ async fn each_refused_handshake_has_its_class_and_is_tried_again() {
 }
 
 /// One attempt, one event: whoever counts failures counts attempts.
+/// W-5 of the reference: it was two.
 #[tokio::test]
 async fn each_attempt_that_fails_is_one_event() {
     for scheme in ["ws", "http"] {

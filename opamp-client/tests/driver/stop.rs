@@ -288,6 +288,7 @@ async fn dropping_handle_and_events_does_not_stop_the_agent() {
     driver.abort();
 }
 
+/// W-8 of the reference: the goodbye stayed behind for a later start.
 #[tokio::test]
 async fn a_goodbye_is_not_the_end_for_the_next_client() {
     let _judged = opamp_spec::judges(&["ID-04", "ID-13"]);

@@ -195,6 +195,7 @@ async fn a_server_that_breaks_the_protocol_and_never_closes_is_left() {
 }
 
 /// Their contents cannot be told from those of a message that was compressed.
+/// W-1 of the reference: what was compressed got around the limit.
 #[tokio::test]
 async fn no_extension_is_offered_and_none_is_taken() {
     let server = crate::support::http::Server::start().await;

@@ -107,6 +107,7 @@ fn a_number_that_is_not_one_equals_itself() {
     pair.expect_parts(Parts::DESCRIPTION);
 }
 
+/// W-43 of the reference: each made a message.
 #[test]
 fn changes_coalesce_into_one_report_with_the_newest_values() {
     let _judged = opamp_spec::judges(&["RETRY-07", "RETRY-08", "STATUS-11"]);
@@ -267,6 +268,7 @@ fn what_was_withdrawn_while_under_way_causes_no_report_after_a_loss() {
     pair.expect_silence();
 }
 
+/// W-15 of the reference: any mask could be set, or none.
 #[test]
 fn each_capability_follows_from_what_the_agent_has() {
     let _judged = opamp_spec::judges(&["CAP-03", "CFG-02", "CFG-05", "CFG-23", "HEALTH-10"]);

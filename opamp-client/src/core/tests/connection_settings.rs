@@ -261,6 +261,7 @@ fn a_newer_offer_is_laid_over_one_that_is_pending() {
     assert!(pair.core.connections().own_metrics.is_some());
 }
 
+/// W-12 of the reference: what the application did not take was APPLYING for ever.
 #[test]
 fn an_offer_has_a_deadline() {
     let _judged = opamp_spec::judges(&["CONN-34"]);

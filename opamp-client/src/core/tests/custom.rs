@@ -193,6 +193,7 @@ fn what_may_be_a_push_confirms_no_message_but_lets_the_next_go() {
     expect_outcome(&mut pair, second, CustomOutcome::Unconfirmed);
 }
 
+/// W-7 of the reference: the sender was told that it was delivered.
 #[test]
 fn what_may_have_arrived_is_not_sent_again() {
     let _judged = opamp_spec::judges(&["CUST-13"]);

@@ -26,6 +26,7 @@ fn a_request_for_full_state_is_answered_once() {
     }
 }
 
+/// W-14 of the reference: parts were sent without their capabilities.
 #[test]
 fn full_state_is_what_there_is_now() {
     let _judged = opamp_spec::judges(&["SEQ-07", "CAP-08"]);

@@ -85,6 +85,7 @@ fn a_heartbeat_that_could_not_be_sent_is_sent_once() {
     assert_eq!(pair.until_timeout(), Some(seconds(30)));
 }
 
+/// W-11 of the reference: there were.
 #[test]
 fn there_are_no_heartbeats_without_the_capability() {
     let _judged = opamp_spec::judges(&["HB-14"]);

@@ -103,6 +103,7 @@ fn a_uid_that_was_asked_for_may_be_the_present_one() {
     assert_eq!(pair.expect().flags, 0);
 }
 
+/// W-16 of the reference: the request was forgotten before it was sent.
 #[test]
 fn a_request_for_a_uid_that_was_lost_is_made_again() {
     let _judged = opamp_spec::judges(&["ID-08"]);

@@ -96,6 +96,7 @@ fn a_ping_that_is_not_needed_any_more_is_not_sent() {
     pair.expect_silence();
 }
 
+/// W-19 of the reference: a silent peer was not noticed.
 #[test]
 fn a_peer_that_answers_no_ping_is_given_up() {
     let _judged = opamp_spec::judges(&["EST-06", "DELTA-04"]);
@@ -266,6 +267,7 @@ fn anything_a_server_says_to_the_agent_is_better_than_nothing() {
     }
 }
 
+/// W-19 of the reference: a silent peer was not noticed.
 #[test]
 fn a_server_that_falls_silent_is_left() {
     let _judged = opamp_spec::judges(&["EST-02", "RETRY-01"]);

@@ -54,6 +54,7 @@ fn the_first_report_is_full() {
     }
 }
 
+/// W-14 of the reference: parts were sent without their capabilities.
 #[test]
 fn an_agent_without_extras_reports_its_description() {
     let _judged = opamp_spec::judges(&["CAP-08", "HB-14", "CFG-10", "CMD-04", "INTEROP-08"]);
@@ -128,6 +129,8 @@ fn content_without_an_answer_is_told_again() {
     pair.expect_parts(Parts::empty());
 }
 
+/// W-3 of the reference: after a first connection that broke early most of the first report was never
+/// sent.
 #[test]
 fn a_first_report_without_an_answer_is_told_again_in_full() {
     let _judged = opamp_spec::judges(&["DELTA-04", "STATUS-01"]);

@@ -224,6 +224,7 @@ fn an_offer_that_brings_the_agent_down_fails_in_the_end() {
     assert_eq!(report.remote_config_status, Some(failed));
 }
 
+/// W-17 of the reference: nothing said when to save.
 #[test]
 fn every_change_of_what_has_to_be_saved_is_announced() {
     let mut pair = Pair::settled(WebSocket);

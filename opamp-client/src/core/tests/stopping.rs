@@ -141,6 +141,7 @@ fn a_fresh_connection_is_reported_to_and_left() {
     expect_stopped(&mut pair);
 }
 
+/// W-8 of the reference: the goodbye stayed behind for a later start.
 #[test]
 fn a_client_without_a_connection_stops_at_once() {
     // Never connected.

@@ -36,6 +36,7 @@ fn between(wait: Duration, least: Duration, most: Duration) -> bool {
     least <= wait && wait <= most
 }
 
+/// W-13 of the reference: such an answer was ignored.
 #[test]
 fn an_unavailable_server_is_left_and_told_everything_later() {
     let _judged = opamp_spec::judges(&[

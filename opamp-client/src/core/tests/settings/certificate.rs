@@ -116,7 +116,7 @@ fn a_server_that_takes_no_requests_gets_none() {
     }
 }
 
-/// W-7.
+/// W-7 of the reference: a request that was lost on the way was gone.
 #[test]
 fn a_request_that_may_be_lost_is_repeated() {
     let _judged = opamp_spec::judges(&["CSR-04"]);

@@ -367,7 +367,7 @@ fn other_headers_are_proven_by_a_new_connection_to_the_same_server() {
     }
 }
 
-/// W-10, W-12: an offer that was handled is no new work, in this process and the next.
+/// W-12 of the reference: what was applied before a restart was new work after it.
 #[test]
 fn an_offer_that_was_handled_is_no_new_work() {
     let _judged = opamp_spec::judges(&["STATUS-15", "CONN-31"]);

@@ -92,7 +92,7 @@ fn an_interval_of_0_alone_turns_heartbeats_off_but_never_polls() {
     }
 }
 
-/// W-10.
+/// W-10 of the reference: an offer of a certificate alone turned heartbeats off for good.
 #[test]
 fn an_interval_of_0_beside_something_else_silences_nobody() {
     let _judged = opamp_spec::judges(&["HB-12", "HB-13"]);
