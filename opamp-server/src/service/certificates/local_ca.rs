@@ -129,9 +129,9 @@ impl LocalCa {
     /// # Errors
     ///
     /// [`NotIssued`] if the authority's own certificate is not valid any more.
-    pub fn credentials(&self, agent: AgentKey) -> Result<v1::TlsCertificate, NotIssued> {
+    pub fn credentials(&self, agent: impl Into<AgentKey>) -> Result<v1::TlsCertificate, NotIssued> {
         let key = KeyPair::generate().map_err(|_| NotIssued::failed())?;
-        let IssuedCertificate { certificate, authority } = self.sign(agent, &key)?;
+        let IssuedCertificate { certificate, authority } = self.sign(agent.into(), &key)?;
         Ok(v1::TlsCertificate {
             cert: certificate.into(),
             private_key: key.serialize_pem().into(),

@@ -19,7 +19,7 @@
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -151,7 +151,7 @@ pub enum ApprovalError {
 #[derive(Clone)]
 pub struct CertificateIssuing {
     authority: Arc<dyn Authority>,
-    endpoint: Arc<str>,
+    endpoint: Arc<RwLock<String>>,
     heartbeat_interval_seconds: u64,
     approval: CsrApproval,
     deadline: Duration,
@@ -171,14 +171,31 @@ impl CertificateIssuing {
     ) -> Result<Self, InvalidOffer> {
         let issuing = Self {
             authority: Arc::new(authority),
-            endpoint: endpoint.into().into(),
+            endpoint: Arc::default(),
             heartbeat_interval_seconds: 30,
             approval: CsrApproval::Manual,
             deadline: Duration::from_secs(30),
         };
-        let some = v1::TlsCertificate { cert: Bytes::from_static(b"PEM"), ..Default::default() };
-        issuing.offer(some, Transport::WebSocket)?;
+        issuing.set_endpoint(endpoint)?;
         Ok(issuing)
+    }
+
+    /// Offers another endpoint from now on, also with the clones: for a Server that learns its port when
+    /// it listens.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidOffer`] if the endpoint cannot be offered; it stays as it was then.
+    pub fn set_endpoint(&self, endpoint: impl Into<String>) -> Result<(), InvalidOffer> {
+        let endpoint = endpoint.into();
+        let some = v1::TlsCertificate { cert: Bytes::from_static(b"PEM"), ..Default::default() };
+        self.offer_at(endpoint.clone(), some)?;
+        *self.endpoint.write().unwrap_or_else(PoisonError::into_inner) = endpoint;
+        Ok(())
+    }
+
+    fn endpoint(&self) -> String {
+        self.endpoint.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What happens with requests unless the handler says otherwise
@@ -286,8 +303,16 @@ impl CertificateIssuing {
         certificate: v1::TlsCertificate,
         transport: Transport,
     ) -> Result<CertificateOffer, InvalidOffer> {
+        self.offer_at(endpoint_for(transport, &self.endpoint()), certificate)
+    }
+
+    fn offer_at(
+        &self,
+        destination_endpoint: String,
+        certificate: v1::TlsCertificate,
+    ) -> Result<CertificateOffer, InvalidOffer> {
         CertificateOffer::new(v1::OpAmpConnectionSettings {
-            destination_endpoint: endpoint_for(transport, &self.endpoint),
+            destination_endpoint,
             heartbeat_interval_seconds: self.heartbeat_interval_seconds,
             certificate: Some(certificate),
             ..Default::default()
@@ -298,7 +323,7 @@ impl CertificateIssuing {
 impl fmt::Debug for CertificateIssuing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CertificateIssuing")
-            .field("endpoint", &self.endpoint)
+            .field("endpoint", &self.endpoint())
             .field("approval", &self.approval)
             .field("deadline", &self.deadline)
             .finish_non_exhaustive()
