@@ -9,7 +9,29 @@ use super::custom::CustomCapabilities;
 use super::reply::MAX_HEAD;
 
 /// Deviations from the specification that are served although a row of the catalogue calls them
-/// malformed. All are off by default; every use is [counted](crate::Counters).
+/// malformed. All are off by default; every use is [counted](crate::Counters), and logged once for each
+/// session or connection.
+///
+/// What Agents in the field do, and what becomes of it:
+///
+/// | an Agent | is served |
+/// | --- | --- |
+/// | sends a ULID, hexadecimal digits or a UUID's text as `instance_uid` | with [`legacy_instance_uid`](Self::legacy_instance_uid) |
+/// | sends a WebSocket message without the header byte | with [`missing_header`](Self::missing_header) |
+/// | opens its connection with a custom message of nobody's | with [`missing_instance_uid`](Self::missing_instance_uid) |
+/// | states another `OpAMP-Instance-UID` in the header, such as a GUID in mixed endianness | always: the message counts |
+/// | begins to count at 0, repeats a number, or sends the same message again | always: a repetition asks for nothing |
+/// | polls with nothing but its `instance_uid`, or with capabilities 0 | always: what is known stays (reading A02) |
+/// | never sets `ReportsStatus` | always |
+/// | leaves out on a reconnect what has not changed, or all of it | always, and asked for what is missing |
+/// | reports an unset configuration status after a reconnect | always: it gets the same offer again |
+/// | ignores its new `instance_uid` | always, under the old one |
+/// | ignores UNAVAILABLE | the handshake is answered with 503 and `Retry-After` as well |
+/// | leaves without `agent_disconnect` | always: [`ServerConfig::http_offline_after`], or a ping |
+/// | sends no heartbeats, or at an interval of its own | always: see [`ServerConfig::missed_heartbeats`] |
+/// | sends fragments, offers permessage-deflate, probes with HEAD | always: 405 to the probe, and no compression |
+/// | adds parameters to its `Content-Type`, or uses another path or another `Authorization` scheme | always: path and admission are the application's |
+/// | says nothing at all on a connection | until `ServiceConfig::first_message_timeout`, as nobody knows who it is |
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tolerances {

@@ -12,6 +12,7 @@ mod http;
 mod http2;
 mod identity;
 mod mount;
+mod quirks;
 mod shutdown;
 #[path = "../support/mod.rs"]
 mod support;
