@@ -99,7 +99,7 @@ pub enum Tolerance {
     MissingInstanceUid,
 }
 
-fn path(text: &str) -> Result<String, String> {
+pub(crate) fn path(text: &str) -> Result<String, String> {
     match text.starts_with('/') && !text.contains(['?', '#']) {
         true => Ok(text.to_owned()),
         false => Err("a path starts with / and has neither query nor fragment".to_owned()),
@@ -107,7 +107,7 @@ fn path(text: &str) -> Result<String, String> {
 }
 
 /// Less than this leaves no room for words in an error.
-fn message_size(text: &str) -> Result<usize, String> {
+pub(crate) fn message_size(text: &str) -> Result<usize, String> {
     text.parse()
         .ok()
         .filter(|size| *size >= 1024)

@@ -21,6 +21,8 @@ use tokio::task::JoinHandle;
 pub use self::args::{ServerArgs, Token, Tolerance};
 
 use self::admin::{Admin, PACKAGES, Place};
+pub(crate) use self::args::{message_size, path};
+
 use self::args::read;
 use self::desk::Desk;
 use self::mailbox::Mailbox;

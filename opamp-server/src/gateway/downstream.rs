@@ -316,6 +316,12 @@ impl Gateway {
         if self.agents.get(&id).is_some_and(|agent| agent.given.as_ref() == Some(&message.uid)) {
             self.take_given(id);
         }
+        if let Some(agent) = self.agents.get(&id).filter(|agent| !agent.seated)
+            && let Some(former) = agent.former
+        {
+            // What still names it is for the session before.
+            self.disown(id, &former);
+        }
         id
     }
 

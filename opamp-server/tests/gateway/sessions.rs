@@ -180,6 +180,22 @@ fn the_route_follows_an_agent_that_is_renamed() {
 }
 
 #[test]
+fn a_new_process_gets_nothing_that_names_the_uid_of_the_one_before() {
+    let _judged = judges(&["ID-10"]);
+    let mut bench = Bench::new(|_| {});
+    bench.connect(1);
+    let identification = v1::AgentIdentification { new_instance_uid: uid(9) };
+    bench.reply(0, &v1::ServerToAgent { agent_identification: Some(identification), ..ack(1) });
+    // It was saved before the process ended.
+    let restarted = bench.gateway.open_websocket();
+    bench.send(restarted, &report(9, 50));
+    assert_eq!(bench.at_server(0), [goodbye(1, 2), report(9, 50)]);
+    bench.reply(0, &offer(1, 1));
+    bench.reply(0, &masked(9));
+    assert_eq!(bench.received(restarted), [masked(9)]);
+}
+
+#[test]
 fn messages_that_nobody_could_be_answered_for_are_refused_here() {
     let _judged = judges(&["ERR-11", "ERR-12"]);
     let mut bench = Bench::new(|config| config.max_malformed = 2);

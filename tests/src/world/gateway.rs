@@ -260,7 +260,7 @@ impl World {
                 Ready::Upstream(slot) => self.send_upstream(slot),
                 Ready::Downstream(id) => {
                     while let Some(polled) = self.middle().gateway.poll_downstream(id) {
-                        self.from_gateway(id, polled);
+                        self.take_from_gateway(id, polled);
                     }
                 }
                 _ => {}
@@ -285,7 +285,7 @@ impl World {
         }
     }
 
-    fn from_gateway(&mut self, id: DownstreamId, polled: ToAgent) {
+    fn take_from_gateway(&mut self, id: DownstreamId, polled: ToAgent) {
         let now = self.now;
         let socket = self.middle().sockets.get(&id).copied();
         let message = match polled {

@@ -1,0 +1,23 @@
+//! A gateway that carries many agents over few connections to their server.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use opamp_examples::gateway::{Gateway, GatewayArgs};
+use opamp_examples::program::{self, Failure};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = GatewayArgs::parse();
+    program::log_to_stderr("info");
+    program::exit(run(&args).await)
+}
+
+async fn run(args: &GatewayArgs) -> Result<(), Failure> {
+    let stop = program::told_to_stop()?;
+    let gateway = Gateway::start(args).await?;
+    program::print(format_args!("listening opamp={}", gateway.addr()));
+    stop.await;
+    gateway.stop().await;
+    Ok(())
+}

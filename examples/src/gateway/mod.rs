@@ -1,0 +1,124 @@
+//! A gateway between many agents and their server: the wiring of [`opamp_server::gateway`].
+//!
+//! Agents come over either transport, the server is reached over a few WebSockets. One task serves each
+//! connection; where they meet is the [`hub`], whose lock is held for the time it takes to look at
+//! one message.
+
+mod args;
+mod downstream;
+mod hub;
+mod socket;
+mod upstream;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use opamp_server::gateway::GatewayCounters;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+
+pub use self::args::GatewayArgs;
+
+use self::downstream::Downstream;
+use self::hub::Hub;
+use self::upstream::Upstream;
+use crate::program::Failure;
+
+/// How long agents have to take their leave, and what waits to be sent.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often the counts are logged, if they have changed.
+const LOG_PERIOD: Duration = Duration::from_secs(60);
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    addr: SocketAddr,
+    hub: Arc<Hub>,
+    stopping: watch::Sender<bool>,
+    upstreams: JoinSet<()>,
+    background: [JoinHandle<()>; 3],
+}
+
+impl Gateway {
+    /// Starts to serve agents and to connect to the server. Has to be called in a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When the address cannot be listened on, or the arguments cannot be used.
+    pub async fn start(args: &GatewayArgs) -> Result<Self, Failure> {
+        let upstream = Arc::new(Upstream::new(args)?);
+        let listener = TcpListener::bind(args.listen).await.map_err(|error| {
+            Failure::caused_by(format!("cannot listen on the address {}", args.listen), error)
+        })?;
+        let addr = listener.local_addr();
+        let addr = addr.map_err(|error| Failure::caused_by("the listener's address", error))?;
+
+        let hub = Arc::new(Hub::new(args.config()));
+        let mut upstreams = JoinSet::new();
+        for slot in 0..args.connections.into() {
+            upstreams.spawn(Arc::clone(&upstream).keep(Arc::clone(&hub), slot));
+        }
+        let (stopping, stopped) = watch::channel(false);
+        let downstream = Arc::new(Downstream {
+            hub: Arc::clone(&hub),
+            path: args.path.clone(),
+            limits: args.limits(),
+            stopping: stopped,
+        });
+        let (timed, logged) = (Arc::clone(&hub), Arc::clone(&hub));
+        let background = [
+            tokio::spawn(downstream.accept(listener)),
+            tokio::spawn(async move { timed.keep_time().await }),
+            tokio::spawn(async move { log_counts(&logged).await }),
+        ];
+        Ok(Self { addr, hub, stopping, upstreams, background })
+    }
+
+    /// Where agents connect.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub fn counters(&self) -> GatewayCounters {
+        self.hub.with(|gateway, _| gateway.counters())
+    }
+
+    /// Stops in an orderly way: agents' connections are closed, what they have said goes to the server,
+    /// then the connections to the server are closed. The agents go elsewhere or come back, so
+    /// nobody says goodbye for them.
+    pub async fn stop(mut self) {
+        self.stopping.send_replace(true);
+        self.hub.with(|gateway, _| gateway.stop());
+        let empty = async {
+            while !self.hub.is_empty() {
+                self.hub.gone.notified().await;
+            }
+        };
+        // Whoever takes longer is cut off.
+        let _ = timeout(STOP_TIMEOUT, empty).await;
+        self.hub.leave_server();
+        let left = async { while self.upstreams.join_next().await.is_some() {} };
+        let _ = timeout(STOP_TIMEOUT, left).await;
+        self.background.iter().for_each(JoinHandle::abort);
+        tracing::info!(counts = ?self.counters(), "stopped");
+    }
+}
+
+async fn log_counts(hub: &Hub) {
+    let mut last = GatewayCounters::default();
+    loop {
+        tokio::time::sleep(LOG_PERIOD).await;
+        let (counts, agents) = hub.with(|gateway, _| (gateway.counters(), gateway.agents()));
+        if counts != last {
+            tracing::info!(agents, ?counts);
+            last = counts;
+        }
+    }
+}
