@@ -35,7 +35,7 @@ struct Disk(BTreeMap<Vec<u8>, Vec<u8>>);
 
 impl Disk {
     fn write(&mut self, batch: &Batch) {
-        for change in batch.changes() {
+        for change in batch.changes().iter() {
             match change.value() {
                 Some(value) => self.0.insert(change.key().to_vec(), value.to_vec()),
                 None => self.0.remove(change.key()),

@@ -35,18 +35,27 @@ impl<I> Fleet<I> {
         fresh: &mut dyn FnMut() -> InstanceUid,
         out: &mut Vec<u8>,
     ) -> Received {
-        let mut accepted = self.accept_into(route, body, now, fresh, Some(&mut *out));
+        let accepted = self.accept_into(route, body, now, fresh, Some(&mut *out));
+        if accepted.unsaved > 0 {
+            return Received::later(accepted);
+        }
         let Accepted { key, changes, queue, .. } = accepted;
         let refusal = accepted.refusal().cloned();
         let unanswered = matches!(accepted.answer, Answer::Nothing);
-        if accepted.unsaved > 0 {
-            let (queue, unsaved) = (std::mem::take(&mut accepted.queue), Some(accepted.into()));
-            let (tail, push) = (None, false);
-            return Received { key, changes, queue, tail, push, refusal, unanswered, unsaved };
-        }
         let (tail, push) = self.compose(accepted, now, out);
-        let unsaved = None;
-        Received { key, changes, queue, tail, push, refusal, unanswered, unsaved }
+        Received { key, changes, queue, tail, push, refusal, unanswered, unsaved: None }
+    }
+
+    /// Takes in a message on a connection where replies wait, so that its reply is to wait behind
+    /// them: it is in [`Received::unsaved`], whether or not there is something to be saved.
+    pub fn receive_later(
+        &self,
+        route: &mut Route<I>,
+        body: &[u8],
+        now: Now,
+        fresh: &mut dyn FnMut() -> InstanceUid,
+    ) -> Received {
+        Received::later(self.accept_into(route, body, now, fresh, None))
     }
 
     /// Takes in a message whose reply is composed later by [`reply`](Self::reply), so that what a

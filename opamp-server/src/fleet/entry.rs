@@ -58,7 +58,9 @@ impl Change {
         self.value.as_ref()
     }
 
-    pub(super) fn size(&self) -> usize {
+    /// The bytes of key and value.
+    #[must_use]
+    pub fn size(&self) -> usize {
         self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
     }
 }

@@ -91,3 +91,14 @@ pub struct Received {
     /// [`Fleet::answer_unsaved`](super::Fleet::answer_unsaved).
     pub unsaved: Option<Box<Accepted>>,
 }
+
+impl Received {
+    /// What a message led to whose reply has to wait.
+    pub(super) fn later(accepted: Accepted) -> Self {
+        let Accepted { key, changes, queue, .. } = accepted;
+        let refusal = accepted.refusal().cloned();
+        let unanswered = matches!(accepted.answer, Answer::Nothing);
+        let unsaved = Some(Box::new(accepted));
+        Self { key, changes, queue, tail: None, push: false, refusal, unanswered, unsaved }
+    }
+}

@@ -44,7 +44,7 @@ pub trait SaveWaker: Send + Sync {
 #[derive(Debug)]
 #[must_use = "changes that are not written are lost to the store"]
 pub struct Batch {
-    changes: Vec<Change>,
+    changes: Arc<[Change]>,
     /// The generation that is saved with this batch.
     completes: Option<u64>,
 }
@@ -53,7 +53,7 @@ impl Batch {
     /// The changes, in the order they are to be written in. None are there if a generation brought
     /// nothing new: then there is nothing to be written.
     #[must_use]
-    pub fn changes(&self) -> &[Change] {
+    pub const fn changes(&self) -> &Arc<[Change]> {
         &self.changes
     }
 }
@@ -448,10 +448,10 @@ impl<I> Fleet<I> {
             if !self.walk(current, &mut out) {
                 let completes = Some(current.generation);
                 *pass = None;
-                return Some(Batch { changes: out.changes, completes });
+                return Some(Batch { changes: out.changes.into(), completes });
             }
         }
-        Some(Batch { changes: out.changes, completes: None })
+        Some(Batch { changes: out.changes.into(), completes: None })
     }
 
     /// A batch is written, and safe.

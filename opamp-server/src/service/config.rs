@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::store::StoreFailure;
+
 /// Times and bounds of the service, beside those of [`ServerConfig`](crate::ServerConfig).
 ///
 /// The times for WebSockets are kept by one coarse clock for all of them: they may be exceeded by a
@@ -65,6 +67,18 @@ pub struct ServiceConfig {
     /// The certificates that are not taken any more. Default: `None`.
     #[cfg(feature = "ca")]
     pub revocations: Option<super::Revocations>,
+    /// How long a reply waits for what changed to be [stored](crate::service::store). Default: 10 s,
+    /// within the time in which Agents wait for one.
+    pub store_deadline: Duration,
+    /// What becomes of a reply that has waited so long. Default: [`StoreFailure::Refuse`].
+    pub store_failure: StoreFailure,
+    /// When an Agent whose news could not be stored is told to come again. Default: 30 s.
+    pub store_retry_after: Duration,
+    /// How far numbers and times in the store may lag behind. Default: 10 s. The shorter, the fewer
+    /// Agents are asked for their full state after a crash: of those that have heartbeats every 30 s
+    /// a sixth, on average. The longer, the less is written: about 100 bytes for each Agent that
+    /// had one.
+    pub store_lag: Duration,
 }
 
 impl Default for ServiceConfig {
@@ -88,6 +102,10 @@ impl Default for ServiceConfig {
             certificates: None,
             #[cfg(feature = "ca")]
             revocations: None,
+            store_deadline: Duration::from_secs(10),
+            store_failure: StoreFailure::default(),
+            store_retry_after: Duration::from_secs(30),
+            store_lag: Duration::from_secs(10),
         }
     }
 }

@@ -28,8 +28,14 @@ use super::signal::{Coarse, Signal, coarse};
 use super::websocket::{Fault, Socket};
 use super::{Inner, now};
 use crate::core::{Push, Refusal, RefusalKind, Transport};
-use crate::fleet::{AgentKey, Fleet, Route, RouteWaker};
+use crate::fleet::{AgentKey, Route, RouteWaker};
 use crate::websocket::{CloseCode, Event, Violation};
+
+mod awaiting;
+mod end;
+
+use self::awaiting::Awaiting;
+use self::end::{Cause, End, Open};
 
 /// So many replies are written before more is read.
 const FLUSH_AT: usize = 16 * 1024;
@@ -68,50 +74,6 @@ impl RouteWaker for Outbox {
     }
 }
 
-/// Why a connection ends.
-enum End {
-    /// The peer closed, and was answered.
-    Closed,
-    /// The connection is gone.
-    Lost(String),
-    /// The server closes.
-    Close { cause: Cause, code: CloseCode, reason: &'static str },
-}
-
-/// Why the server closes a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cause {
-    Timeout,
-    Protocol,
-    TooLarge,
-    Malformed,
-    Denied,
-    Operator,
-    Shutdown,
-}
-
-impl End {
-    const fn close(cause: Cause, code: CloseCode, reason: &'static str) -> Self {
-        Self::Close { cause, code, reason }
-    }
-}
-
-impl From<Fault> for End {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Violation(violation) => {
-                let (cause, reason) = match violation {
-                    Violation::TooLarge { .. } => (Cause::TooLarge, "message above the size limit"),
-                    Violation::Text => (Cause::Protocol, "OpAMP messages are binary"),
-                    _ => (Cause::Protocol, "WebSocket protocol error"),
-                };
-                Self::close(cause, violation.close_code(), reason)
-            }
-            Fault::Lost(why) => Self::Lost(why),
-        }
-    }
-}
-
 /// What was read while too much waited to be sent.
 struct Held {
     message: Option<Vec<u8>>,
@@ -126,6 +88,7 @@ struct Connection<H: Handler> {
     route: Sessions<H>,
     socket: Socket,
     held: Option<Box<Held>>,
+    awaiting: Awaiting,
     malformed_in_a_row: u32,
     denied_in_a_row: u32,
     /// The peer was seen to leave out the header.
@@ -141,50 +104,6 @@ impl Held {
     /// goes.
     fn from_upgrade(read: Bytes) -> Option<Box<Self>> {
         (!read.is_empty()).then(|| Box::new(Self { message: None, rest: read.into() }))
-    }
-}
-
-/// Counts a WebSocket as open, until it is dropped.
-struct Open<'a, I> {
-    fleet: &'a Fleet<I>,
-    counted: bool,
-}
-
-impl<'a, I> Open<'a, I> {
-    fn new(fleet: &'a Fleet<I>) -> Self {
-        fleet.counting().websockets_opened.add();
-        fleet.counting().websockets_open.add();
-        Self { fleet, counted: false }
-    }
-
-    fn ended(mut self, end: &End) {
-        let counting = self.fleet.counting();
-        let count = match end {
-            End::Closed => &counting.websockets_closed_by_peer,
-            End::Lost(_) => &counting.websockets_lost,
-            End::Close { cause, .. } => match cause {
-                Cause::Timeout => &counting.websockets_timed_out,
-                Cause::Protocol => &counting.websockets_broken,
-                Cause::TooLarge => &counting.websockets_oversized,
-                Cause::Malformed => &counting.websockets_malformed,
-                Cause::Denied => &counting.websockets_denied,
-                Cause::Operator => &counting.websockets_ended,
-                Cause::Shutdown => &counting.websockets_shut_down,
-            },
-        };
-        count.add();
-        self.counted = true;
-    }
-}
-
-impl<I> Drop for Open<'_, I> {
-    fn drop(&mut self) {
-        let counting = self.fleet.counting();
-        counting.websockets_open.remove();
-        // The task was ended from outside.
-        if !self.counted {
-            counting.websockets_shut_down.add();
-        }
     }
 }
 
@@ -251,6 +170,7 @@ pub(super) async fn serve<H: Handler>(
         outbox,
         socket,
         held: Held::from_upgrade(read),
+        awaiting: Awaiting::default(),
         malformed_in_a_row: 0,
         denied_in_a_row: 0,
         headerless: false,
@@ -331,6 +251,7 @@ impl<H: Handler> Connection<H> {
         }
         let mut reads = 0;
         loop {
+            self.answer_waiting(writing);
             self.take_in_held(writing)?;
             self.push_waiting(writing);
 
@@ -341,6 +262,7 @@ impl<H: Handler> Connection<H> {
                 reads += 1;
                 self.note_reading();
                 self.take_in(&mut read[..len], writing)?;
+                self.answer_waiting(writing);
                 if reads < READS && self.socket.unsent() < FLUSH_AT {
                     continue;
                 }
@@ -352,16 +274,28 @@ impl<H: Handler> Connection<H> {
                 cx.waker().wake_by_ref();
                 return Ok(());
             }
-            let again = readable || (flushed && (!reading || !self.outbox.is_empty()));
+            let again = readable || (flushed && self.can_go_on(reading));
             if !again {
                 return Ok(());
             }
         }
     }
 
+    /// Whether there is something to do now that everything is written.
+    fn can_go_on(&self, reading: bool) -> bool {
+        let push = self.awaiting.is_empty() && !self.outbox.is_empty();
+        let read = !reading && !self.awaiting.is_full();
+        push || read
+    }
+
+    /// Whether there is room for another reply.
+    fn has_room(&self) -> bool {
+        self.socket.has_room() && !self.awaiting.is_full()
+    }
+
     /// Takes in what was held, as far as there is room for the replies.
     fn take_in_held(&mut self, writing: &mut Writing) -> Result<(), End> {
-        while self.socket.has_room()
+        while self.has_room()
             && let Some(mut held) = self.held.take()
         {
             if let Some(message) = held.message {
@@ -378,7 +312,7 @@ impl<H: Handler> Connection<H> {
             match self.socket.decode(&mut input) {
                 Ok(None) => return Ok(()),
                 Ok(Some(Event::Binary(message))) => {
-                    if !self.socket.has_room() {
+                    if !self.has_room() {
                         let (message, rest) = (Some(message.into_owned()), input.to_vec());
                         self.held = Some(Box::new(Held { message, rest }));
                         return Ok(());
@@ -456,8 +390,14 @@ impl<H: Handler> Connection<H> {
         }
         let Some(route) = &mut self.route.route else { return Ok(()) };
         let size = frame.body.len();
+        let in_turn = self.awaiting.is_empty();
         let received = self.inner.large.run_in_place(size, || {
-            fleet.receive(route, frame.body, now(), &mut InstanceUid::generate, head)
+            let mut fresh = InstanceUid::generate;
+            match in_turn {
+                true => fleet.receive(route, frame.body, now(), &mut fresh, head),
+                // It is answered in its turn.
+                false => fleet.receive_later(route, frame.body, now(), &mut fresh),
+            }
         });
         if received.unanswered {
             self.malformed_in_a_row = 0;
@@ -467,7 +407,10 @@ impl<H: Handler> Connection<H> {
             return Ok(());
         }
         let key = received.key;
-        self.send(key.as_ref(), writing, received.tail);
+        match received.unsaved {
+            Some(accepted) => self.hold_back(accepted),
+            None => self.send(key.as_ref(), writing, received.tail),
+        }
         if let Some(key) = key {
             super::note_odd_uid(&key, received.changes);
             if received.queue {
@@ -551,7 +494,7 @@ impl<H: Handler> Connection<H> {
 
     /// Pushes to the Agents in the outbox as long as there is room.
     fn push_waiting(&mut self, writing: &mut Writing) {
-        while self.socket.has_room() {
+        while self.socket.has_room() && self.awaiting.is_empty() {
             let Some(key) = self.outbox.agents().pop_first() else { break };
             self.push(&key, writing);
         }
@@ -604,7 +547,7 @@ impl<H: Handler> Connection<H> {
         };
         let first = times.opened.saturating_add(coarse(config.first_message_timeout));
         let stalled = times.stalled.map(|since| since.saturating_add(coarse(config.write_timeout)));
-        let due = silence.min(stalled.unwrap_or(Coarse::MAX));
+        let due = silence.min(stalled.unwrap_or(Coarse::MAX)).min(self.awaiting.due());
         self.signal.set_due(if times.spoke { due } else { due.min(first) });
     }
 }

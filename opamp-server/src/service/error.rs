@@ -21,6 +21,8 @@ pub enum ErrorKind {
     Tls,
     /// The certificate or the key of a certificate authority is not usable.
     Authority,
+    /// The stored state cannot be loaded.
+    Store,
 }
 
 impl Error {
@@ -41,6 +43,7 @@ impl fmt::Display for Error {
             ErrorKind::Bind => "cannot listen on the address",
             ErrorKind::Tls => "unusable TLS configuration",
             ErrorKind::Authority => "unusable certificate authority",
+            ErrorKind::Store => "the stored state cannot be loaded",
         })
     }
 }

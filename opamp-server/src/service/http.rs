@@ -17,7 +17,7 @@ use super::body::Body;
 use super::handler::{Handler, PeerAddr, Rejection};
 use super::large::LARGE;
 use super::upload::{self, BodyFault, Pace};
-use super::{Inner, now};
+use super::{Inner, Verdict, now};
 use crate::core::{Refusal, RefusalKind, Transport};
 use crate::fleet::AgentKey;
 
@@ -142,6 +142,12 @@ impl<H: Handler> Inner<H> {
         }
         let key = accepted.key;
         let mut out = Vec::with_capacity(128);
+        if let Some(saver) = self.saver()
+            && saver.wait(&self.fleet, accepted.unsaved).await == Verdict::Refuse
+        {
+            saver.refuse(&self.fleet, accepted, &mut out);
+            return Ok(self.respond(&request.headers, key, out).await);
+        }
         let tail = self.fleet.reply(accepted, now(), &mut out);
         out.extend_from_slice(tail.as_deref().unwrap_or_default());
         Ok(self.respond(&request.headers, key, out).await)

@@ -24,6 +24,7 @@ use super::handler::PeerCertificates;
 use super::handler::{AcceptAll, Handler, PeerAddr};
 use super::package_files::PackageFiles;
 use super::signal::Signal;
+use super::store::{AnyStore, StateStore};
 use super::stream::Socket;
 #[cfg(feature = "tls")]
 use super::tls::{ListenerTls, keep_current};
@@ -79,6 +80,7 @@ pub struct ServerBuilder<A> {
     server: ServerConfig,
     service: ServiceConfig,
     max_connections: usize,
+    store: Option<Arc<dyn AnyStore>>,
     options: Options,
 }
 
@@ -106,6 +108,7 @@ impl Server<AcceptAll> {
             server: ServerConfig::default(),
             service: ServiceConfig::default(),
             max_connections: 20_000,
+            store: None,
             options: Options {
                 path: DEFAULT_PATH.into(),
                 packages: None,
@@ -147,6 +150,13 @@ impl<A: ToSocketAddrs> ServerBuilder<A> {
     /// The times and bounds of the service.
     pub fn service_config(mut self, config: ServiceConfig) -> Self {
         self.service = config;
+        self
+    }
+
+    /// Keeps in this [store](super::store) what has to survive a restart, and knows what is there.
+    /// Default: none, so that after a restart every Agent is new.
+    pub fn state_store(mut self, store: impl StateStore) -> Self {
+        self.store = Some(Arc::new(store));
         self
     }
 
@@ -199,19 +209,24 @@ impl<A: ToSocketAddrs> ServerBuilder<A> {
         self
     }
 
-    /// Listens. Connections are accepted from [`Server::run`] on.
+    /// Loads what is stored, if there is a store, and then listens. Connections are accepted from
+    /// [`Server::run`] on.
     ///
     /// # Errors
     ///
-    /// An [`Error`] of kind [`Bind`](ErrorKind::Bind) if the address cannot be listened on.
+    /// An [`Error`] of kind [`Bind`](ErrorKind::Bind) if the address cannot be listened on, and of
+    /// kind [`Store`](ErrorKind::Store) if what is stored cannot be read.
     pub async fn listen<H: Handler>(mut self, handler: H) -> Result<Server<H>, Error> {
+        let service = OpampService::with_any_store(handler, self.server, self.service, self.store);
+        // Boxed, as its state is large where there is a store, and soon done with.
+        let service = Box::pin(service).await?;
         let unusable = |error| Error::new(ErrorKind::Bind, error);
         let listener = TcpListener::bind(self.addr).await.map_err(unusable)?;
         let local_addr = listener.local_addr().map_err(unusable)?;
         let max = self.max_connections.clamp(1, Semaphore::MAX_PERMITS);
         self.options.connections = Arc::new(Semaphore::new(max));
         Ok(Server {
-            service: OpampService::new(handler, self.server, self.service),
+            service,
             listener,
             local_addr,
             options: self.options,
@@ -243,6 +258,12 @@ impl<H: Handler> Server<H> {
     #[must_use]
     pub fn fleet(&self) -> &Fleet<H::Identity> {
         self.service.fleet()
+    }
+
+    /// Takes note when what an operator has changed is stored.
+    #[must_use]
+    pub fn store_handle(&self) -> super::StoreHandle<H::Identity> {
+        self.service.store_handle()
     }
 
     /// A handle to shut it down with.

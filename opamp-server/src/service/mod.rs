@@ -23,6 +23,7 @@
 //! | body that does not arrive in time | | 408 |
 //! | does not speak, answer pings or read | Close 1008 | |
 //! | too many Agents on the connection, too much state | BAD_REQUEST | 200 with BAD_REQUEST |
+//! | *what changed cannot be stored* | UNAVAILABLE | 200 with UNAVAILABLE |
 //! | *the Server is full or overloaded* | UNAVAILABLE; 503 to the handshake | 200 with UNAVAILABLE |
 //! | *the reply is above the limit of what is sent* | UNKNOWN | 200 with UNKNOWN |
 //! | *the Server shuts down* | Close 1001 | the response in progress is finished |
@@ -61,7 +62,9 @@ mod http;
 mod large;
 mod listen;
 mod package_files;
+mod saver;
 mod signal;
+pub mod store;
 mod stream;
 #[cfg(feature = "tls")]
 pub mod tls;
@@ -84,11 +87,14 @@ pub use self::handler::PeerCertificates;
 pub use self::handler::{AcceptAll, AgentChange, BearerTokens, Handler, PeerAddr, Rejection};
 pub use self::listen::{DEFAULT_PATH, DEFAULT_PORT, Server, ServerBuilder, ShutdownHandle};
 pub use self::package_files::{FilesFull, PackageFile, PackageFiles};
+pub use self::saver::StoreHandle;
 
 use self::authorize::ByHandler;
 use self::dispatch::Queue;
 use self::large::LargeWork;
+use self::saver::{Saver, Saving, Verdict};
 use self::signal::Signals;
+use self::store::{AnyStore, StateStore};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -145,6 +151,8 @@ struct Inner<H: Handler> {
     queue: Queue,
     large: LargeWork,
     keeps_time: AtomicBool,
+    /// `None` without a store.
+    saving: Option<Saving>,
 }
 
 /// Keeps a place among the listener's connections for as long as a connection lives, upgraded or not.
@@ -191,19 +199,67 @@ impl<H: Handler> OpampService<H> {
         #[cfg(feature = "ca")]
         let server = certificates::announced(server, &service);
         let handler = Arc::new(handler);
-        let authorizer = ByHandler(Arc::clone(&handler));
+        let fleet = Fleet::with_authorizer(server, ByHandler(Arc::clone(&handler)));
+        Self::assemble(handler, fleet, service, None)
+    }
+
+    /// A service that keeps in a [store](self::store) what has to survive a restart, and knows what
+    /// is there. It has to be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`] of kind [`Store`](ErrorKind::Store) if what is stored cannot be read.
+    pub async fn with_store(
+        handler: H,
+        server: ServerConfig,
+        service: ServiceConfig,
+        store: impl StateStore,
+    ) -> Result<Self, Error> {
+        Self::with_any_store(handler, server, service, Some(Arc::new(store))).await
+    }
+
+    async fn with_any_store(
+        handler: H,
+        server: ServerConfig,
+        service: ServiceConfig,
+        store: Option<Arc<dyn AnyStore>>,
+    ) -> Result<Self, Error> {
+        #[cfg(feature = "ca")]
+        let server = certificates::announced(server, &service);
+        let handler = Arc::new(handler);
+        let fleet = Fleet::with_authorizer(server, ByHandler(Arc::clone(&handler)));
+        let saving = match store {
+            Some(store) => Some(Saving(Saver::start(&fleet, store, &service).await?)),
+            None => None,
+        };
+        Ok(Self::assemble(handler, fleet, service, saving))
+    }
+
+    fn assemble(
+        handler: Arc<H>,
+        fleet: Fleet<H::Identity>,
+        config: ServiceConfig,
+        saving: Option<Saving>,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 handler,
-                fleet: Fleet::with_authorizer(server, authorizer),
-                config: service,
+                fleet,
+                config,
                 signals: Arc::default(),
                 workers: Arc::default(),
                 queue: Queue::default(),
                 large: LargeWork::default(),
                 keeps_time: AtomicBool::new(false),
+                saving,
             }),
         }
+    }
+
+    /// Takes note when what an operator has changed is stored.
+    #[must_use]
+    pub fn store_handle(&self) -> StoreHandle<H::Identity> {
+        StoreHandle { fleet: self.inner.fleet.clone(), saver: self.inner.saver().map(Arc::clone) }
     }
 
     /// The registry of the Agents this service serves.
@@ -213,7 +269,8 @@ impl<H: Handler> OpampService<H> {
     }
 
     /// Closes every WebSocket with code 1001 and refuses new ones; waits until they are closed and
-    /// the handler is done, at most this long, and then ends what is left.
+    /// the handler is done, at most this long, and then ends what is left. With a store, everything is
+    /// then written, for which there is as much time again, and at least a second.
     pub async fn shutdown(&self, within: Duration) {
         let Inner { signals, workers, .. } = &*self.inner;
         signals.close();
@@ -225,6 +282,9 @@ impl<H: Handler> OpampService<H> {
             tracing::warn!("connections are ended that did not close in time");
             signals.abort();
             workers.abort();
+        }
+        if let Some(saver) = self.inner.saver() {
+            saver.finish(within.max(MIN_FINISH)).await;
         }
     }
 
@@ -302,6 +362,10 @@ impl<H: Handler> OpampService<H> {
 }
 
 impl<H: Handler> Inner<H> {
+    fn saver(&self) -> Option<&Arc<Saver>> {
+        self.saving.as_ref().map(|saving| &saving.0)
+    }
+
     /// Asks the handler about a peer.
     async fn admit(&self, request: &request::Parts) -> Result<H::Identity, Rejection> {
         let admission = async {
@@ -383,6 +447,9 @@ async fn keep_time<H: Handler>(service: Weak<Inner<H>>, tick: Duration) {
 
 /// The time between two sweeps while Agents wait for their turn to be asked for their full state.
 const PACING_PERIOD: Duration = Duration::from_secs(1);
+
+/// The least time to write what has changed at last.
+const MIN_FINISH: Duration = Duration::from_secs(1);
 
 /// The longest time between two sweeps of the registry.
 const SWEEP_PERIOD: Duration = Duration::from_secs(5);

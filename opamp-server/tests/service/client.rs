@@ -9,6 +9,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use opamp_proto::{AgentCapabilities as Does, Message as _, WireUid, v1};
+use opamp_server::service::store::StateStore;
 use opamp_server::{
     AcceptAll, Fleet, Handler, Server, ServerConfig, ServiceConfig, ShutdownHandle,
 };
@@ -57,6 +58,17 @@ pub(crate) async fn start_with<H: Handler>(
     adjust(&mut config, &mut service);
     let server = Server::bind("127.0.0.1:0").config(config).service_config(service);
     run(server.listen(handler).await.expect("a free port"))
+}
+
+/// A Server with a store.
+pub(crate) async fn start_on(
+    store: impl StateStore,
+    adjust: impl FnOnce(&mut ServerConfig, &mut ServiceConfig),
+) -> Running {
+    let (mut config, mut service) = (ServerConfig::default(), ServiceConfig::default());
+    adjust(&mut config, &mut service);
+    let server = Server::bind("127.0.0.1:0").config(config).service_config(service);
+    run(server.state_store(store).listen(AcceptAll).await.expect("a free port"))
 }
 
 pub(crate) fn run<H: Handler>(server: Server<H>) -> Running<H::Identity> {

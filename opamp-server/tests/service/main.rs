@@ -14,6 +14,7 @@ mod identity;
 mod mount;
 mod quirks;
 mod shutdown;
+mod store;
 #[path = "../support/mod.rs"]
 mod support;
 mod times;
