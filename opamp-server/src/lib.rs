@@ -4,7 +4,8 @@
 //!   moments in, replies and pushes out.
 //! - [`fleet`]: the registry. [`Fleet`] holds the Agents, whatever connections they come on, and is
 //!   where an operator acts: [`Fleet::set_remote_config`], [`Fleet::set_connection_settings`],
-//!   [`Fleet::set_packages`], [`Fleet::restart`], [`Fleet::agents`].
+//!   [`Fleet::set_packages`], [`Fleet::restart`], and looks: [`Fleet::agents`], [`Fleet::find`],
+//!   [`Fleet::watch`].
 //! - `service` (feature `service`): `OpampService` answers HTTP requests and WebSockets at a path of an
 //!   existing application, `Server` listens by itself. A `Handler` decides who may connect and is
 //!   told what changed.

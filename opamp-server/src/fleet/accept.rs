@@ -320,6 +320,9 @@ impl<I> Fleet<I> {
             route.leave(&key);
         }
         let queue = slot.news.note(changes);
+        if !changes.is_empty() {
+            self.inner.watching.note(self.place(&key), &mut slot.changed_at);
+        }
         let ticket = slot.news.ticket();
         let noted = slot.note_message(changes, new_instance_uid.is_some(), &self.inner.saving);
         let answer = match (new_instance_uid, out) {
@@ -371,6 +374,7 @@ impl<I> Fleet<I> {
             route: Arc::clone(&route.shared),
             last_seen: now,
             news: News::default(),
+            changed_at: 0,
             inbox: Inbox::default(),
             challenged: None,
             given: Vec::new(),

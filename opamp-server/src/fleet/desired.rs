@@ -41,7 +41,7 @@ impl<I> Fleet<I> {
     /// sent; the configuration is then as it was (SIZE-12, SIZE-30).
     pub fn set_default_remote_config(&self, config: RemoteConfig) -> Result<(), OperationError> {
         self.check(ServerCapabilities::OFFERS_REMOTE_CONFIG, config.encoded_len())?;
-        self.set_default(
+        self.change_default(
             |desired| desired.remote_config = Some(config.clone()),
             |own| own.remote_config.is_none(),
         );
@@ -50,8 +50,10 @@ impl<I> Fleet<I> {
 
     /// Stops to offer a configuration to Agents that have none of their own. They keep what they have.
     pub fn clear_default_remote_config(&self) {
-        self.shards().for_each(|mut shard| shard.desired.remote_config = None);
-        self.inner.saving.note_defaults();
+        self.change_default(
+            |desired| desired.remote_config = None,
+            |own| own.remote_config.is_none(),
+        );
     }
 
     /// Sets the connection settings for all Agents that have none of their own; each gets the parts
@@ -65,7 +67,7 @@ impl<I> Fleet<I> {
         settings: ConnectionSettings,
     ) -> Result<(), OperationError> {
         self.check(ServerCapabilities::OFFERS_CONNECTION_SETTINGS, settings.encoded_len())?;
-        self.set_default(
+        self.change_default(
             |desired| desired.connection_settings = Some(settings.clone()),
             |own| own.connection_settings.is_none(),
         );
@@ -75,8 +77,10 @@ impl<I> Fleet<I> {
     /// Stops to offer connection settings to Agents that have none of their own. They keep what they
     /// have.
     pub fn clear_default_connection_settings(&self) {
-        self.shards().for_each(|mut shard| shard.desired.connection_settings = None);
-        self.inner.saving.note_defaults();
+        self.change_default(
+            |desired| desired.connection_settings = None,
+            |own| own.connection_settings.is_none(),
+        );
     }
 
     /// Sets the packages for all Agents that have none of their own (PKG-02).
@@ -86,7 +90,7 @@ impl<I> Fleet<I> {
     /// [`OperationError::NotOffered`] and [`OperationError::TooLarge`], as for configurations.
     pub fn set_default_packages(&self, packages: Packages) -> Result<(), OperationError> {
         self.check(ServerCapabilities::OFFERS_PACKAGES, packages.encoded_len())?;
-        self.set_default(
+        self.change_default(
             |desired| desired.packages = Some(packages.clone()),
             |own| own.packages.is_none(),
         );
@@ -95,15 +99,17 @@ impl<I> Fleet<I> {
 
     /// Stops to offer packages to Agents that have none of their own. They keep what they have.
     pub fn clear_default_packages(&self) {
-        self.shards().for_each(|mut shard| shard.desired.packages = None);
-        self.inner.saving.note_defaults();
+        self.change_default(|desired| desired.packages = None, |own| own.packages.is_none());
     }
 
-    fn set_default(&self, set: impl Fn(&mut Desired), applies: impl Fn(&Desired) -> bool) {
-        for mut shard in self.shards() {
-            set(&mut shard.desired);
-            let slots = shard.slots.values().filter(|slot| applies(slot.agent.own()));
-            slots.for_each(|slot| slot.wake());
+    /// Changes what is wanted for all, which concerns those to whom it applies.
+    fn change_default(&self, change: impl Fn(&mut Desired), applies: impl Fn(&Desired) -> bool) {
+        for (place, mut shard) in self.shards().enumerate() {
+            change(&mut shard.desired);
+            for slot in shard.slots.values_mut().filter(|slot| applies(slot.agent.own())) {
+                slot.wake();
+                self.inner.watching.note(place, &mut slot.changed_at);
+            }
         }
         self.inner.saving.note_defaults();
     }

@@ -33,6 +33,7 @@ mod entry;
 mod handling;
 mod inbox;
 mod key;
+mod lookup;
 mod operations;
 mod received;
 mod rename;
@@ -42,6 +43,7 @@ mod saving;
 mod shard;
 mod snapshot;
 mod tally;
+mod watch;
 
 pub use self::authorize::{Authorizer, Claim, Denied};
 pub use self::entry::Change;
@@ -53,6 +55,7 @@ pub use self::restore::{InvalidEntry, Restore, Restored};
 pub use self::route::{Route, RouteWaker};
 pub use self::saving::{Batch, SaveWaker};
 pub use self::snapshot::AgentSnapshot;
+pub use self::watch::{FleetChanges, Watch};
 
 use self::authorize::Everyone;
 use self::budget::Budget;
@@ -60,6 +63,7 @@ use self::components::Components;
 use self::route::RouteShared;
 use self::saving::Saving;
 use self::shard::Shard;
+use self::watch::Watching;
 
 /// The moment something happens, on both clocks. The registry reads neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +94,7 @@ struct Inner<I> {
     /// Looked at only when an Agent tells something new of its components.
     components: Mutex<Components>,
     saving: Saving,
+    watching: Watching,
     /// The number of the next route.
     routes: AtomicU64,
     /// The number of the next slot.
@@ -133,6 +138,7 @@ impl<I> Fleet<I> {
         let shard = |_| Mutex::new(Shard::new(Arc::clone(&pace)));
         let shards = (0..config.shards.max(1)).map(shard).collect();
         let budget = Budget::new(config.max_fleet_bytes);
+        let watching = Watching::new(config.shards.max(1));
         Self {
             inner: Arc::new(Inner {
                 config,
@@ -144,6 +150,7 @@ impl<I> Fleet<I> {
                 budget,
                 components: Mutex::default(),
                 saving: Saving::default(),
+                watching,
                 routes: AtomicU64::new(0),
                 serials: AtomicU64::new(0),
                 unavailable: AtomicU64::new(AVAILABLE),
@@ -195,10 +202,13 @@ impl<I> Fleet<I> {
     }
 
     fn shard(&self, key: &AgentKey) -> MutexGuard<'_, Shard<I>> {
-        let shards = &self.inner.shards;
+        lock(&self.inner.shards[self.place(key)])
+    }
+
+    /// Which shard an Agent belongs to.
+    fn place(&self, key: &AgentKey) -> usize {
         // The remainder is less than the number of shards, which is a usize.
-        let index = (self.inner.hasher.hash_one(key) % shards.len() as u64) as usize;
-        lock(&shards[index])
+        (self.inner.hasher.hash_one(key) % self.inner.shards.len() as u64) as usize
     }
 
     fn shards(&self) -> impl Iterator<Item = MutexGuard<'_, Shard<I>>> {
@@ -271,6 +281,9 @@ impl<I> Fleet<I> {
             let Some(slot) = shard.slots.get_mut(key) else { continue };
             if slot.route.id == route.shared.id {
                 let changes = slot.agent.handle_lost();
+                if !changes.is_empty() {
+                    self.inner.watching.note(self.place(key), &mut slot.changed_at);
+                }
                 if slot.news.note(changes) {
                     queue.push(*key);
                 }
@@ -295,8 +308,8 @@ impl<I> Fleet<I> {
     pub fn sweep(&self, now: Now) -> Vec<AgentKey> {
         let config = &self.inner.config;
         let mut queue = Vec::new();
-        for mut shard in self.shards() {
-            let (mut forgotten, mut retained, mut expired) = (0, 0, 0);
+        for (place, mut shard) in self.shards().enumerate() {
+            let (mut forgotten, mut retained, mut expired) = (Vec::new(), 0, 0);
             shard.renames.retain(|_, rename| now.instant < rename.expires);
             shard.retain(config, |key, slot, terms| {
                 let timed_out = slot.agent.handle_time(now.instant);
@@ -328,14 +341,20 @@ impl<I> Fleet<I> {
                 if slot.news.note(gone) {
                     queue.push(*key);
                 }
+                if !(timed_out | gone).is_empty() {
+                    self.inner.watching.note(place, &mut slot.changed_at);
+                }
                 let keep = slot.is_connected() || silent < config.retain_disconnected;
                 if !keep {
-                    forgotten += 1;
+                    forgotten.push(*key);
                     retained += slot.retained_bytes();
                 }
                 keep
             });
-            self.inner.agents.fetch_sub(forgotten, Ordering::Relaxed);
+            self.inner.agents.fetch_sub(forgotten.len(), Ordering::Relaxed);
+            for key in forgotten {
+                self.inner.watching.note_departed(place, &mut shard.departed, key);
+            }
             self.inner.budget.release(retained + expired);
         }
         queue

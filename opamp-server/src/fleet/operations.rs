@@ -127,6 +127,7 @@ impl<I> Fleet<I> {
         let slot = shard.slots.get_mut(&key).ok_or(OperationError::UnknownAgent)?;
         let changed = change(slot)?;
         slot.wake();
+        self.inner.watching.note(self.place(&key), &mut slot.changed_at);
         let noted = slot.note_operation(&self.inner.saving);
         shard.queue(key, noted);
         Ok(changed)

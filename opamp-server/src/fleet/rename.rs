@@ -111,6 +111,8 @@ impl<I> Fleet<I> {
                 return Changes::empty();
             }
             let slot = entry.remove();
+            let place = self.place(&rename.old);
+            self.inner.watching.note_departed(place, &mut shard.departed, rename.old);
             if slot.news.is_busy() {
                 shard.moved.insert(slot.serial, new);
             }

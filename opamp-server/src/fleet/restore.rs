@@ -152,6 +152,7 @@ impl<I> Restore<'_, I> {
                 system: system.unwrap_or(self.now.system),
             },
             news: News::default(),
+            changed_at: 0,
             inbox: Inbox::default(),
             challenged: None,
             given: Vec::new(),
@@ -159,7 +160,12 @@ impl<I> Restore<'_, I> {
             written: None,
         };
         slot.restored().note_vitals();
-        let replaced = self.fleet.shard(&key).slots.insert(key, Box::new(slot));
+        let place = self.fleet.place(&key);
+        let replaced = {
+            let mut shard = self.fleet.shard(&key);
+            self.fleet.inner.watching.note(place, &mut slot.changed_at);
+            shard.slots.insert(key, Box::new(slot))
+        };
         if replaced.is_none() {
             inner.agents.fetch_add(1, Ordering::Relaxed);
             self.restored.agents += 1;

@@ -11,6 +11,7 @@ use super::inbox::Inbox;
 use super::route::{Route, RouteShared};
 use super::saving::{Noted, Stored, Written};
 use super::snapshot::AgentSnapshot;
+use super::watch::Departed;
 use super::{AgentKey, Now, Tenant};
 use crate::core::{
     Agent, Changes, Desired, Due, FullStatePace, Scan, ServerConfig, Terms, Transport,
@@ -30,6 +31,8 @@ pub(super) struct Shard<I> {
     pub(super) unsaved: Vec<AgentKey>,
     /// What a store has of Agents that were forgotten since it was last written.
     pub(super) forgotten: Vec<(AgentKey, Stored)>,
+    /// What watches are told of Agents that are known no more.
+    pub(super) departed: Departed,
     /// The turns of all shards' Agents.
     pace: Arc<FullStatePace>,
 }
@@ -53,6 +56,7 @@ impl<I> Shard<I> {
             desired: Desired::default(),
             unsaved: Vec::new(),
             forgotten: Vec::new(),
+            departed: Departed::default(),
             pace,
         }
     }
@@ -102,6 +106,8 @@ pub(super) struct Slot<I> {
     pub(super) route: Arc<RouteShared<I>>,
     pub(super) last_seen: Now,
     pub(super) news: News,
+    /// The revision of the shard at which something changed last, for watches.
+    pub(super) changed_at: u64,
     pub(super) inbox: Inbox,
     /// The older route on which the full state was asked for last.
     pub(super) challenged: Option<u64>,
