@@ -288,7 +288,9 @@ impl Packages {
             return false;
         }
         record.handed_over += 1;
-        record.unanswered = record.as_offered();
+        if let Some(offered) = record.as_offered() {
+            record.may_have(offered);
+        }
         self.changed();
         let version = self.saving.version;
         if let Some(work) = self.work.get_mut(name) {
@@ -407,8 +409,10 @@ impl Packages {
                 let token = self.handed.remove(&name).map(|handed| handed.token);
                 if let Some(record) = self.records.packages.get_mut(&name) {
                     // It has what it had.
-                    match token {
-                        Some(Token::Install(_)) => record.unanswered = None,
+                    match &token {
+                        Some(Token::Install(offer)) => {
+                            record.unanswered.retain(|other| *other != offer.package);
+                        }
                         _ => record.removals = 0,
                     }
                     self.changed();
@@ -452,9 +456,9 @@ impl Packages {
         record.has = package;
         record.removals = 0;
         let newer = self.handed.get(name).map(|handed| &handed.token);
-        if !matches!(newer, Some(Token::Install(_))) {
-            record.unanswered = None;
-        }
+        record.unanswered.retain(
+            |other| matches!(newer, Some(Token::Install(offer)) if *other == offer.package),
+        );
         if record.is_installed() && record.wanted {
             record.forget_how();
         }

@@ -99,6 +99,10 @@ pub struct PackageFailure {
     pub by_agent: bool,
 }
 
+/// Packages of one name that are remembered as perhaps there. More than one takes an agent that stops
+/// while it installs, several times, each with another offer in between.
+const MAX_UNANSWERED: usize = 4;
+
 /// What is remembered of one package.
 #[derive(Clone, PartialEq, prost::Message)]
 #[non_exhaustive]
@@ -118,9 +122,10 @@ pub struct PackageRecord {
     /// How often it was handed to the agent without an outcome.
     #[prost(uint32, tag = "5")]
     pub handed_over: u32,
-    /// What was last handed to the agent to be installed and has no outcome: the agent may have it.
-    #[prost(message, optional, tag = "6")]
-    pub unanswered: Option<InstalledPackage>,
+    /// What was handed to the agent to be installed and has no outcome, newest last: the agent may have
+    /// any of them.
+    #[prost(message, repeated, tag = "6")]
+    pub unanswered: Vec<InstalledPackage>,
     /// How often its removal was handed to the agent without an outcome.
     #[prost(uint32, tag = "7")]
     pub removals: u32,
@@ -140,7 +145,7 @@ impl PackageRecord {
     pub(super) fn server_package(&self) -> Option<&InstalledPackage> {
         match &self.has {
             Some(has) => Some(has).filter(|has| has.from_server),
-            None => self.unanswered.as_ref(),
+            None => self.unanswered.last(),
         }
     }
 
@@ -160,9 +165,18 @@ impl PackageRecord {
     pub(super) fn doubt(&mut self) -> bool {
         let begun = std::mem::take(&mut self.removals) > 0;
         if begun && let Some(has) = self.has.take() {
-            self.unanswered = Some(has);
+            self.may_have(has);
         }
         begun
+    }
+
+    /// The agent may have this from now on, whatever it had.
+    pub(super) fn may_have(&mut self, package: InstalledPackage) {
+        self.unanswered.retain(|other| *other != package);
+        if self.unanswered.len() >= MAX_UNANSWERED {
+            self.unanswered.remove(0);
+        }
+        self.unanswered.push(package);
     }
 
     /// It is as it should be. The credentials of its download are of no more use.

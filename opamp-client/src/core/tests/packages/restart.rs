@@ -198,3 +198,26 @@ fn attempts_to_install_do_not_count_for_the_removal() {
     depot.resolve(removal.removed()).unwrap();
     assert_eq!(depot.listed(), [""; 0]);
 }
+
+/// The agent may have installed it and stopped before it could say so. That it then refuses another
+/// version says nothing of the one before.
+#[test]
+fn what_may_be_there_is_not_forgotten_over_a_refusal() {
+    let _judged = opamp_spec::judges(&["PKG-14", "PKG-27"]);
+    let mut depot = Depot::new();
+    depot.offer("first", &[("plugin", addon("1", "one"))]);
+    depot.fetched("plugin", "one");
+    drop(depot.take_package());
+    let mut depot = depot.restart();
+    depot.offer("second", &[("plugin", addon("2", "two"))]);
+    depot.fetched("plugin", "two");
+    let offer = depot.take_package();
+    depot.resolve(offer.failed("no")).unwrap();
+    assert!(depot.retained.iter().any(|key| key.contains("plugin")), "its file may be in use");
+    let mut depot = depot.restart();
+    depot.offer("none", &[]);
+    let removal = depot.take_removal();
+    assert_eq!((removal.name(), &*removal.package().version), ("plugin", "1"));
+    depot.resolve(removal.removed()).unwrap();
+    assert_eq!(depot.listed(), [""; 0]);
+}
