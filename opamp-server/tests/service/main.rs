@@ -13,6 +13,7 @@ mod http2;
 mod identity;
 mod mount;
 mod quirks;
+mod reference_defects;
 mod shutdown;
 mod store;
 #[path = "../support/mod.rs"]
