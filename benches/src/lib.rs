@@ -7,5 +7,6 @@
 //!
 //! `benches/README.md` says how to use them.
 
+pub mod certificate;
 pub mod load;
 pub mod process;

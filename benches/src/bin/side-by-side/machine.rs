@@ -1,10 +1,7 @@
 //! Where and of what the figures are.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
-
-use rcgen::{CertificateParams, KeyPair};
 
 /// The first line a command prints.
 fn output(program: &str, args: &[&str]) -> Option<String> {
@@ -46,15 +43,4 @@ pub(crate) fn description() -> String {
         output("date", &["-u", "+%Y-%m-%d %H:%M UTC"]).unwrap_or_else(unknown),
         load.split(' ').next().unwrap_or("unknown"),
     )
-}
-
-/// Writes a certificate for 127.0.0.1 and its key, `cert.pem` and `key.pem`.
-pub(crate) fn certificate(directory: &Path) -> Result<(), String> {
-    let wrong = |error: rcgen::Error| format!("no certificate can be made: {error}");
-    let key = KeyPair::generate().map_err(wrong)?;
-    let params = CertificateParams::new(["127.0.0.1".to_owned()]).map_err(wrong)?;
-    let certificate = params.self_signed(&key).map_err(wrong)?;
-    fs::write(directory.join("cert.pem"), certificate.pem())
-        .and_then(|()| fs::write(directory.join("key.pem"), key.serialize_pem()))
-        .map_err(|error| format!("{}: {error}", directory.display()))
 }

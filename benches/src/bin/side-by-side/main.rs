@@ -105,7 +105,7 @@ fn say(line: &str) {
 
 fn run(arguments: Arguments) -> Result<ExitCode, String> {
     let scratch = tempfile::tempdir().map_err(|error| format!("no temporary files: {error}"))?;
-    machine::certificate(scratch.path())?;
+    opamp_benches::certificate::write(scratch.path())?;
     let stage = Stage {
         programs: arguments.programs,
         go: arguments.go,
