@@ -15,7 +15,7 @@ use super::template::Kind;
 /// The agents connect and report, send messages as told, answer what the server offers and asks for
 /// (a configuration with APPLIED, ReportFullState with a full report, a new instance uid by taking
 /// it), and leave. Steps of a run, in this order: connect, warm-up, traffic, rest, large, push,
-/// leave. Results go to stdout, progress and what went wrong to stderr.
+/// leave. Results, with what went wrong, go to stdout, progress goes to stderr.
 ///
 /// Exit status: 0 if all agents connected and reported; with --strict, if nothing went wrong at all;
 /// 1 otherwise; 2 on bad usage.

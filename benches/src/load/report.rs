@@ -30,6 +30,8 @@ pub struct Report {
     pub connections: usize,
     /// Threads of the load generator.
     pub threads: usize,
+    /// Messages sent in all steps, the warm-up included.
+    pub sent: u64,
     /// Connecting and reporting: `server.cpu_us` is for each agent.
     pub connect: Option<StepReport>,
     /// The measured traffic: `server.cpu_us` is for each answered message.
@@ -267,6 +269,7 @@ impl Report {
             agents: options.agents,
             connections: options.connections(),
             threads: options.threads,
+            sent: 0,
             connect: None,
             traffic: None,
             rest: None,

@@ -110,9 +110,8 @@ impl<'a> Conductor<'a> {
             self.wait(DRAIN.min(options.patience), "draining", |progress| {
                 progress.iter().map(|of| of.unanswered.get()).sum::<u64>() == 0
             });
-            let drained = self.begin(Step::Rest)?;
+            self.begin(Step::Rest)?;
             self.report.traffic = Some(traffic);
-            self.report.add_troubles(&drained.troubles);
         }
         if !options.rest.is_zero() {
             self.begin(Step::Rest)?;
@@ -250,6 +249,7 @@ impl<'a> Conductor<'a> {
         let last = std::mem::replace(&mut self.used, used);
         let between =
             |now: Option<process::Cpu>, then: Option<process::Cpu>| Some(now?.since(&then?));
+        self.report.sent += stats.sent;
         self.report.add_troubles(&stats.troubles);
         Ok(StepReport::new(
             used.at - last.at,
