@@ -124,7 +124,7 @@ mod tests {
             ..Default::default()
         };
         let encoded = message.encode_to_vec();
-        let error = message.error_response.as_ref().map(prost::Message::encode_to_vec);
+        let error = message.error_response.as_ref().map(opamp_proto::Message::encode_to_vec);
         let mut expected = Reply {
             uid: &[1; 16],
             error: error.as_deref(),
