@@ -15,15 +15,20 @@ async fn main() -> ExitCode {
 
 async fn run(args: &ServerArgs) -> Result<(), Failure> {
     let stop = program::told_to_stop()?;
+    let mut reload = program::told_to_reload()?;
     let mut server = Server::start(args).await?;
     program::print(format_args!(
         "listening opamp={} admin={}",
         server.opamp_addr(),
         server.admin_addr()
     ));
-    tokio::select! {
-        () = stop => {}
-        failure = server.failed() => return Err(failure),
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            Some(()) = reload.recv() => server.reload(),
+            failure = server.failed() => return Err(failure),
+        }
     }
     server.stop().await
 }

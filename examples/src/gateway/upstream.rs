@@ -78,7 +78,9 @@ impl Upstream {
                 Some(ca) => Tls::new().trust_file(ca),
                 None => Ok(Tls::new().trust_system()),
             };
-            let tls = tls.and_then(|tls| tls.config()).map_err(|error| Failure::caused_by("TLS", error))?;
+            let tls = tls
+                .and_then(|tls| tls.config())
+                .map_err(|error| Failure::caused_by("TLS", error))?;
             let name = ServerName::try_from(host.clone())
                 .map_err(|_| unusable("the host is not usable for TLS"))?;
             Some((TlsConnector::from(tls), name))

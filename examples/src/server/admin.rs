@@ -1,6 +1,7 @@
 //! The admin API: the fleet as JSON over HTTP. Errors are `{"error": "…"}` with a fitting status.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
@@ -20,9 +21,11 @@ use opamp_server::{
 };
 use serde_json::json;
 
+use super::args::ServerArgs;
+use super::certificates::Certificates;
 use super::mailbox::Mailbox;
 use super::offers_json::{Custom, PackageOffer, Settings};
-use super::{agent_json, metrics};
+use super::{agent_json, certificates, metrics};
 
 /// What the admin API acts on.
 pub(super) struct Admin<I> {
@@ -30,6 +33,7 @@ pub(super) struct Admin<I> {
     pub(super) mailbox: Mailbox,
     pub(super) files: PackageFiles,
     pub(super) place: Place,
+    pub(super) certificates: Option<Certificates>,
 }
 
 /// Where agents reach the server, as far as it knows.
@@ -45,6 +49,29 @@ pub(super) struct Place {
 pub(super) const PACKAGES: &str = "/packages";
 
 impl Place {
+    /// Where agents reach a server that listens at this address.
+    pub(super) fn new(args: &ServerArgs, addr: SocketAddr) -> Self {
+        let endpoint = args.endpoint.as_deref().and_then(|endpoint| endpoint.split_once("://"));
+        if let Some((scheme, rest)) = endpoint {
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            return Self {
+                tls: matches!(scheme, "wss" | "https"),
+                authority: authority.to_owned(),
+                path: path.to_owned(),
+            };
+        }
+        Self {
+            tls: args.tls_cert.is_some(),
+            authority: if addr.ip().is_unspecified() { String::new() } else { addr.to_string() },
+            path: args.path.clone(),
+        }
+    }
+
+    /// The endpoint over one transport, from which that over the other follows.
+    pub(super) fn base(&self) -> String {
+        self.endpoint(Transport::WebSocket)
+    }
+
     /// The endpoint over a transport; empty if it is not known.
     fn endpoint(&self, transport: Transport) -> String {
         let scheme = match (transport, self.tls) {
@@ -73,6 +100,7 @@ impl<I> Clone for Admin<I> {
             mailbox: self.mailbox.clone(),
             files: self.files.clone(),
             place: self.place.clone(),
+            certificates: self.certificates.clone(),
         }
     }
 }
@@ -104,6 +132,7 @@ pub(super) fn router<I: Clone + Send + Sync + 'static>(admin: Admin<I>) -> Route
         .route("/v1/agents/{uid}/custom-message", post(send_custom_message::<I>))
         .route("/v1/agents/{uid}/custom-messages", get(custom_messages::<I>))
         .route("/v1/unavailable", put(set_unavailable::<I>).delete(set_available::<I>))
+        .merge(certificates::routes::<I>())
         .route("/metrics", get(metrics::<I>))
         .route("/healthz", get(|| async { "ok\n" }))
         .fallback(|uri: Uri| async move {
@@ -118,7 +147,7 @@ pub(super) fn router<I: Clone + Send + Sync + 'static>(admin: Admin<I>) -> Route
 }
 
 /// Why a request is not served: the status, and words for `error`.
-struct Refused(StatusCode, String);
+pub(super) struct Refused(pub(super) StatusCode, pub(super) String);
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
@@ -130,9 +159,10 @@ impl From<OperationError> for Refused {
     fn from(error: OperationError) -> Self {
         let status = match error {
             OperationError::UnknownAgent => StatusCode::NOT_FOUND,
-            OperationError::NotAccepted | OperationError::NotOffered | OperationError::UidInUse => {
-                StatusCode::CONFLICT
-            }
+            OperationError::NotAccepted
+            | OperationError::NotOffered
+            | OperationError::NoCertificateRequest
+            | OperationError::UidInUse => StatusCode::CONFLICT,
             OperationError::QueueFull => StatusCode::TOO_MANY_REQUESTS,
             OperationError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
@@ -160,7 +190,7 @@ impl From<JsonRejection> for Refused {
 }
 
 /// The agent that the path of a request names.
-struct Uid(WireUid);
+pub(super) struct Uid(pub(super) WireUid);
 
 impl<S: Send + Sync> FromRequestParts<S> for Uid {
     type Rejection = Refused;

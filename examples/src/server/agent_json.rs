@@ -7,6 +7,8 @@ use opamp_proto::v1::{self, any_value::Value as Any};
 use opamp_server::{AgentSnapshot, Fleet, Transport};
 use serde_json::{Map, Value, json};
 
+use super::certificates;
+
 /// The agent as the admin API shows it: if it told only the hash of its components, they may be known
 /// from another.
 pub(super) fn agent_of<I>(fleet: &Fleet<I>, agent: &AgentSnapshot) -> Value {
@@ -46,6 +48,7 @@ pub fn agent(agent: &AgentSnapshot) -> Value {
     set("package_statuses", state.package_statuses().as_ref().map(package_statuses));
     let settings_status = state.connection_settings_status();
     set("connection_settings_status", settings_status.as_ref().map(connection_settings_status));
+    set("certificate_request", certificates::request_json(agent));
     set("available_components", state.available_components().as_ref().map(available_components));
     set(
         "custom_capabilities",

@@ -40,9 +40,28 @@ pub struct ServerArgs {
     #[arg(long, value_name = "PEM", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
 
-    /// Requires a client certificate from one of the authorities in this PEM file. Default: none
+    /// Requires a client certificate from one of the authorities in this PEM file, or from --ca.
+    /// Default: none
     #[arg(long, value_name = "PEM", requires = "tls_cert")]
     pub client_ca: Option<PathBuf>,
+
+    /// The certificate of an authority of the server's own, a PEM file: agents can ask for client
+    /// certificates, and who presents one needs no token. Default: none
+    #[arg(long, value_name = "PEM", requires = "ca_key")]
+    pub ca: Option<PathBuf>,
+
+    /// The private key of that authority, a PEM file (PKCS#8)
+    #[arg(long, value_name = "PEM", requires = "ca")]
+    pub ca_key: Option<PathBuf>,
+
+    /// What happens with agents' requests for certificates
+    #[arg(long, value_enum, default_value = "manual", requires = "ca")]
+    pub csr: Csr,
+
+    /// Where agents reach the server, a URL that offers of connection settings repeat. Default: the
+    /// address it listens on
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
 
     /// Requires `Authorization: Bearer TOKEN` with this token, or another if repeated.
     /// Default: no token is asked for
@@ -83,6 +102,18 @@ impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(_)")
     }
+}
+
+/// What happens with requests for certificates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[non_exhaustive]
+pub enum Csr {
+    /// Who may connect gets one.
+    Auto,
+    /// Somebody has to approve each by the admin API.
+    Manual,
+    /// Agents are told that the server takes none.
+    Off,
 }
 
 /// A deviation from the specification that can be served.
@@ -127,6 +158,10 @@ impl ServerArgs {
             tls_cert: None,
             tls_key: None,
             client_ca: None,
+            ca: None,
+            ca_key: None,
+            csr: Csr::Manual,
+            endpoint: None,
             tokens: Vec::new(),
             max_message_size: DEFAULT_MAX_MESSAGE_SIZE,
             custom_capabilities: Vec::new(),

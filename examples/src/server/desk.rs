@@ -1,7 +1,7 @@
 //! Who may connect, and who is told when an agent changes.
 
 use opamp_proto::v1;
-use opamp_server::{AgentChange, BearerTokens, Changes, Handler, Rejection};
+use opamp_server::{AgentChange, BearerTokens, Changes, Handler, PeerCertificates, Rejection};
 use tokio::sync::watch;
 
 use super::mailbox::Mailbox;
@@ -9,6 +9,8 @@ use super::mailbox::Mailbox;
 /// Admits agents that present a token, if one is asked for, and passes on that something changed.
 pub(super) struct Desk {
     pub(super) tokens: Option<BearerTokens>,
+    /// Who presents a certificate needs no token.
+    pub(super) certificates: bool,
     pub(super) changed: watch::Sender<()>,
     pub(super) mailbox: Mailbox,
 }
@@ -17,6 +19,10 @@ impl Handler for Desk {
     type Identity = ();
 
     async fn admit(&self, request: &axum::http::request::Parts) -> Result<(), Rejection> {
+        // The listener has verified it.
+        if self.certificates && request.extensions.get::<PeerCertificates>().is_some() {
+            return Ok(());
+        }
         self.tokens.as_ref().map_or(Ok(()), |tokens| tokens.check(request))
     }
 

@@ -4,6 +4,7 @@
 mod admin;
 pub mod agent_json;
 mod args;
+mod certificates;
 mod desk;
 mod mailbox;
 mod metrics;
@@ -13,17 +14,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use opamp_server::{BearerTokens, Fleet, PackageFiles, Server as OpampServer, ShutdownHandle};
+use opamp_server::service::tls::ListenerTls;
+use opamp_server::{
+    BearerTokens, Fleet, PackageFiles, Server as OpampServer, ServiceConfig, ShutdownHandle,
+};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-pub use self::args::{ServerArgs, Token, Tolerance};
+pub use self::args::{Csr, ServerArgs, Token, Tolerance};
 
 use self::admin::{Admin, PACKAGES, Place};
 pub(crate) use self::args::{message_size, path};
-
-use self::args::read;
+use self::certificates::Certificates;
 use self::desk::Desk;
 use self::mailbox::Mailbox;
 use crate::program::Failure;
@@ -37,6 +40,7 @@ pub struct Server {
     opamp_addr: SocketAddr,
     admin_addr: SocketAddr,
     fleet: Fleet,
+    tls: Option<ListenerTls>,
     changes: watch::Receiver<()>,
     shutdown: ShutdownHandle,
     opamp: JoinHandle<()>,
@@ -61,17 +65,26 @@ impl Server {
             .path(&args.path)
             .package_files(PACKAGES, files.clone())
             .config(args.server_config()?);
-        if let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) {
-            let authorities = args.client_ca.as_deref().map(read).transpose()?;
-            let tls = opamp_server::service::tls::server_config(
-                &read(cert)?,
-                &read(key)?,
-                authorities.as_deref(),
-            );
-            builder = builder.tls(tls.map_err(|error| Failure::caused_by("TLS", error))?);
+        let tls = certificates::tls(args)?;
+        if let Some(tls) = &tls {
+            builder = builder.tls(tls.clone());
+        }
+        let certificates = Certificates::new(args)?;
+        if let Some(certificates) = &certificates {
+            let mut service = ServiceConfig::default();
+            service.certificates = certificates.issuing();
+            service.revocations = Some(certificates.revocations());
+            builder = builder.service_config(service);
         }
         let listening = |addr| move |error| Failure::caused_by(format!("{addr}"), error);
-        let opamp = builder.listen(Desk { tokens, changed, mailbox: mailbox.clone() }).await;
+        let opamp = builder
+            .listen(Desk {
+                tokens,
+                certificates: certificates.is_some(),
+                changed,
+                mailbox: mailbox.clone(),
+            })
+            .await;
         let opamp = opamp.map_err(listening(args.listen))?;
         let admin = TcpListener::bind(args.admin).await.map_err(|error| {
             Failure::caused_by(format!("cannot listen on the admin address {}", args.admin), error)
@@ -89,12 +102,12 @@ impl Server {
         }
 
         let addr = opamp.local_addr();
-        let place = Place {
-            tls: args.tls_cert.is_some(),
-            authority: if addr.ip().is_unspecified() { String::new() } else { addr.to_string() },
-            path: args.path.clone(),
-        };
-        let router = admin::router(Admin { fleet: fleet.clone(), mailbox, files, place });
+        let place = Place::new(args, addr);
+        if let Some(certificates) = &certificates {
+            certificates.set_place(&place)?;
+        }
+        let admin_api = Admin { fleet: fleet.clone(), mailbox, files, place, certificates };
+        let router = admin::router(admin_api);
         let (admin_stop, stopped) = oneshot::channel();
         let admin = axum::serve(admin, router).with_graceful_shutdown(async {
             // A server that is gone is as good as stopped.
@@ -104,6 +117,7 @@ impl Server {
             opamp_addr: opamp.local_addr(),
             admin_addr,
             fleet,
+            tls,
             changes,
             shutdown: opamp.shutdown_handle(),
             opamp: tokio::spawn(opamp.run()),
@@ -128,6 +142,23 @@ impl Server {
     #[must_use]
     pub fn fleet(&self) -> &Fleet {
         &self.fleet
+    }
+
+    /// Reads the files of certificates again, if there are some; those in use stay if they are not
+    /// usable. The server also does so by itself, every half a minute.
+    pub fn reload(&self) {
+        let Some(tls) = &self.tls else { return };
+        match tls.reload() {
+            Ok(true) => tracing::info!("renewed certificates are in use"),
+            Ok(false) => tracing::info!("the certificates have not changed"),
+            Err(error) => {
+                let error = Failure::caused_by(
+                    "the certificates are not usable, the last ones stay",
+                    error,
+                );
+                tracing::error!("{error}");
+            }
+        }
     }
 
     /// Changes whenever an agent does.

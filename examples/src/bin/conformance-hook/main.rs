@@ -4,12 +4,14 @@
 
 use std::io::Read as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use opamp_examples::program::{self, Failure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+mod authority;
 mod server;
 
 /// The exit status for what is not supported.
@@ -24,6 +26,12 @@ enum Args {
         /// Where its admin API is
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4321")]
         admin: SocketAddr,
+    },
+    /// Makes an authority to start the server with, ca.pem and ca-key.pem; reads no action
+    Authority {
+        /// Where the files go
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
     },
 }
 
@@ -47,6 +55,10 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<Done, Failure> {
+    if let Args::Authority { dir } = args {
+        authority::make(dir)?;
+        return Ok(Done::Answer(json!({})));
+    }
     let mut text = String::new();
     std::io::stdin()
         .read_to_string(&mut text)
@@ -55,6 +67,8 @@ fn run(args: &Args) -> Result<Done, Failure> {
         .map_err(|error| Failure::caused_by("the action is not JSON", error))?;
     match args {
         Args::Server { admin } => server::act(*admin, &action),
+        // It has no action.
+        Args::Authority { .. } => Ok(Done::Unsupported),
     }
 }
 

@@ -66,6 +66,11 @@ pub(crate) fn act(admin: SocketAddr, action: &Value) -> Result<Done, Failure> {
             (404, _) => Ok(Done::Answer(json!({ "agent": null }))),
             (_, answer) => Err(Failure::new(answer.trim())),
         },
+        "decide_certificate_request" => {
+            let decision = if action["approve"] == true { "approve" } else { "refuse" };
+            done("POST", &of_agent(&format!("/certificate-request/{decision}"))?, "")
+        }
+        "approve_agent" => done("POST", &of_agent("/approve")?, ""),
         "overload" if action["on"] == true => done("PUT", "/v1/unavailable?retry_after=30", ""),
         "overload" => done("DELETE", "/v1/unavailable", ""),
         _ => Ok(Done::Unsupported),
