@@ -27,7 +27,7 @@ use super::handler::Handler;
 use super::signal::{Coarse, Signal, coarse};
 use super::websocket::{Fault, Socket};
 use super::{Inner, now};
-use crate::core::{Push, Refusal, RefusalKind, Transport};
+use crate::core::{Changes, Push, Refusal, RefusalKind, Transport};
 use crate::fleet::{AgentKey, Route, RouteWaker};
 use crate::websocket::{CloseCode, Event, Violation};
 
@@ -413,6 +413,9 @@ impl<H: Handler> Connection<H> {
         }
         if let Some(key) = key {
             super::note_odd_uid(&key, received.changes);
+            if received.changes.contains(Changes::CONNECTED) {
+                tracing::debug!(agent = %key, "a session began");
+            }
             if received.queue {
                 self.inner.dispatch(key);
             }

@@ -9,6 +9,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
+use tracing::Instrument as _;
 
 use super::Inner;
 use super::handler::{AgentChange, Handler};
@@ -71,7 +72,8 @@ impl<H: Handler> Inner<H> {
         let fleet = self.fleet.clone();
         let change = AgentChange { agent, changes, custom_messages, identity, fleet };
         let call = async { self.handler.agent_changed(change).await };
-        let call = AssertUnwindSafe(call).catch_unwind();
+        let span = tracing::info_span!("agent_changed", agent = %key, ?changes);
+        let call = AssertUnwindSafe(call).catch_unwind().instrument(span);
         match tokio::time::timeout(self.config.handler_deadline, call).await {
             Ok(Ok(())) => self.fleet.counting().handler_calls.add(),
             Ok(Err(_panic)) => {

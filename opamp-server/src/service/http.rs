@@ -116,6 +116,7 @@ impl<H: Handler> Inner<H> {
         request: &request::Parts,
         body: Pin<&mut B>,
         identity: H::Identity,
+        span: &tracing::Span,
     ) -> Result<Response<Body>, Rejection>
     where
         B: http_body::Body<Data: Buf> + Send,
@@ -127,6 +128,9 @@ impl<H: Handler> Inner<H> {
         let fleet = self.fleet.clone();
         let accept = move || fleet.accept(&mut route, &body, now(), &mut InstanceUid::generate);
         let accepted = self.large.run(size, accept).await.ok_or_else(shutting_down)?;
+        if let Some(key) = accepted.key {
+            span.record("agent", tracing::field::display(key));
+        }
         if let Some(refusal) = accepted.refusal() {
             tracing::debug!(agent = ?accepted.key, peer = ?peer, refusal = refusal.text(), "refused");
             if refusal.kind() == RefusalKind::Denied {

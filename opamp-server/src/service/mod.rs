@@ -316,12 +316,14 @@ impl<H: Handler> OpampService<H> {
         B::Error: Into<BoxError>,
     {
         let mut body = std::pin::pin!(body);
+        let peer = request.extensions.get::<PeerAddr>().map(|peer| peer.0);
+        let span = tracing::debug_span!("request", ?peer, agent = tracing::field::Empty);
         let answered = async {
             http::check_method(&request.method)?;
             let identity = self.inner.admit(request).await?;
-            self.inner.exchange(request, body.as_mut(), identity).await
+            self.inner.exchange(request, body.as_mut(), identity, &span).await
         };
-        let answered = answered.await;
+        let answered = answered.instrument(span.clone()).await;
         if let Err(refusal) = &answered {
             let within = self.inner.config.close_timeout;
             upload::discard(&request.headers, body, refusal, within).await;

@@ -11,6 +11,7 @@ mod http;
 #[cfg(feature = "http2")]
 mod http2;
 mod identity;
+mod logs;
 mod mount;
 mod quirks;
 mod reference_defects;
