@@ -145,6 +145,7 @@ impl Packages {
             }
             if record.wanted {
                 record.doubt();
+                record.doubt_installed();
             }
         }
         self.stale = true;
@@ -499,7 +500,7 @@ impl Packages {
             let why = format!("no outcome within {} s", timeout.as_secs());
             self.refused(&name, Some(handed.token), why);
             if let Some(record) = self.records.packages.get_mut(&name).filter(|it| it.wanted)
-                && record.doubt()
+                && (record.doubt() || record.doubt_installed())
             {
                 self.changed();
             }

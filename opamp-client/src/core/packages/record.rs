@@ -170,6 +170,17 @@ impl PackageRecord {
         begun
     }
 
+    /// The agent was handed another package and may have installed it, unheard: what it has has to be
+    /// installed anew to be sure of it.
+    pub(super) fn doubt_installed(&mut self) -> bool {
+        let other = self.unanswered.iter().any(|other| self.has.as_ref() != Some(other));
+        let doubted = other && self.is_installed();
+        if doubted && let Some(has) = self.has.take() {
+            self.may_have(has);
+        }
+        doubted
+    }
+
     /// The agent may have this from now on, whatever it had.
     pub(super) fn may_have(&mut self, package: InstalledPackage) {
         self.unanswered.retain(|other| *other != package);

@@ -1,5 +1,6 @@
 //! What can happen: to the application, the network, the server.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-use crate::core::{BackoffConfig, ClientConfig, Received, Transport};
+use crate::core::{BackoffConfig, ClientConfig, CustomCapabilities, Received, Transport};
 
 use super::super::pair;
 use super::super::values::{effective, health};
@@ -19,6 +20,12 @@ pub(super) enum Op {
     Describe(u8),
     Health(Option<u8>),
     Effective(Option<u8>),
+    /// The components the agent has; there is one at least.
+    Components(Option<u8>),
+    /// Whether the agent announces a custom capability.
+    Custom(bool),
+    /// The application has a custom message to send.
+    Send,
     AcceptConfig(bool),
     AcceptRestart(bool),
     /// The application takes its events, and keeps the offers among them.
@@ -84,6 +91,8 @@ pub(super) enum Push {
     NewUid(Vec<u8>),
     Command(i32),
     CustomMessage,
+    /// The server announces the custom capability, or takes it back.
+    Announce(bool),
     /// A message for another agent.
     Foreign,
     /// An error in place of the next answer.
@@ -106,6 +115,9 @@ pub(super) fn application() -> impl Strategy<Value = Op> + Clone {
         3 => (0..3_u8).prop_map(Op::Describe),
         6 => option::weighted(0.9, 0..4_u8).prop_map(Op::Health),
         4 => option::weighted(0.8, 0..3_u8).prop_map(Op::Effective),
+        3 => option::weighted(0.8, 0..3_u8).prop_map(Op::Components),
+        1 => any::<bool>().prop_map(Op::Custom),
+        3 => Just(Op::Send),
         1 => any::<bool>().prop_map(Op::AcceptConfig),
         1 => any::<bool>().prop_map(Op::AcceptRestart),
         2 => Just(Op::TakeEvents),
@@ -157,6 +169,7 @@ pub(super) fn server() -> impl Strategy<Value = Op> + Clone {
         1 => uid.prop_map(Push::NewUid),
         1 => (0..3_i32).prop_map(Push::Command),
         1 => Just(Push::CustomMessage),
+        2 => any::<bool>().prop_map(Push::Announce),
         1 => Just(Push::Foreign),
     ];
     prop_oneof![
@@ -215,12 +228,15 @@ fn junk() -> impl Strategy<Value = Received> {
 
 /// Agents of all sorts. What a server can impose is kept short, so that runs end.
 pub(super) fn agent() -> impl Strategy<Value = ClientConfig> {
-    (any::<bool>(), any::<[bool; 7]>(), any::<u64>()).prop_map(
-        |(websocket, [has_health, has_effective, accepts, restarts, beats, pings, asks], seed)| {
+    (any::<bool>(), any::<[bool; 7]>(), any::<[bool; 2]>(), any::<u64>()).prop_map(
+        |(websocket, given, [has_components, has_custom], seed)| {
+            let [has_health, has_effective, accepts, restarts, beats, pings, asks] = given;
             let transport = if websocket { Transport::WebSocket } else { Transport::Http };
             let config = pair::config(transport);
             ClientConfig {
                 health: has_health.then(|| health("starting")),
+                available_components: has_components.then(|| components(0)),
+                custom_capabilities: capabilities(has_custom),
                 effective_config: has_effective.then(|| effective("receivers: {}")),
                 accepts_remote_config: accepts,
                 accepts_restart: restarts,
@@ -236,4 +252,32 @@ pub(super) fn agent() -> impl Strategy<Value = ClientConfig> {
             }
         },
     )
+}
+
+/// The one custom capability of these agents, where they have it.
+const CUSTOM: &str = "com.example.custom";
+
+pub(super) fn capabilities(has: bool) -> CustomCapabilities {
+    CustomCapabilities::new(has.then_some(CUSTOM)).expect("a good name")
+}
+
+pub(super) fn custom_list(has: bool) -> v1::CustomCapabilities {
+    v1::CustomCapabilities { capabilities: has.then(|| CUSTOM.to_owned()).into_iter().collect() }
+}
+
+/// A custom message that differs from the others.
+pub(super) fn custom_message(number: u64) -> v1::CustomMessage {
+    v1::CustomMessage {
+        capability: CUSTOM.to_owned(),
+        r#type: "number".to_owned(),
+        data: number.to_string().into(),
+    }
+}
+
+pub(super) fn components(n: u8) -> BTreeMap<String, v1::ComponentDetails> {
+    let component = v1::ComponentDetails {
+        metadata: vec![v1::KeyValue::new("version", n.to_string())],
+        ..Default::default()
+    };
+    [("receiver".to_owned(), component)].into()
 }

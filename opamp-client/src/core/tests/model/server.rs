@@ -7,7 +7,7 @@ use bytes::Bytes;
 use opamp_proto::{AgentCapabilities, v1};
 
 use super::super::values::{SERVER, config_map, other_uid, retry_info};
-use super::op::Push;
+use super::op::{Push, custom_list};
 use crate::core::Parts;
 
 #[derive(Debug, Default)]
@@ -20,6 +20,9 @@ pub(super) struct Server {
     notices_gaps: bool,
     /// Since a gap, no complete report came.
     misses_something: bool,
+    /// The agent has told custom capabilities once, so a complete report has them: no capability in its
+    /// mask says so.
+    has_custom: bool,
     /// Ask for full state in the next answer.
     pub(super) wants_full_state: bool,
     /// What the next answers have beyond an acknowledgement.
@@ -54,13 +57,19 @@ impl Server {
             self.view = None;
             return (!self.silent).then_some(answer);
         }
-        self.misses_something =
-            !is_complete(message) && (self.misses_something || !self.follows(message));
+        self.has_custom |= message.custom_capabilities.is_some();
+        let complete =
+            is_complete(message) && message.custom_capabilities.is_some() == self.has_custom;
+        self.misses_something = !complete && (self.misses_something || !self.follows(message));
         if self.notices_gaps && self.misses_something {
             answer.flags |= v1::ServerToAgentFlags::ReportFullState as u64;
         }
         let view = self.view.get_or_insert_default();
         Parts::all().present_in(message).copy(message, view);
+        if let Some(told) = &mut view.available_components {
+            // It has seen them, and knows them by their hash.
+            told.components.clear();
+        }
         view.sequence_num = message.sequence_num;
         view.instance_uid = message.instance_uid.clone();
         (!self.silent).then_some(answer)
@@ -107,6 +116,7 @@ impl Server {
                 message.command = Some(v1::ServerToAgentCommand { r#type: *kind });
             }
             Push::CustomMessage => message.custom_message = Some(v1::CustomMessage::default()),
+            Push::Announce(has) => message.custom_capabilities = Some(custom_list(*has)),
             Push::Foreign => message.instance_uid = other_uid().to_bytes(),
             Push::Error(kind, retry_after) => {
                 return error(uid, *kind, *retry_after);
@@ -135,6 +145,10 @@ fn is_complete(message: &v1::AgentToServer) -> bool {
     message.agent_description.is_some()
         && promised(AgentCapabilities::REPORTS_HEALTH, message.health.is_some())
         && promised(AgentCapabilities::REPORTS_EFFECTIVE_CONFIG, message.effective_config.is_some())
+        && promised(
+            AgentCapabilities::REPORTS_AVAILABLE_COMPONENTS,
+            message.available_components.is_some(),
+        )
         && promised(
             AgentCapabilities::REPORTS_REMOTE_CONFIG,
             message.remote_config_status.is_some(),

@@ -5,9 +5,10 @@
 //! message without any part has to open a connection, tell another mask, be due as a heartbeat, or
 //! repeat a failed request. Anything else is chatter (STATUS-14, STATUS-15).
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use opamp_proto::{AgentCapabilities, ServerCapabilities, v1};
+use opamp_proto::{AgentCapabilities, ServerCapabilities, components_hash, v1};
 
 use crate::core::{ClientConfig, ClientCore, Parts, Transport};
 
@@ -27,6 +28,11 @@ pub(super) struct Witness {
     /// The server asked for full state since the last full report.
     asked: bool,
     full_reports: u32,
+    /// The server asked for the components since they were last told.
+    components_asked: bool,
+    components_told: u32,
+    /// Custom messages that may be sent.
+    custom: Vec<v1::CustomMessage>,
     /// The next message is the first of a connection, or repeats a failed request.
     opening: bool,
     /// Every message on this connection was answered, by an acknowledgement alone.
@@ -59,6 +65,9 @@ impl Witness {
             unproven: Parts::empty(),
             asked: false,
             full_reports: 0,
+            components_asked: false,
+            components_told: 0,
+            custom: Vec::new(),
             opening: true,
             orderly: true,
             stopping: false,
@@ -81,8 +90,19 @@ impl Witness {
             Parts::REMOTE_CONFIG_STATUS,
             was.remote_config_status != now.remote_config_status,
         );
+        parts.set_if(
+            Parts::AVAILABLE_COMPONENTS,
+            was.available_components != now.available_components,
+        );
+        parts
+            .set_if(Parts::CUSTOM_CAPABILITIES, was.custom_capabilities != now.custom_capabilities);
         parts.set_if(Parts::CAPABILITIES, was.capabilities != now.capabilities);
         self.status = now.clone();
+    }
+
+    /// The application has this to send.
+    pub(super) fn may_send(&mut self, message: v1::CustomMessage) {
+        self.custom.push(message);
     }
 
     pub(super) fn connected(&mut self) {
@@ -136,6 +156,9 @@ impl Witness {
         if message.flags & v1::ServerToAgentFlags::ReportFullState as u64 != 0 {
             self.asked = true;
         }
+        if message.flags & v1::ServerToAgentFlags::ReportAvailableComponents as u64 != 0 {
+            self.components_asked = true;
+        }
         if lacks_effective_config(before) && !lacks_effective_config(after) {
             self.reasons |= Parts::EFFECTIVE_CONFIG;
         }
@@ -174,10 +197,17 @@ impl Witness {
         };
         let parts = Parts::all().present_in(message) - Parts::CAPABILITIES;
         assert!(!parts.intersects(withheld), "INTEROP-04");
+        let details = message.available_components.as_ref().map(|it| &it.components);
+        if let Some(details) = details.filter(|details| !details.is_empty()) {
+            self.components_told(details, core, now);
+        }
         for part in parts.iter() {
             let (mut told, mut whole) = <(v1::AgentToServer, v1::AgentToServer)>::default();
             part.copy(message, &mut told);
             part.copy(core.status(), &mut whole);
+            if let Some(told) = &mut told.available_components {
+                told.components.clear();
+            }
             assert_eq!(told, whole, "DELTA-02");
         }
 
@@ -191,6 +221,9 @@ impl Witness {
             assert!(self.may_say_goodbye || gives_up, "a goodbye without a reason");
             self.said_goodbye = true;
             self.may_say_goodbye = false;
+        } else if let Some(custom) = &message.custom_message {
+            assert!(parts.is_empty(), "CUST-13: in a message of its own");
+            assert!(self.custom.contains(custom), "a custom message nobody sent");
         } else if parts.is_empty() {
             let beat = self
                 .heartbeat_interval
@@ -205,8 +238,7 @@ impl Witness {
                 assert!(self.asked && parts == everything, "{unfounded:?} without a reason");
                 self.asked = false;
                 self.full_reports += 1;
-                let intervals = (now - self.start).as_secs() / self.full_state_interval.as_secs();
-                assert!(u64::from(self.full_reports) <= 3 + intervals, "too many full reports");
+                assert!(self.within_ration(self.full_reports, now), "too many full reports");
             }
             self.last_report = Some(now);
         }
@@ -215,6 +247,30 @@ impl Witness {
         self.opening = false;
         self.unanswered_since.get_or_insert(now);
         self.last_message = Some(now);
+    }
+}
+
+impl Witness {
+    /// The components themselves go along: only who asks is told.
+    fn components_told(
+        &mut self,
+        details: &BTreeMap<String, v1::ComponentDetails>,
+        core: &ClientCore,
+        now: Instant,
+    ) {
+        assert!(std::mem::take(&mut self.components_asked), "COMP-07: nobody asked for them");
+        let hash = core.status().available_components.as_ref().map(|it| &it.hash);
+        assert_eq!(hash, Some(&components_hash(details)), "COMP-06");
+        // A reason for the part, with or without another hash.
+        self.reasons |= Parts::AVAILABLE_COMPONENTS;
+        self.components_told += 1;
+        assert!(self.within_ration(self.components_told, now), "the components too often");
+    }
+
+    /// Three at once, then one for each interval.
+    fn within_ration(&self, count: u32, now: Instant) -> bool {
+        let intervals = (now - self.start).as_secs() / self.full_state_interval.as_secs();
+        u64::from(count) <= 3 + intervals
     }
 }
 

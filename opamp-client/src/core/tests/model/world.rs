@@ -9,7 +9,7 @@ use opamp_proto::{Message, v1};
 
 use super::super::pair::{origin, unreachable};
 use super::super::values::{description, effective, health, seconds};
-use super::op::{Dial, Op, Outcome, Push};
+use super::op::{Dial, Op, Outcome, Push, capabilities, components, custom_message};
 use super::server::Server;
 use super::witness::Witness;
 use crate::core::event::MAX_EVENTS;
@@ -33,6 +33,7 @@ pub(super) struct World {
     next_dial: Option<Dial>,
     blocked: bool,
     offers: Vec<RemoteConfigOffer>,
+    custom_messages: u64,
     pub(super) events: Vec<Event>,
     /// The server refused something, which the client therefore keeps to itself.
     pub(super) refused: bool,
@@ -71,6 +72,7 @@ impl World {
             next_dial: None,
             blocked: false,
             offers: Vec::new(),
+            custom_messages: 0,
             events: Vec::new(),
             refused: false,
         };
@@ -84,6 +86,15 @@ impl World {
             Op::Health(n) => self.core.set_health(n.map(|n| health(&n.to_string()))),
             Op::Effective(n) => {
                 self.core.set_effective_config(n.map(|n| effective(format!("running: {n}"))));
+            }
+            Op::Components(n) => self.core.set_available_components(n.map(components)),
+            Op::Custom(has) => self.core.set_custom_capabilities(capabilities(has)),
+            Op::Send => {
+                self.custom_messages += 1;
+                let message = custom_message(self.custom_messages);
+                if self.core.send_custom_message(message.clone(), self.now).is_ok() {
+                    self.witness.may_send(message);
+                }
             }
             Op::AcceptConfig(accepts) => self.core.set_accepts_remote_config(accepts),
             Op::AcceptRestart(accepts) => self.core.set_accepts_restart(accepts),
@@ -117,6 +128,7 @@ impl World {
     /// Does what the core wants, like a driver.
     fn drive(&mut self) {
         self.witness.look(&self.core);
+        while self.core.poll_custom_outcome().is_some() {}
         for _ in 0..ROUNDS {
             if let Some(action) = self.core.poll_connection(self.now) {
                 self.connection_action(action);

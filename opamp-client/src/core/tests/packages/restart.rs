@@ -221,3 +221,36 @@ fn what_may_be_there_is_not_forgotten_over_a_refusal() {
     depot.resolve(removal.removed()).unwrap();
     assert_eq!(depot.listed(), [""; 0]);
 }
+
+/// It was handed another version, and stopped; meanwhile the server has thought better of it. Which of
+/// the two it has nobody knows.
+#[test]
+fn what_the_agent_may_have_replaced_is_installed_anew() {
+    let _judged = opamp_spec::judges(&["PKG-15", "PKG-27"]);
+    let mut depot = Depot::having(&[("plugin", addon("1", "one"))]);
+    depot.offer("second", &[("plugin", addon("2", "two"))]);
+    depot.fetched("plugin", "two");
+    drop(depot.take_package());
+    depot.offer("third", &[("plugin", addon("1", "one"))]);
+    assert_eq!(depot.state("plugin"), State::Installed, "as far as is known");
+    let mut depot = depot.restart();
+    assert_eq!(depot.state("plugin"), State::InstallPending);
+    depot.install("plugin", "one");
+    let status = depot.status("plugin");
+    assert_eq!((status.status, &*status.agent_has_version), (State::Installed as i32, "1"));
+    depot.restart().expect_no_fetch();
+}
+
+/// The same without a stop: its deadline passes, and the agent has said nothing.
+#[test]
+fn what_the_agent_may_have_replaced_in_silence_is_installed_anew() {
+    let _judged = opamp_spec::judges(&["PKG-15"]);
+    let mut depot = Depot::having(&[("plugin", addon("1", "one"))]);
+    depot.offer("second", &[("plugin", addon("2", "two"))]);
+    depot.fetched("plugin", "two");
+    drop(depot.take_package());
+    depot.offer("third", &[("plugin", addon("1", "one"))]);
+    depot.advance(seconds(600));
+    depot.install("plugin", "one");
+    assert_eq!(depot.state("plugin"), State::Installed);
+}
