@@ -34,8 +34,9 @@
 //!
 //! # Features
 //!
-//! `service` and `tls` are on by default. Without default features there is the core and the registry
-//! alone: no runtime, no I/O, no clock, nothing in the dependency tree for any of them.
+//! `service` and `tls` are on by default. `file-store` brings a store of what has to survive a restart,
+//! in a file. Without default features there is the core and the registry alone: no runtime, no I/O,
+//! no clock, nothing in the dependency tree for any of them.
 
 pub mod core;
 mod counters;
@@ -59,7 +60,7 @@ pub use crate::service::PeerCertificates;
 pub use crate::service::{
     AcceptAll, AgentChange, Authorizing, BearerTokens, FilesFull, Handler, OpampService,
     PackageFile, PackageFiles, PeerAddr, Rejection, Server, ServerBuilder, ServiceConfig,
-    ShutdownHandle,
+    ShutdownHandle, StoreHandle,
 };
 #[cfg(feature = "ca")]
 pub use crate::service::{

@@ -1,4 +1,4 @@
-//! An OpAMP server that keeps the fleet in memory, with an admin API.
+//! An OpAMP server that keeps the fleet in memory or in a directory, with an admin API.
 
 use std::process::ExitCode;
 

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, JsonRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, FromRef, FromRequestParts, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, FromRef, FromRequestParts, Path, Query, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
@@ -17,7 +18,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use opamp_proto::{ConfigHash, InstanceUid, WireUid, v1};
 use opamp_server::{
-    ConnectionSettings, Fleet, OperationError, PackageFiles, RemoteConfig, Transport,
+    ConnectionSettings, Fleet, OperationError, RemoteConfig, StoreHandle, Transport,
 };
 use serde_json::json;
 
@@ -25,13 +26,15 @@ use super::args::ServerArgs;
 use super::certificates::Certificates;
 use super::mailbox::Mailbox;
 use super::offers_json::{Custom, PackageOffer, Settings};
+use super::state::Hosted;
 use super::{agent_json, certificates, metrics};
 
 /// What the admin API acts on.
 pub(super) struct Admin<I> {
     pub(super) fleet: Fleet<I>,
     pub(super) mailbox: Mailbox,
-    pub(super) files: PackageFiles,
+    pub(super) store: StoreHandle<I>,
+    pub(super) files: Hosted,
     pub(super) place: Place,
     pub(super) certificates: Option<Certificates>,
 }
@@ -98,6 +101,7 @@ impl<I> Clone for Admin<I> {
         Self {
             fleet: self.fleet.clone(),
             mailbox: self.mailbox.clone(),
+            store: self.store.clone(),
             files: self.files.clone(),
             place: self.place.clone(),
             certificates: self.certificates.clone(),
@@ -142,8 +146,25 @@ pub(super) fn router<I: Clone + Send + Sync + 'static>(admin: Admin<I>) -> Route
             let error = format!("{} does not take {method}", uri.path());
             Refused(StatusCode::METHOD_NOT_ALLOWED, error)
         })
+        .layer(from_fn_with_state(admin.store.clone(), stored::<I>))
         .layer(DefaultBodyLimit::max(limit))
         .with_state(admin)
+}
+
+/// Answers a request that changed something when the change is stored.
+async fn stored<I>(
+    State(store): State<StoreHandle<I>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Refused> {
+    let changes = !request.method().is_safe();
+    let response = next.run(request).await;
+    if changes && response.status().is_success() {
+        store.flush().await.map_err(|error| {
+            Refused(StatusCode::SERVICE_UNAVAILABLE, format!("the change holds, but {error}"))
+        })?;
+    }
+    Ok(response)
 }
 
 /// Why a request is not served: the status, and words for `error`.

@@ -9,7 +9,7 @@ use opamp_server::{CustomCapabilities, RemoteConfig, ServerConfig};
 
 use crate::program::Failure;
 
-/// An OpAMP server that keeps the fleet in memory, with an admin API.
+/// An OpAMP server that keeps the fleet in memory or in a directory, with an admin API.
 ///
 /// It prints `listening opamp=ADDR admin=ADDR` when it serves, and logs to stderr (RUST_LOG).
 #[derive(Debug, Clone, clap::Parser)]
@@ -77,6 +77,13 @@ pub struct ServerArgs {
     /// repeated. Default: none
     #[arg(long = "custom-capability", value_name = "NAME")]
     pub custom_capabilities: Vec<String>,
+
+    /// Keeps the fleet, what agents should have and the packages that are hosted in this directory,
+    /// which is created if it is missing, and goes on with what is there: agents are known at once,
+    /// and not asked for their state again. A `--config` replaces the configuration for all that is
+    /// there. Default: everything is forgotten at the end
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
 
     /// Deviations from the specification to serve. Default: none
     #[arg(long, value_name = "NAME,…", value_enum, value_delimiter = ',')]
@@ -165,6 +172,7 @@ impl ServerArgs {
             tokens: Vec::new(),
             max_message_size: DEFAULT_MAX_MESSAGE_SIZE,
             custom_capabilities: Vec::new(),
+            state: None,
             tolerate: Vec::new(),
         }
     }

@@ -1,4 +1,4 @@
-//! An OpAMP server that keeps its fleet in memory, and an admin API to look at the fleet and to act
+//! An OpAMP server that keeps its fleet in memory, or in a directory as well, and an admin API to look at the fleet and to act
 //! on it.
 
 mod admin;
@@ -9,15 +9,14 @@ mod desk;
 mod mailbox;
 mod metrics;
 mod offers_json;
+mod state;
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use opamp_server::service::tls::ListenerTls;
-use opamp_server::{
-    BearerTokens, Fleet, PackageFiles, Server as OpampServer, ServiceConfig, ShutdownHandle,
-};
+use opamp_server::{BearerTokens, Fleet, Server as OpampServer, ServiceConfig, ShutdownHandle};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -29,6 +28,7 @@ pub(crate) use self::args::{message_size, path};
 use self::certificates::Certificates;
 use self::desk::Desk;
 use self::mailbox::Mailbox;
+use self::state::Hosted;
 use crate::program::Failure;
 
 /// How long requests to the admin API may take to finish at the end.
@@ -60,10 +60,14 @@ impl Server {
         let tokens: Vec<_> = args.tokens.iter().map(|token| &token.0).collect();
         let tokens = (!tokens.is_empty()).then(|| BearerTokens::new(tokens));
 
-        let (mailbox, files) = (Mailbox::default(), PackageFiles::default());
+        let mailbox = Mailbox::default();
+        let files = match &args.state {
+            Some(directory) => Hosted::kept_in(directory)?,
+            None => Hosted::default(),
+        };
         let mut builder = OpampServer::bind(args.listen)
             .path(&args.path)
-            .package_files(PACKAGES, files.clone())
+            .package_files(PACKAGES, files.served())
             .config(args.server_config()?);
         let tls = certificates::tls(args)?;
         if let Some(tls) = &tls {
@@ -75,6 +79,9 @@ impl Server {
             service.certificates = certificates.issuing();
             service.revocations = Some(certificates.revocations());
             builder = builder.service_config(service);
+        }
+        if let Some(directory) = &args.state {
+            builder = builder.state_store(state::open(directory)?);
         }
         let listening = |addr| move |error| Failure::caused_by(format!("{addr}"), error);
         let opamp = builder
@@ -106,7 +113,8 @@ impl Server {
         if let Some(certificates) = &certificates {
             certificates.set_place(&place)?;
         }
-        let admin_api = Admin { fleet: fleet.clone(), mailbox, files, place, certificates };
+        let store = opamp.store_handle();
+        let admin_api = Admin { fleet: fleet.clone(), mailbox, store, files, place, certificates };
         let router = admin::router(admin_api);
         let (admin_stop, stopped) = oneshot::channel();
         let admin = axum::serve(admin, router).with_graceful_shutdown(async {

@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use opamp_proto::v1;
-use opamp_server::{PackageFiles, Packages};
+use opamp_server::Packages;
 use serde::Deserialize;
+
+use super::state::Hosted;
 
 /// The interval that is offered where none is given and none was before, in seconds.
 const HEARTBEAT_INTERVAL: u64 = 30;
@@ -258,7 +260,7 @@ struct File {
 
 impl PackageOffer {
     /// The packages, once their content is hosted: the files are served below the URL `base`.
-    pub(super) fn into_packages(self, files: &PackageFiles, base: &str) -> Result<Packages, Wrong> {
+    pub(super) fn into_packages(self, files: &Hosted, base: &str) -> Result<Packages, Wrong> {
         let mut offer = v1::PackagesAvailable::default();
         for (name, package) in self.packages {
             let kind = match package.r#type {
@@ -269,7 +271,7 @@ impl PackageOffer {
                 (Some(file), None) => file.into_message()?,
                 (None, Some(content)) => {
                     let content = decode(&content, "content_base64")?;
-                    let file = files.add(content).map_err(|error| error.to_string())?;
+                    let file = files.add(content)?;
                     v1::DownloadableFile {
                         download_url: file.url(base),
                         content_hash: file.content_hash(),
@@ -358,7 +360,7 @@ mod tests {
 
     #[test]
     fn packages_are_hosted_or_elsewhere() {
-        let files = PackageFiles::default();
+        let files = Hosted::default();
         let parse = |value| serde_json::from_value::<PackageOffer>(value).unwrap();
         let offer = parse(json!({"packages": {
             "hosted": {"type": "Addon", "version": "1", "content_base64": "YQ=="},

@@ -5,4 +5,5 @@ mod command_line;
 mod demo;
 mod hooks;
 mod managed;
+mod state;
 mod support;

@@ -102,8 +102,13 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(args: &[&str]) -> Self {
-        let free = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-        let mut program = Program::start(env!("CARGO_BIN_EXE_server"), &[&free, args].concat());
+        Self::start_at("127.0.0.1:0", args).await
+    }
+
+    /// A server at this address, as agents that are to come back expect it.
+    pub(crate) async fn start_at(addr: &str, args: &[&str]) -> Self {
+        let addrs = ["--listen", addr, "--admin", "127.0.0.1:0"];
+        let mut program = Program::start(env!("CARGO_BIN_EXE_server"), &[&addrs, args].concat());
         let line = program.line("listening ").await;
         let field = |name: &str| {
             let mut fields = line.split(' ').filter_map(|field| field.strip_prefix(name));

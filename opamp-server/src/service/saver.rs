@@ -219,7 +219,8 @@ impl Saver {
 }
 
 /// Takes note when what an operator has changed is safe.
-#[derive(Clone)]
+///
+/// Clones are handles to the same store.
 pub struct StoreHandle<I> {
     pub(super) fleet: Fleet<I>,
     /// `None` without a store.
@@ -242,6 +243,12 @@ impl<I> StoreHandle<I> {
             Some(saver) => saver.flush(&self.fleet).await,
             None => Ok(()),
         }
+    }
+}
+
+impl<I> Clone for StoreHandle<I> {
+    fn clone(&self) -> Self {
+        Self { fleet: self.fleet.clone(), saver: self.saver.clone() }
     }
 }
 
