@@ -5,10 +5,11 @@ use crate::support::run;
 const SERVER: &str = env!("CARGO_BIN_EXE_server");
 const AGENT: &str = env!("CARGO_BIN_EXE_agent");
 const DEMO: &str = env!("CARGO_BIN_EXE_demo");
+const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway");
 
 #[tokio::test]
 async fn help_is_there_and_bad_usage_is_told() {
-    for program in [SERVER, AGENT, DEMO] {
+    for program in [SERVER, AGENT, DEMO, GATEWAY] {
         let (status, stdout, _) = run(program, &["--help"]).await;
         assert_eq!(status, Some(0));
         assert!(stdout.contains("Usage:") && stdout.contains("efault"), "{stdout}");
@@ -23,6 +24,12 @@ async fn help_is_there_and_bad_usage_is_told() {
         (AGENT, &["--server", "ws://localhost", "--header", "a b=c"]),
         (AGENT, &["--server", "ws://localhost", "--instance-uid", "me"]),
         (AGENT, &["--server", "ws://localhost", "--heartbeat-interval", "-1"]),
+        (GATEWAY, &[]),
+        (GATEWAY, &["--upstream", "localhost"]),
+        (GATEWAY, &["--upstream", "ftp://localhost"]),
+        (GATEWAY, &["--upstream", "ws://name:word@localhost"]),
+        (GATEWAY, &["--upstream", "ws://localhost", "--connections", "0"]),
+        (GATEWAY, &["--upstream", "ws://localhost", "--header", "a b=c"]),
         (SERVER, &["--tls-cert", "x.pem"]),
         (SERVER, &["--tolerate", "everything"]),
         (SERVER, &["--listen", "nowhere"]),
@@ -44,6 +51,8 @@ async fn what_cannot_work_exits_with_1_and_says_why() {
     for (program, args, words) in [
         (SERVER, &["--listen", &busy, "--admin", free][..], &busy[..]),
         (SERVER, &["--listen", free, "--admin", &busy], &busy),
+        (GATEWAY, &["--listen", &busy, "--upstream", "ws://localhost"], &busy),
+        (GATEWAY, &["--upstream", "wss://localhost", "--ca", "/no/such.pem"], "/no/such.pem"),
         (SERVER, &["--config", "/no/such/file"], "/no/such/file"),
         (SERVER, &["--tls-cert", "/no/such.pem", "--tls-key", "/no/key.pem"], "/no/such.pem"),
         (AGENT, &["--server", "ws://localhost", "--config", "/no/such/file"], "/no/such/file"),

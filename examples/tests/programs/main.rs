@@ -3,6 +3,7 @@
 
 mod command_line;
 mod demo;
+mod gateway;
 mod hooks;
 mod managed;
 mod state;

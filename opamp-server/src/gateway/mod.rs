@@ -43,8 +43,10 @@
 //! than take turns with the first at full speed. Detecting duplicates is the Server's business
 //! (DUP-05); a uid that it gives to an Agent is known here when the Agent is told (ID-12).
 //!
-//! **An HTTP request** is answered with what the Server says to its Agent after the message was passed on;
-//! what it said in between comes first. If it says nothing in time, 503.
+//! **An HTTP request** is answered when the Server says something to its Agent after the message was passed on:
+//! with that, or with what it had said in between, of which the newest of each kind is kept (RETRY-09).
+//! If it says nothing in time, 503. A response without the Server's mask gets it, appended, as the Server
+//! gives it once on a connection and a response belongs to none (CAP-10).
 //!
 //! **Trust.** Who may connect is decided by whoever accepts the connections; the gateway vouches for its Agents
 //! with credentials of its own. A message of the Server goes to the Agent that it names, if that is in

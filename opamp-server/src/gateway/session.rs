@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use opamp_proto::{Message as _, WireUid, v1};
 
-use super::{AgentId, DownstreamId, Gateway, Timer, ToAgent, size};
+use super::scan::Gist;
+use super::{AgentId, DownstreamId, Gateway, ReplyScan, Timer, ToAgent, size};
 use crate::core::later;
 
 /// How long an Agent that has left is remembered, for what the Server may still say to it.
@@ -41,6 +42,8 @@ pub(super) struct Agent {
     pub(super) queued: u32,
     pub(super) sequence_num: u64,
     pub(super) capabilities: u64,
+    /// The Server's mask, as it was told the Agent last.
+    server_mask: u64,
     /// Messages that had no reply so far.
     pub(super) unanswered: u32,
     /// Those of them that belong to an earlier session.
@@ -66,9 +69,26 @@ pub(super) struct Polling {
     pub(super) last_seen: Instant,
     /// Requests that wait for a reply, in their order.
     pub(super) waiting: VecDeque<DownstreamId>,
-    /// What the Server said between requests.
-    pub(super) held: VecDeque<Bytes>,
+    /// What the Server said between requests, the newest of each kind (RETRY-09).
+    held: VecDeque<Held>,
     pub(super) held_bytes: usize,
+}
+
+struct Held {
+    message: Bytes,
+    gist: Gist,
+}
+
+/// A message as a response: the Server gives its mask once on a connection, but a response belongs to
+/// none, so there each has it (CAP-10, reading A07). Nothing else is added, and nothing changed.
+fn response(message: Bytes, mask: u64) -> Bytes {
+    let complete =
+        ReplyScan::new(&message).is_none_or(|scan| scan.is_error() || scan.capabilities() != 0);
+    if complete || mask == 0 {
+        return message;
+    }
+    let mask = v1::ServerToAgent { capabilities: mask, ..Default::default() };
+    [&message[..], &mask.encode_to_vec()].concat().into()
 }
 
 impl Polling {
@@ -80,6 +100,28 @@ impl Polling {
             held: VecDeque::new(),
             held_bytes: 0,
         }
+    }
+
+    /// Keeps a message that says something, instead of those that say nothing more.
+    fn hold(&mut self, message: &Bytes, scan: ReplyScan<'_>) {
+        if scan.is_bare() {
+            return;
+        }
+        let gist = scan.gist();
+        let held_bytes = &mut self.held_bytes;
+        self.held.retain(|earlier| {
+            let replaced = gist.replaces(earlier.gist);
+            *held_bytes -= if replaced { size(earlier.message.len()) } else { 0 };
+            !replaced
+        });
+        *held_bytes += size(message.len());
+        self.held.push_back(Held { message: message.clone(), gist });
+    }
+
+    fn take_oldest(&mut self) -> Option<Bytes> {
+        let Held { message, .. } = self.held.pop_front()?;
+        self.held_bytes -= size(message.len());
+        Some(message)
     }
 }
 
@@ -97,6 +139,7 @@ impl Agent {
             queued: 0,
             sequence_num: 0,
             capabilities: 0,
+            server_mask: 0,
             unanswered: 0,
             stale: 0,
             lost_reply: false,
@@ -277,8 +320,17 @@ impl Gateway {
     }
 
     /// Passes a message of the Server on to an Agent, or keeps it until the Agent asks.
-    pub(super) fn deliver(&mut self, id: AgentId, message: Bytes, is_bare: bool, now: Instant) {
+    pub(super) fn deliver(
+        &mut self,
+        id: AgentId,
+        message: &Bytes,
+        scan: ReplyScan<'_>,
+        now: Instant,
+    ) {
         let Some(agent) = self.agents.get_mut(&id) else { return };
+        if scan.capabilities() != 0 {
+            agent.server_mask = scan.capabilities();
+        }
         let polling = match &mut agent.link {
             Link::Gone => {
                 self.counters.late += 1;
@@ -286,33 +338,21 @@ impl Gateway {
             }
             Link::WebSocket(connection) => {
                 let connection = *connection;
-                return self.push(connection, message, now);
+                return self.push(connection, message.clone(), now);
             }
             Link::Http(polling) => polling,
         };
-        let request = polling.waiting.pop_front();
-        let message = match request {
-            // Whoever waits for nothing has no use for an acknowledgement.
-            None if is_bare => return,
-            Some(_) if polling.held.is_empty() => Some(message),
-            Some(_) | None => {
-                if !is_bare {
-                    polling.held_bytes += size(message.len());
-                    self.unread += size(message.len());
-                    polling.held.push_back(message);
-                }
-                let oldest = request.and_then(|_| polling.held.pop_front());
-                let freed = oldest.as_ref().map_or(0, |oldest| size(oldest.len()));
-                polling.held_bytes -= freed;
-                self.unread -= freed;
-                oldest
-            }
-        };
-        let too_much = polling.held_bytes > self.config.max_unread_bytes && polling.held.len() > 1;
-        if let (Some(request), Some(message)) = (request, message) {
-            self.answer(request, ToAgent::Message(message));
+        let before = polling.held_bytes;
+        polling.hold(message, scan);
+        if let Some(request) = polling.waiting.pop_front() {
+            // With nothing else to say, the acknowledgement is it.
+            let oldest = polling.take_oldest().unwrap_or_else(|| message.clone());
+            let answer = ToAgent::Message(response(oldest, agent.server_mask));
+            self.unread = self.unread + polling.held_bytes - before;
+            return self.answer(request, answer);
         }
-        if too_much {
+        self.unread = self.unread + polling.held_bytes - before;
+        if polling.held_bytes > self.config.max_unread_bytes && polling.held.len() > 1 {
             // What is lost is lost to the Server's knowledge: the next request begins a session anew.
             self.drop_held(id);
             self.end_session(id);

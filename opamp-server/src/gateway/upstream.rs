@@ -361,11 +361,10 @@ impl Gateway {
         }
         // The first message of a session has the Server's mask (CAP-10), or at least says something.
         agent.stale = 0;
-        let (new, is_bare) = (scan.new_instance_uid(), scan.is_bare());
-        if let Some(new) = new {
+        if let Some(new) = scan.new_instance_uid() {
             self.give(id, new.into());
         }
-        self.deliver(id, body, is_bare, now);
+        self.deliver(id, &body, scan, now);
     }
 
     /// A connection at this moment; `None` if there is none of this number.

@@ -150,8 +150,10 @@ fn what_an_agent_that_polls_leaves_unread_ends_its_session() {
     bench.reply(0, &masked(1));
     bench.gateway.close(request, bench.now);
     bench.at_server(0);
-    bench.reply(0, &large_offer(1, 2_000));
-    bench.reply(0, &large_offer(1, 2_000));
+    for _ in 0..2 {
+        let message = v1::CustomMessage { data: vec![0; 2_000].into(), ..Default::default() };
+        bench.reply(0, &v1::ServerToAgent { custom_message: Some(message), ..ack(1) });
+    }
     assert_eq!(bench.at_server(0), [goodbye(1, 2)], "so that it is offered anew");
     assert_eq!(bench.gateway.unread_bytes(), 0);
     let request = bench.post(&report(1, 2));

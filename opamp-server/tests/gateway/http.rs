@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use opamp_proto::v1;
+use opamp_proto::{Message as _, v1};
 use opamp_server::gateway::ToAgent;
 use opamp_spec::judges;
 
@@ -20,9 +20,9 @@ fn a_request_is_answered_with_what_the_server_says_next() {
     bench.gateway.close(request, bench.now);
 
     // What comes between requests waits for the next, in its order; acknowledgements are not kept.
-    bench.reply(0, &offer(1, 1));
+    bench.reply(0, &custom(1, "one"));
     bench.reply(0, &ack(1));
-    bench.reply(0, &offer(1, 2));
+    bench.reply(0, &custom(1, "two"));
     let polls: Vec<_> = (2..5)
         .map(|number| {
             let request = bench.post(&report(1, number));
@@ -33,10 +33,61 @@ fn a_request_is_answered_with_what_the_server_says_next() {
             received
         })
         .collect();
-    assert_eq!(polls, [[offer(1, 1)], [offer(1, 2)], [ack(1)]]);
+    let with_mask = |message| [v1::ServerToAgent { capabilities: 7, ..message }];
+    assert_eq!(polls, [custom(1, "one"), custom(1, "two"), ack(1)].map(with_mask));
     let numbers: Vec<_> = bench.at_server(0).iter().map(|sent| sent.sequence_num).collect();
     assert_eq!(numbers, [2, 3, 4], "one session");
     assert_eq!(bench.gateway.unread_bytes(), 0);
+}
+
+fn custom(uid: u8, kind: &str) -> v1::ServerToAgent {
+    let message = v1::CustomMessage { r#type: kind.to_owned(), ..Default::default() };
+    v1::ServerToAgent { custom_message: Some(message), ..ack(uid) }
+}
+
+#[test]
+fn of_what_the_server_wants_only_the_newest_waits() {
+    let _judged = judges(&["RETRY-09"]);
+    let mut bench = Bench::new(|_| {});
+    let request = bench.post(&report(1, 1));
+    bench.reply(0, &ack(1));
+    bench.received(request);
+    let flags = |flags, message| v1::ServerToAgent { flags, ..message };
+    bench.reply(0, &offer(1, 1));
+    bench.reply(0, &flags(1, offer(1, 2)));
+    bench.reply(0, &custom(1, "once"));
+    // It has no flag, so the one before says more.
+    bench.reply(0, &offer(1, 3));
+    bench.reply(0, &offer(1, 4));
+    let received: Vec<_> = (2..5)
+        .flat_map(|number| {
+            let request = bench.post(&report(1, number));
+            bench.reply(0, &ack(1));
+            bench.received(request)
+        })
+        .collect();
+    assert_eq!(received, [flags(1, offer(1, 2)), custom(1, "once"), offer(1, 4)]);
+    assert_eq!(bench.gateway.unread_bytes(), 0);
+}
+
+#[test]
+fn each_response_has_the_servers_mask_but_an_error() {
+    let _judged = judges(&["CAP-10", "CAP-13", "ERR-03"]);
+    let mut bench = Bench::new(|_| {});
+    let mut exchange = |number, reply: &v1::ServerToAgent| {
+        let request = bench.post(&report(1, number));
+        bench.reply(0, reply);
+        let polled = bench.polled(request);
+        bench.gateway.close(request, bench.now);
+        polled
+    };
+    let message = |encoded: Vec<u8>| [ToAgent::Message(encoded.into())];
+    assert_eq!(exchange(1, &masked(1)), message(masked(1).encode_to_vec()));
+    let with_mask = [offer(1, 1).encode_to_vec(), b"\x38\x07".to_vec()].concat();
+    assert_eq!(exchange(2, &offer(1, 1)), message(with_mask), "behind what the Server said");
+    let error = v1::ServerErrorResponse::default();
+    let error = v1::ServerToAgent { error_response: Some(error), ..ack(1) };
+    assert_eq!(exchange(3, &error), message(error.encode_to_vec()));
 }
 
 #[test]
@@ -52,7 +103,7 @@ fn a_server_that_says_nothing_in_time_is_unavailable() {
     bench.reply(0, &masked(1));
     let next = bench.post(&report(1, 2));
     bench.reply(0, &ack(1));
-    assert_eq!(bench.received(next), [ack(1)], "the late reply was an acknowledgement");
+    assert_eq!(bench.received(next), [masked(1)], "the late reply was an acknowledgement");
 }
 
 #[test]
@@ -65,13 +116,13 @@ fn requests_of_one_agent_are_answered_in_order_and_bounded() {
     bench.reply(0, &masked(1));
     bench.reply(0, &offer(1, 1));
     assert_eq!(bench.received(first), [masked(1)]);
-    assert_eq!(bench.received(second), [offer(1, 1)]);
+    assert_eq!(bench.received(second)[0].remote_config, offer(1, 1).remote_config);
     // One that was given up leaves its turn to the next.
     let given_up = bench.post(&report(1, 3));
     let kept = bench.post(&report(1, 4));
     bench.gateway.close(given_up, bench.now);
     bench.reply(0, &ack(1));
-    assert_eq!(bench.received(kept), [ack(1)]);
+    assert_eq!(bench.received(kept), [masked(1)]);
 }
 
 #[test]

@@ -46,6 +46,7 @@ proptest! {
         let new = new.filter(|new| new.len() == 16);
         let scanned = scan.new_instance_uid();
         prop_assert_eq!(scanned.as_ref().map(|uid| &uid.as_bytes()[..]), new);
+        prop_assert_eq!(scan.is_error(), decoded.error_response.is_some());
         let rest = v1::ServerToAgent {
             instance_uid: decoded.instance_uid.clone(),
             capabilities: decoded.capabilities,

@@ -330,7 +330,12 @@ impl World {
 
     /// What an agent gets is what the server sent, or one of the two things a gateway says itself.
     fn check_for_agent(&mut self, message: &Bytes) {
-        if self.middle().sent_by_server.contains(message) {
+        // A response has the server's mask in any case, behind what the server said.
+        let mask = self.fleet.config().sent_capabilities().to_wire();
+        let mask = v1::ServerToAgent { capabilities: mask, ..Default::default() }.encode_to_vec();
+        let sent = &self.middle().sent_by_server;
+        let without_mask = message.strip_suffix(&mask[..]).unwrap_or_default();
+        if sent.contains(message) || sent.contains(without_mask) {
             return;
         }
         let decoded = v1::ServerToAgent::decode(message.clone()).expect("a ServerToAgent");

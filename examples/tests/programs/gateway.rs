@@ -1,0 +1,112 @@
+//! The gateway between agents and their server, run as a user runs them.
+
+use std::time::Duration;
+
+use crate::support::{PATIENCE, Program, Server, agent};
+use opamp_spec::judges;
+use serde_json::{Value, json};
+
+/// The gateway program, and where agents connect to it.
+struct Gateway {
+    program: Program,
+    opamp: String,
+}
+
+impl Gateway {
+    async fn start(server: &Server, listen: &str) -> Self {
+        let upstream = format!("ws://{}", server.opamp);
+        let args = ["--listen", listen, "--upstream", &upstream, "--connections", "2"];
+        let mut program = Program::start(env!("CARGO_BIN_EXE_gateway"), &args);
+        let line = program.line("listening ").await;
+        let opamp = line.strip_prefix("listening opamp=").unwrap().to_owned();
+        Self { program, opamp }
+    }
+}
+
+/// All agents, as soon as they are as expected.
+async fn until(server: &Server, expected: &str, check: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    let began = tokio::time::Instant::now();
+    loop {
+        let agents = server.json("GET", "/v1/agents", "").await;
+        let agents = agents["agents"].as_array().unwrap().clone();
+        if check(&agents) {
+            return agents;
+        }
+        assert!(began.elapsed() < PATIENCE, "never {expected}: {agents:#?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn connected(agents: &[Value]) -> usize {
+    agents.iter().filter(|agent| agent["connected"] == true).count()
+}
+
+#[tokio::test]
+async fn agents_of_both_transports_are_managed_through_it() {
+    let _judged = judges(&["ID-11", "CLOSE-11"]);
+    let capability = "org.example.echo";
+    let server = Server::start(&["--custom-capability", capability]).await;
+    let gateway = Gateway::start(&server, "127.0.0.1:0").await;
+    let url = format!("http://{}", gateway.opamp);
+    let start = |transport| {
+        let args = [
+            ["--server", &url],
+            ["--transport", transport],
+            ["--heartbeat-interval", "0.2"],
+            ["--custom-capability", capability],
+        ];
+        agent(args.as_flattened())
+    };
+    let (mut websocket, mut http) = (start("websocket"), start("http"));
+    websocket.line("connected").await;
+    http.line("connected").await;
+    let agents = until(&server, "both connected", |agents| connected(agents) == 2).await;
+
+    // What the server wants reaches both, and it hears what became of it.
+    let config = server.json("PUT", "/v1/config", "b: 2\n").await;
+    until(&server, "applied", |agents| {
+        agents.iter().all(|agent| {
+            let status = &agent["remote_config_status"];
+            status["last_remote_config_hash"] == config["config_hash"]
+                && status["status"] == "APPLIED"
+                && agent["effective_config"][""]["body"] == "b: 2\n"
+        })
+    })
+    .await;
+    let message = json!({"capability": capability, "type": "t", "data_base64": "aGk="});
+    for agent in &agents {
+        let path = format!("/v1/agents/{}", agent["instance_uid"].as_str().unwrap());
+        let post = format!("{path}/custom-message");
+        assert_eq!(server.request("POST", &post, &message.to_string()).await.0, 202);
+    }
+    for agent in [&mut websocket, &mut http] {
+        agent.line("custom-message ").await;
+    }
+
+    // One that says goodbye is gone at once, one that dies as well.
+    assert_eq!(http.terminate().await, Some(0));
+    until(&server, "one left", |agents| connected(agents) == 1).await;
+    websocket.kill().await;
+    until(&server, "none left", |agents| connected(agents) == 0).await;
+    assert_eq!(gateway.program.terminate().await, Some(0));
+}
+
+#[tokio::test]
+async fn agents_find_their_way_back_when_it_returns() {
+    let server = Server::start(&[]).await;
+    let gateway = Gateway::start(&server, "127.0.0.1:0").await;
+    let listen = gateway.opamp.clone();
+    let url = format!("ws://{listen}");
+    let mut agent = agent(&["--server", &url, "--heartbeat-interval", "0.2"]);
+    agent.line("connected").await;
+    server.until("connected", |agent| agent["connected"] == true).await;
+    assert_eq!(gateway.program.terminate().await, Some(0));
+    agent.line("disconnected").await;
+    server.until("gone with the gateway", |agent| agent["connected"] == false).await;
+
+    let gateway = Gateway::start(&server, &listen).await;
+    agent.line("connected").await;
+    server.until("back", |agent| agent["connected"] == true).await;
+    assert_eq!(agent.terminate().await, Some(0));
+    gateway.program.kill().await;
+}
