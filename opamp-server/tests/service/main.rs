@@ -3,6 +3,8 @@
 #![allow(clippy::large_futures, reason = "a few clients' futures on the stack do no harm")]
 
 mod admission;
+#[cfg(feature = "ca")]
+mod certificates;
 mod client;
 mod faults;
 mod flows;

@@ -43,6 +43,11 @@ impl Authority {
         self.0.pem()
     }
 
+    #[cfg(feature = "ca")]
+    pub(crate) fn key_pem(&self) -> String {
+        self.0.key().serialize_pem()
+    }
+
     pub(crate) fn issue(&self, name: &str) -> Issued {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
