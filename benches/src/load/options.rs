@@ -49,8 +49,9 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one)]
     pub connecting: usize,
 
-    /// Source addresses for connections, in turns: an address has about 28,000 ports. Default: the
-    /// system's choice
+    /// Source addresses for connections, in turns, such as 127.0.0.2,127.0.0.3. An address has about
+    /// 28,000 ports, and a kernel needs long to find a free one when half of them are taken. Default:
+    /// the system's choice
     #[arg(long = "source", value_name = "IP,…", value_delimiter = ',')]
     pub sources: Vec<IpAddr>,
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Parser, Subcommand};
 
 use self::case::{Scale, cases};
-use self::subject::{Stage, Subject};
+use self::subject::{SOURCES, Stage, Subject};
 use self::table::{Rounds, goals, medians, verdicts};
 
 /// Measures OpAMP servers side by side. It is called by benches/run, which builds what it needs.
@@ -213,7 +213,7 @@ fn crowd(stage: &Stage, agents: usize, each: usize, seconds: u32) -> Result<Exit
         .args(["--agents", &agents.to_string(), "--agents-per-connection", &each.to_string()])
         .args(["--warmup", "0s", "--duration", &format!("{seconds}s"), "--interval", "30s"])
         .args(["--config-size", "256", "--push-url", &server.push_url(), "--pushes", "1"])
-        .args(["--push-size", "8192", "--patience", "60s"])
+        .args(["--push-size", "8192", "--patience", "60s", "--source", SOURCES])
         .status();
     let status = status.map_err(|error| format!("opamp-load cannot be started: {error}"))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -15,6 +15,11 @@ const START: Duration = Duration::from_secs(20);
 /// How long a run of the load generator may take.
 const RUN: Duration = Duration::from_secs(300);
 
+/// Where agents come from: with one address for all of them the kernel would need longer to find a
+/// free port than the server for the handshake.
+pub(crate) const SOURCES: &str =
+    "127.0.0.2,127.0.0.3,127.0.0.4,127.0.0.5,127.0.0.6,127.0.0.7,127.0.0.8,127.0.0.9";
+
 /// A server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Subject {
@@ -163,7 +168,17 @@ impl Stage {
     ) -> Result<Value, String> {
         let mut command = Self::bound(self.load_core, &self.programs.join("opamp-load"));
         command
-            .args(["--quiet", "--json", "-", "--leave", "drop", "--server", &server.url(websocket)])
+            .args([
+                "--quiet",
+                "--json",
+                "-",
+                "--leave",
+                "drop",
+                "--source",
+                SOURCES,
+                "--server",
+                &server.url(websocket),
+            ])
             .args(["--pid", &server.pid().to_string()])
             .args(args);
         if server.tls {
