@@ -83,6 +83,14 @@ pub fn descriptors(pid: u32) -> Option<usize> {
     Some(fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count())
 }
 
+/// How many files this process may have open, where that is known and limited.
+#[must_use]
+pub fn allowed_descriptors() -> Option<usize> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
@@ -99,7 +107,8 @@ mod tests {
         }
         let memory = memory(me).unwrap();
         assert!(memory.anonymous >= 64 << 20 && memory.resident >= memory.anonymous, "{memory:?}");
-        assert!(descriptors(me).unwrap() >= 3);
+        let open = descriptors(me).unwrap();
+        assert!(open >= 3 && allowed_descriptors().is_none_or(|allowed| open <= allowed));
     }
 
     #[test]

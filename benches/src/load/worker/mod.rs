@@ -22,6 +22,7 @@ use super::stage::{Progress, Stage, Step};
 use super::stats::{Stats, Trouble};
 use super::template::{Kind, Status, Templates, unset};
 use super::websocket;
+use crate::process;
 
 /// The longest a thread does not look whether there is another step.
 const LOOK: Duration = Duration::from_millis(5);
@@ -33,6 +34,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const AT_A_TIME: usize = 256;
 /// Agents that report something large at a time.
 const LARGE_AT_A_TIME: usize = 16;
+/// Open files besides the connections.
+const OTHER_FILES: usize = 16;
 /// Unanswered messages of an agent beyond which paced ones are held back.
 const HELD_BACK: usize = 64;
 
@@ -52,6 +55,13 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(options: Options) -> Result<Self, String> {
         options.check()?;
+        let needed = options.connections() + OTHER_FILES;
+        if let Some(allowed) = process::allowed_descriptors().filter(|allowed| *allowed < needed) {
+            return Err(format!(
+                "{needed} files have to be open and {allowed} are allowed: see ulimit -n, or put more \
+                 agents on a connection"
+            ));
+        }
         let headers: HeaderMap =
             options.headers.iter().map(|header| (header.0.clone(), header.1.clone())).collect();
         let [.., a, b, c, d, e, f] = milliseconds().to_be_bytes();
