@@ -10,3 +10,4 @@
 pub mod certificate;
 pub mod load;
 pub mod process;
+pub mod sim;

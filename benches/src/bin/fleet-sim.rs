@@ -1,0 +1,125 @@
+//! Simulates a fleet: see `--help`.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program for a terminal")]
+
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum as _};
+use opamp_benches::sim::{self, Options, Phase, Report, Scenario};
+use opamp_client::core::Transport;
+
+/// Simulates a fleet of agents and a server in virtual time.
+///
+/// The agents are real client cores and the server is the real registry; the network and the time of
+/// the server's processor are simulated. The same seed gives the same result, to within the second.
+/// It tells how long a fleet takes to be whole again after a restart, an outage or a rollout, what the
+/// server has to stand meanwhile, and what admission control changes about it. A million agents need
+/// about 12 GB of memory.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// What happens to the fleet; more than one may be given. Default: everything.
+    scenarios: Vec<Scenario>,
+    /// Agents.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    agents: u32,
+    /// The same seed gives the same run.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How agents connect.
+    #[arg(long, default_value = "websocket", value_parser = ["websocket", "http"])]
+    transport: String,
+    /// Seconds between heartbeats, and polls.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    heartbeat_interval: u64,
+    /// Microseconds the server needs for a message: what `benches/run` measures of a real one.
+    #[arg(long, default_value_t = 10)]
+    message_cost: u64,
+    /// Microseconds the server needs for a connection; about 100 without TLS, 1000 with.
+    #[arg(long, default_value_t = 100)]
+    connection_cost: u64,
+    /// Connections the server admits in a second; the others are told when to come back. 0 admits all.
+    #[arg(long, default_value_t = 0)]
+    admission_rate: u32,
+    /// Longest way of a message, in milliseconds.
+    #[arg(long, default_value_t = 80)]
+    max_latency: u64,
+    /// Percent of attempts that fail, and of connections that break in a minute, in `flaky-rollout`.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=90))]
+    flaky: u32,
+    /// Print one JSON object for each scenario.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() {
+    let args = Args::parse();
+    let mut options = Options::default();
+    options.agents = args.agents;
+    options.seed = args.seed;
+    options.transport =
+        if args.transport == "http" { Transport::Http } else { Transport::WebSocket };
+    options.heartbeat_interval = Duration::from_secs(args.heartbeat_interval);
+    options.message_cost = Duration::from_micros(args.message_cost);
+    options.connection_cost = Duration::from_micros(args.connection_cost);
+    options.admission_rate = (args.admission_rate > 0).then_some(args.admission_rate);
+    options.max_latency = Duration::from_millis(args.max_latency);
+    options.flaky_percent = args.flaky;
+
+    let all = Scenario::value_variants();
+    let scenarios = if args.scenarios.is_empty() { all } else { &args.scenarios };
+    for scenario in scenarios {
+        let began = Instant::now();
+        let mut progress = |phase: &Phase| {
+            let elapsed = began.elapsed().as_secs_f64();
+            eprintln!("{elapsed:7.1} s  {scenario:?}: {} is over", phase.name);
+        };
+        let report = sim::run(*scenario, &options, &mut progress);
+        match args.json {
+            true => println!("{}", serde_json::to_string(&report).unwrap_or_default()),
+            false => show(&report),
+        }
+    }
+}
+
+fn show(report: &Report) {
+    println!(
+        "\n{}: {} agents, seed {}, {:.0} bytes kept for each",
+        report.scenario, report.agents, report.seed, report.retained_bytes_per_agent
+    );
+    println!(
+        "{:<18} {:>7} {:>7} {:>7} {:>8} {:>10} {:>10} {:>9} {:>9} {:>9} {:>9} {:>8}",
+        "phase",
+        "50 %",
+        "99 %",
+        "all",
+        "missing",
+        "msg/agent",
+        "peak msg/s",
+        "attempts",
+        "away",
+        "failed",
+        "B/agent",
+        "wait"
+    );
+    for phase in &report.phases {
+        let time = |seconds: Option<f64>| {
+            seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.0} s"))
+        };
+        println!(
+            "{:<18} {:>7} {:>7} {:>7} {:>8} {:>10.2} {:>10} {:>9.2} {:>9} {:>9} {:>9.0} {:>6.1} s",
+            phase.name,
+            time(phase.half_seconds),
+            time(phase.most_seconds),
+            time(phase.all_seconds),
+            phase.missing,
+            phase.messages_per_agent,
+            phase.peak_messages_per_second,
+            phase.attempts_per_agent,
+            phase.turned_away,
+            phase.failed,
+            phase.received_bytes_per_agent + phase.sent_bytes_per_agent,
+            phase.longest_wait_seconds,
+        );
+    }
+}

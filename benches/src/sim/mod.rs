@@ -1,0 +1,239 @@
+//! A fleet in virtual time: real client cores and the real registry of a Server, joined by a simulated
+//! network, so that what happens to a million Agents in an hour can be seen in minutes, on one machine.
+//!
+//! ```text
+//!   Agent (ClientCore) ──▶ network: latency, losses ──▶ Server: admission, then one message at a time,
+//!        ▲                                                      each of which costs some time
+//!        └──────────────── network ◀──────────────────────────── replies, pushes
+//! ```
+//!
+//! The Server's processor is a queue: each message and each connection takes a given time of it, as
+//! measured by the benchmarks. So an overloaded Server is late here, too, and Agents lose patience.
+//! There are no sockets and no TLS; what the kernel does is part of the given times.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use opamp_client::core::{Epoch, Resolution, Ticket, Transport};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+mod agent;
+mod scenario;
+mod server;
+mod stats;
+
+pub use self::scenario::{Scenario, run};
+pub use self::stats::{Phase, Report};
+
+use self::agent::Agent;
+use self::server::Server;
+use self::stats::Stats;
+
+/// What is simulated.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Options {
+    /// Agents.
+    pub agents: u32,
+    /// The same seed gives the same run.
+    pub seed: u64,
+    /// How Agents connect.
+    pub transport: Transport,
+    /// Between heartbeats, and polls.
+    pub heartbeat_interval: Duration,
+    /// The Server's time for a message.
+    pub message_cost: Duration,
+    /// The Server's time for a connection, or for a request that is turned away.
+    pub connection_cost: Duration,
+    /// Connections the Server admits in a second; `None` admits all.
+    pub admission_rate: Option<u32>,
+    /// Longest way of a message, one way.
+    pub max_latency: Duration,
+    /// Of a hundred connection attempts, so many fail, and of a hundred connections so many break in
+    /// each minute, where the network is flaky.
+    pub flaky_percent: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            agents: 10_000,
+            seed: 1,
+            transport: Transport::WebSocket,
+            heartbeat_interval: Duration::from_secs(30),
+            message_cost: Duration::from_micros(10),
+            connection_cost: Duration::from_micros(100),
+            admission_rate: None,
+            max_latency: Duration::from_millis(80),
+            flaky_percent: 10,
+        }
+    }
+}
+
+/// Microseconds since the beginning.
+type Micros = u64;
+
+fn micros(duration: Duration) -> Micros {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Something that is going to happen to an Agent, or to what it sent.
+#[derive(Debug)]
+enum Happening {
+    /// The Agent begins.
+    Begin,
+    /// The Agent's core wants to be woken.
+    Timer,
+    /// The Agent has applied what it was offered.
+    Applied(Box<Resolution>),
+    /// Its attempt to connect arrives.
+    Knock(Epoch),
+    /// The answer to that: admitted, or turned away for so long.
+    Opened {
+        epoch: Epoch,
+        connection: u32,
+    },
+    TurnedAway {
+        epoch: Epoch,
+        retry_after: Option<Duration>,
+    },
+    /// A message of its connection arrives at the Server, and when the Server has come to it, is served.
+    Arrive {
+        connection: u32,
+        message: Bytes,
+    },
+    Serve {
+        connection: u32,
+        message: Bytes,
+    },
+    /// A message arrives at the Agent.
+    Receive {
+        connection: u32,
+        message: Bytes,
+    },
+    /// A request of it arrives at the Server, is served, and is answered.
+    Request {
+        ticket: Ticket,
+        body: Bytes,
+    },
+    ServeRequest {
+        ticket: Ticket,
+        body: Bytes,
+    },
+    Answer {
+        ticket: Ticket,
+        status: u16,
+        retry_after: Option<Duration>,
+        body: Bytes,
+    },
+    Unanswered {
+        ticket: Ticket,
+    },
+    /// The connection is gone: as the Server sees it, as the Agent sees it.
+    LostAtServer {
+        connection: u32,
+    },
+    LostAtAgent {
+        connection: u32,
+    },
+}
+
+/// Its order is that of time, and among equals that of coming into being.
+struct Scheduled {
+    due: Micros,
+    order: u64,
+    agent: u32,
+    what: Happening,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        (self.due, self.order) == (other.due, other.order)
+    }
+}
+impl Eq for Scheduled {}
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.due, self.order).cmp(&(other.due, other.order))
+    }
+}
+
+/// The world: see the [module](self).
+struct Simulation {
+    options: Options,
+    /// The moment virtual time begins at.
+    origin: Instant,
+    now: Micros,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    scheduled: u64,
+    agents: Vec<Agent>,
+    server: Server,
+    flaky: bool,
+    random: StdRng,
+    stats: Stats,
+}
+
+impl Simulation {
+    fn new(options: Options) -> Self {
+        let random = StdRng::seed_from_u64(options.seed);
+        let server = Server::new(&options);
+        Self {
+            origin: Instant::now(),
+            now: 0,
+            queue: BinaryHeap::new(),
+            scheduled: 0,
+            agents: Vec::with_capacity(options.agents as usize),
+            server,
+            flaky: false,
+            random,
+            stats: Stats::default(),
+            options,
+        }
+    }
+
+    fn instant(&self) -> Instant {
+        self.origin + Duration::from_micros(self.now)
+    }
+
+    fn schedule(&mut self, due: Micros, agent: u32, what: Happening) {
+        self.scheduled += 1;
+        self.queue.push(Reverse(Scheduled { due, order: self.scheduled, agent, what }));
+    }
+
+    /// The time a message needs for its way.
+    fn latency(&mut self) -> Micros {
+        self.random.random_range(1_000..=micros(self.options.max_latency).max(1_000))
+    }
+
+    /// Whether something goes wrong that does in so many of a hundred cases where the network is flaky.
+    fn fails(&mut self) -> bool {
+        self.flaky && self.random.random_range(0..100) < self.options.flaky_percent
+    }
+
+    /// Lets time pass.
+    fn run_until(&mut self, end: Micros) {
+        while let Some(Reverse(next)) = self.queue.peek() {
+            if next.due > end {
+                break;
+            }
+            let Some(Reverse(next)) = self.queue.pop() else { break };
+            if next.due >= self.server.next_sweep {
+                self.now = self.server.next_sweep;
+                self.sweep();
+                self.schedule(next.due, next.agent, next.what);
+                continue;
+            }
+            self.now = next.due;
+            self.happen(next.agent, next.what);
+        }
+        self.now = end;
+    }
+}

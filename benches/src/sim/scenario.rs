@@ -1,0 +1,122 @@
+//! What happens to the fleet.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::ValueEnum;
+
+use super::stats::{Reached, Stats, elapsed, next_second};
+use super::{Options, Phase, Report, Simulation, micros};
+
+/// What happens to the fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Scenario {
+    /// The Server is restarted in good order, and keeps what it knew.
+    RestartKept,
+    /// The Server crashes; what was durable by then survives.
+    CrashKept,
+    /// The Server is restarted and knows nothing of its Agents any more.
+    RestartLost,
+    /// The network comes back after ten minutes.
+    Storm,
+    /// A configuration of 8 KiB is offered to everyone.
+    Rollout,
+    /// The same, while connections break and attempts fail.
+    FlakyRollout,
+}
+
+/// How long a phase may take.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// How long the Server is away for a restart.
+const RESTART: Duration = Duration::from_secs(5);
+
+/// How long nobody reaches it.
+const OUTAGE: Duration = Duration::from_secs(600);
+
+const CONFIG_BYTES: usize = 8 * 1024;
+
+/// Plays a scenario. `progress` is told of each phase once it is over.
+pub fn run(scenario: Scenario, options: &Options, progress: &mut dyn FnMut(&Phase)) -> Report {
+    let mut simulation = Simulation::new(options.clone());
+    if matches!(scenario, Scenario::RestartKept | Scenario::CrashKept) {
+        simulation.server.keep_state();
+    }
+    let mut phases = Vec::new();
+    let mut over = |phase: Phase| {
+        progress(&phase);
+        phases.push(phase);
+    };
+
+    // Machines boot over two heartbeat intervals.
+    let boot = micros(options.heartbeat_interval * 2).max(1);
+    for agent in 0..u64::from(options.agents) {
+        simulation.add(boot * agent / u64::from(options.agents));
+    }
+    over(simulation.watch("all connect", None));
+    simulation.begin();
+    simulation.run_until(simulation.now + micros(options.heartbeat_interval * 2));
+    over(simulation.watch("nothing happens", None));
+
+    let (name, wanted) = match scenario {
+        Scenario::RestartKept | Scenario::CrashKept | Scenario::RestartLost => {
+            simulation.begin();
+            simulation.stop_server(scenario == Scenario::RestartKept);
+            simulation.run_until(simulation.now + micros(RESTART));
+            simulation.start_server();
+            ("after the restart", None)
+        }
+        Scenario::Storm => {
+            simulation.cut_off();
+            simulation.run_until(simulation.now + micros(OUTAGE));
+            simulation.begin();
+            simulation.server.is_up = true;
+            ("after the outage", None)
+        }
+        Scenario::Rollout | Scenario::FlakyRollout => {
+            simulation.begin();
+            simulation.flaky = scenario == Scenario::FlakyRollout;
+            ("the rollout", Some(simulation.offer(CONFIG_BYTES)))
+        }
+    };
+    over(simulation.watch(name, wanted));
+
+    let retained = simulation.server.fleet.retained_bytes();
+    Report {
+        scenario: { scenario.to_possible_value() }
+            .map_or_else(String::new, |value| value.get_name().to_owned()),
+        agents: options.agents,
+        seed: options.seed,
+        phases,
+        retained_bytes_per_agent: retained as f64 / f64::from(options.agents.max(1)),
+    }
+}
+
+impl Simulation {
+    /// Counts from here.
+    fn begin(&mut self) {
+        self.stats = Stats::begin(self.now);
+    }
+
+    /// Runs until all Agents are where they should be, or patience ends.
+    fn watch(&mut self, name: &'static str, wanted: Option<Bytes>) -> Phase {
+        let agents = self.options.agents;
+        let mut missing: Vec<u32> = (0..agents).collect();
+        let mut reached = Reached::default();
+        loop {
+            missing.retain(|agent| !self.is_settled(*agent, wanted.as_ref()));
+            if missing.is_empty() {
+                // Some may have left while others came.
+                missing = (0..agents).filter(|it| !self.is_settled(*it, wanted.as_ref())).collect();
+            }
+            let count = u32::try_from(missing.len()).unwrap_or(u32::MAX);
+            reached.note(elapsed(&self.stats, self.now), count, agents);
+            let over = elapsed(&self.stats, self.now) >= micros(PATIENCE);
+            if missing.is_empty() || over || (self.flaky && reached.most.is_some()) {
+                return self.stats.phase(name, agents, reached);
+            }
+            let next = next_second(&self.stats, self.now);
+            self.run_until(next);
+        }
+    }
+}
