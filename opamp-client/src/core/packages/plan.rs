@@ -38,6 +38,9 @@ impl Packages {
             return self.changed();
         }
         self.identity = Some(identity);
+        // Surely another offer than that of which something could not be removed.
+        let is_new = !offer.all_packages_hash.is_empty()
+            && offer.all_packages_hash != self.records.all_packages_hash;
         self.records.all_packages_hash = offer.all_packages_hash;
         self.records.error_message.clear();
         if let Some((name, _)) = self.removing.take()
@@ -81,6 +84,10 @@ impl Packages {
         }
         for record in self.records.packages.values_mut().filter(|record| !record.wanted) {
             record.failure = None;
+            if is_new && record.removals >= MAX_HAND_OVERS {
+                // Not none at all: it may be gone.
+                record.removals = 1;
+            }
         }
         self.changed();
         self.plan_all(now);

@@ -254,3 +254,21 @@ fn what_the_agent_may_have_replaced_in_silence_is_installed_anew() {
     depot.install("plugin", "one");
     assert_eq!(depot.state("plugin"), State::Installed);
 }
+
+/// A server that says something new may have a human behind it who has mended something.
+#[test]
+fn a_removal_that_failed_too_often_is_tried_again_with_another_offer() {
+    let _judged = opamp_spec::judges(&["PKG-14"]);
+    let mut depot = Depot::having(&[("plugin", addon("1", "one"))]);
+    depot.offer("second", &[]);
+    for _ in 0..3 {
+        drop(depot.take_removal());
+        depot = depot.restart();
+    }
+    depot.offer("second", &[]);
+    depot.expect_nothing_handed();
+    depot.offer("third", &[]);
+    let removal = depot.take_removal();
+    depot.resolve(removal.removed()).unwrap();
+    assert_eq!(depot.listed(), [""; 0]);
+}
