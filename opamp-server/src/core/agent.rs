@@ -96,6 +96,8 @@ pub struct Due {
     pub(super) announce: bool,
     pub(super) full_state: bool,
     pub(super) rename: bool,
+    /// A uid for somebody else than the Agent.
+    new: Option<InstanceUid>,
     pub(super) goodbye: bool,
     /// The message has a certificate request.
     pub(super) asks: bool,
@@ -133,6 +135,9 @@ impl Due {
                 self.head(config, out);
                 if self.full_state {
                     reply::flags(reply::REPORT_FULL_STATE, out);
+                }
+                if let Some(new) = self.new {
+                    reply::new_instance_uid(new, out);
                 }
             }
         }
@@ -394,11 +399,22 @@ impl Agent {
         self.components_unknown = false;
     }
 
-    /// The reply to a message that is not taken over, since the Agent was last seen on a newer
-    /// connection. It asks for the full state: nobody reads it on the remains of a dead connection,
-    /// and an Agent that is alive there must not believe that it was heard.
-    pub fn challenge(&self, transport: Transport) -> Due {
-        Due { full_state: true, ..self.due(transport, true) }
+    /// The reply to a message that changes nothing, since the Agent is served on another connection.
+    /// It may ask for the full state, or give whoever speaks there a uid of its own (DUP-08).
+    pub fn stand_by(
+        &self,
+        transport: Transport,
+        full_state: bool,
+        new: Option<InstanceUid>,
+    ) -> Due {
+        Due { full_state, new, ..self.due(transport, true) }
+    }
+
+    /// Appends a message to push to somebody else who speaks under this Agent's uid: its own uid
+    /// (DUP-06, DUP-08).
+    pub fn rename_duplicate(&self, new: InstanceUid, out: &mut Vec<u8>) {
+        reply::instance_uid(&self.uid, out);
+        reply::new_instance_uid(new, out);
     }
 
     /// Whether this message leaves out nothing that the Agent promises to report.
@@ -421,6 +437,7 @@ impl Agent {
             announce,
             full_state: false,
             rename: false,
+            new: None,
             goodbye: false,
             asks: false,
         }

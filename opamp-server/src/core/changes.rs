@@ -42,5 +42,7 @@ bitflags! {
         const CERTIFICATE_REQUEST = 1 << 14;
         /// The session ended as the Agent was silent for too long.
         const SILENT = 1 << 15;
+        /// Another living Agent came under this one's instance uid, and is given one of its own.
+        const DUPLICATE = 1 << 16;
     }
 }

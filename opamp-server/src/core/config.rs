@@ -126,6 +126,11 @@ pub struct ServerConfig {
     /// its silence (HB-10, HB-18). Half an interval, at most 10 s, is granted on top. Default: 3; 0
     /// expects nothing.
     pub missed_heartbeats: u32,
+    /// How long a connected Agent has to give a sign of life when another one comes under its instance
+    /// uid: with one the other is renamed, without one it takes over (DUP-05, reading A13). Default: 5 s,
+    /// which a ping there and back takes on a very bad link; an Agent that comes back while its old
+    /// connection seems open waits as long.
+    pub duplicate_probe_timeout: Duration,
     /// How long an HTTP Agent may be silent before it counts as disconnected (CLOSE-08), unless it has
     /// agreed to an interval. Default: 90 s, three of the advised polling intervals.
     pub http_offline_after: Duration,
@@ -168,6 +173,7 @@ impl Default for ServerConfig {
             command_expiry: Duration::from_secs(60),
             rename_expiry: Duration::from_secs(24 * 60 * 60),
             missed_heartbeats: 3,
+            duplicate_probe_timeout: Duration::from_secs(5),
             http_offline_after: Duration::from_secs(90),
             max_certificate_request: 64 * 1024,
             certificate_request_expiry: Duration::from_secs(24 * 60 * 60),

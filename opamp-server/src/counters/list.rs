@@ -200,10 +200,20 @@ counters! {
         /// Bytes of keys and values that were stored.
         store_bytes,
     }
-    #[doc = "Messages of connections whose Agent has since appeared on a newer one."]
+    #[doc = "Messages that changed nothing as their Agent is served on another connection."]
     "opamp_messages_stale_total" {
-        /// Messages of a connection whose Agent has since appeared on a newer one.
+        /// Messages that changed nothing as their Agent is served on another connection: of duplicates,
+        /// of newcomers that may be some, and what dead connections still bring.
         stale,
+    }
+    #[doc = "Agents that came under the instance uid of a connected one, by what became of it."]
+    "opamp_duplicates_total" {
+        /// Newcomers for which the connected Agent was asked for a sign of life.
+        duplicates_suspected [event = "suspected"],
+        /// Times that a duplicate was told to take another instance uid.
+        duplicates_told [event = "told"],
+        /// Newcomers that took over as the connected Agent gave no sign of life.
+        duplicates_replaced [event = "replaced"],
     }
     #[doc = "Messages or bodies above the limit of what is received."]
     "opamp_messages_oversized_total" {

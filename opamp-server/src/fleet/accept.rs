@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use opamp_proto::{InstanceUid, LegacyUid, WireUid};
 
+use super::duplicates::{Arrival, StandBy};
 use super::inbox::Inbox;
 use super::received::Answer;
 use super::shard::{News, Slot};
@@ -19,6 +20,8 @@ use crate::core::{
 
 /// Parts of a message above this size are validated before the lock is taken.
 const LARGE_PART: usize = 16 * 1024;
+
+const BOTH_HTTP: (Transport, Transport) = (Transport::Http, Transport::Http);
 
 impl<I> Fleet<I> {
     /// Takes in a message and appends the head of its reply to `out`.
@@ -234,7 +237,14 @@ impl<I> Fleet<I> {
         if !shard.slots.contains_key(&key) {
             // It stays until the slot is there, so that nobody else is given the uid meanwhile.
             let rename = shard.renames.get(&key).copied();
-            if let Some(rename) = rename.filter(|rename| now.instant < rename.expires) {
+            let mut rename = rename.filter(|rename| now.instant < rename.expires);
+            if rename.is_none() && route.was_offered(&key) {
+                drop(shard);
+                scan.validate()?;
+                rename = self.take_offered(route, &key, now);
+                shard = self.shard_for(route, &key)?;
+            }
+            if let Some(rename) = rename {
                 drop(shard);
                 // Nobody takes what is another's along.
                 drop(self.shard_for(route, &rename.old)?);
@@ -265,23 +275,39 @@ impl<I> Fleet<I> {
             return Err(Refusal::unavailable("the Agent is being removed", None));
         };
 
-        if slot.is_remainder(route, scan, terms) {
-            self.inner.counting.stale.add();
-            self.inner.counting.full_state_replies.add();
-            scan.validate()?;
-            slot.challenged = Some(route.shared.id);
-            let due = slot.agent.challenge(route.shared.transport);
-            return Ok(Accepted {
-                key: Some(key),
-                changes: Changes::empty(),
-                queue: false,
-                ticket: 0,
-                unsaved: 0,
-                answer: Answer::Acknowledge(due),
-            });
-        }
         let elsewhere = slot.route.id != route.shared.id;
-        let arrives = elsewhere || !slot.is_connected() || changes.contains(Changes::INSTANCE_UID);
+        // Who speaks under a uid it was given is known by that.
+        let moved = changes.contains(Changes::INSTANCE_UID);
+        if slot.is_connected() && elsewhere && !moved {
+            match slot.arrival(route, scan, terms, config, now.instant, fresh) {
+                Arrival::TakesOver => {}
+                Arrival::StandsBy(how) => {
+                    scan.validate()?;
+                    let goodbye = scan.part(Part::AgentDisconnect).is_some();
+                    return self.stand_by(route, key, slot, goodbye, how);
+                }
+                Arrival::Claims => {
+                    scan.validate()?;
+                    self.admit(route, &key)?;
+                    let goodbye = scan.part(Part::AgentDisconnect).is_some();
+                    let number = scan.sequence_num();
+                    // Who says goodbye, or for whom there is no room, gets a plain reply.
+                    let claimed = (!goodbye)
+                        .then(|| self.claim(route, key, slot, number, now.instant, fresh))
+                        .flatten();
+                    let accepted = self.stand_by(route, key, slot, goodbye, StandBy::Plain);
+                    if let Some(new) = claimed {
+                        shard.contested.push(key);
+                        drop(shard);
+                        self.authorize_duplicate(route, key, new);
+                    }
+                    return accepted;
+                }
+            }
+        } else if slot.is_served_on(route) && slot.spoke() {
+            changes |= slot.proved();
+        }
+        let arrives = elsewhere || !slot.is_connected() || moved;
         if arrives {
             self.admit(route, &key)?;
             // A message that is refused must not take the Agent away from where it is served.
@@ -294,9 +320,12 @@ impl<I> Fleet<I> {
         let _asking = self.reserve_request(scan)?;
         if arrives {
             route.join(key);
-            slot.route = Arc::clone(&route.shared);
-            slot.challenged = None;
+            let before = std::mem::replace(&mut slot.route, Arc::clone(&route.shared));
             slot.released = false;
+            // Each request of an HTTP Agent is another route.
+            if elsewhere && (before.transport, slot.route.transport) != BOTH_HTTP {
+                slot.incumbent_changed();
+            }
         }
         if elsewhere && slot.is_connected() && route.shared.transport == Transport::WebSocket {
             changes |= slot.agent.handle_connected(Transport::WebSocket);
@@ -376,7 +405,7 @@ impl<I> Fleet<I> {
             news: News::default(),
             changed_at: 0,
             inbox: Inbox::default(),
-            challenged: None,
+            others: None,
             given: Vec::new(),
             written: None,
             released: false,

@@ -29,6 +29,7 @@ mod budget;
 mod certificates;
 mod components;
 mod desired;
+mod duplicates;
 mod entry;
 mod handling;
 mod inbox;
@@ -246,7 +247,7 @@ impl<I> Fleet<I> {
             identity: Some(identity),
             waker,
         });
-        Route { shared, agents: Vec::new() }
+        Route { shared, agents: Vec::new(), offered: Vec::new() }
     }
 
     /// Composes the next message to push to an Agent of this route, if there is one: appends its head
@@ -262,7 +263,7 @@ impl<I> Fleet<I> {
         let mut shard = self.shard(&key);
         let (slot, terms) = shard.slot(&key, &self.inner.config)?;
         if slot.route.id != route.shared.id {
-            return None;
+            return self.poll_rename(slot, route, now.instant, out).then_some(Push { tail: None });
         }
         let push = slot.agent.poll_push(terms, now.instant, out);
         self.count(&mut slot.agent, true);
@@ -279,14 +280,8 @@ impl<I> Fleet<I> {
         for key in &route.agents {
             let mut shard = self.shard(key);
             let Some(slot) = shard.slots.get_mut(key) else { continue };
-            if slot.route.id == route.shared.id {
-                let changes = slot.agent.handle_lost();
-                if !changes.is_empty() {
-                    self.inner.watching.note(self.place(key), &mut slot.changed_at);
-                }
-                if slot.news.note(changes) {
-                    queue.push(*key);
-                }
+            if self.route_lost(key, slot, &route) {
+                queue.push(*key);
             }
         }
         queue

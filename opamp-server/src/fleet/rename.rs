@@ -132,6 +132,8 @@ impl<I> Fleet<I> {
     fn settle(&self, mut slot: Box<Slot<I>>, new: AgentKey) -> Changes {
         let changes = slot.agent.handle_renamed(*new.uid());
         slot.news.forget_queue();
+        // Who waits under the old uid has it for itself.
+        slot.others = None;
         slot.given.retain(|given| *given != new);
         let (serial, others) = (slot.serial, slot.given.clone());
         {

@@ -154,7 +154,7 @@ impl<I> Restore<'_, I> {
             news: News::default(),
             changed_at: 0,
             inbox: Inbox::default(),
-            challenged: None,
+            others: None,
             given: Vec::new(),
             released: false,
             written: None,

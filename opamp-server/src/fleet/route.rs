@@ -1,11 +1,13 @@
 //! The way to an Agent: a connection, or a request that is being answered.
 //!
-//! Routes are numbered in the order they were opened. An Agent belongs to the newest route it spoke
-//! on; what still arrives on an older one is answered but changes nothing, so that the remains of a
-//! dead connection cannot undo what its successor reported.
+//! Routes are numbered in the order they were opened. An Agent is served on one route at a time; what
+//! arrives on another under its uid is looked at first (see `duplicates`), so that neither the
+//! remains of a dead connection nor a duplicate can undo what the Agent reported.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+use opamp_proto::InstanceUid;
 
 use super::{AgentKey, Tenant};
 use crate::core::Transport;
@@ -19,6 +21,16 @@ pub trait RouteWaker: Send + Sync {
     /// soon, on another stack.
     fn wake(&self, key: &AgentKey);
 
+    /// Another Agent may have come under this one's instance uid. To be found out is whether this
+    /// connection is alive: it is to be pinged soon, and [`Fleet::probe_answered`] to be called with
+    /// this number when that ping, or a later one, is answered. Does nothing unless it is implemented;
+    /// whoever comes then takes over.
+    ///
+    /// [`Fleet::probe_answered`]: crate::Fleet::probe_answered
+    fn probe(&self, key: &AgentKey, probe: u64) {
+        let _ = (key, probe);
+    }
+
     /// The connection is to be closed in good order, whatever Agents are on it
     /// ([`Fleet::disconnect`](crate::Fleet::disconnect)). Does nothing unless it is implemented.
     fn close(&self) {}
@@ -30,6 +42,9 @@ pub struct Route<I> {
     /// The Agents that spoke on this route and have not said goodbye. Searched only when an Agent
     /// comes or goes.
     pub(super) agents: Vec<AgentKey>,
+    /// The new uids of those who came here under the uid of an Agent that is served elsewhere, at
+    /// most one for each of the Agents above.
+    pub(super) offered: Vec<(InstanceUid, AgentKey)>,
 }
 
 pub(super) struct RouteShared<I> {
@@ -77,6 +92,24 @@ impl<I> Route<I> {
         if !self.is_on(&key) {
             self.agents.push(key);
         }
+    }
+
+    /// A uid is offered to whoever speaks here under the uid of another Agent.
+    pub(super) fn offer(&mut self, new: InstanceUid, old: AgentKey) {
+        self.offered.retain(|(_, offered)| *offered != old);
+        self.offered.push((new, old));
+    }
+
+    /// Whether this uid was offered here.
+    pub(super) fn was_offered(&self, new: &AgentKey) -> bool {
+        self.offered.iter().any(|(offered, old)| old.tenant().agent(*offered) == *new)
+    }
+
+    /// Somebody takes the uid that was offered here: under which one he has spoken.
+    pub(super) fn take_offer(&mut self, new: &AgentKey) -> Option<AgentKey> {
+        let mut offers = self.offered.iter();
+        let index = offers.position(|(offered, old)| old.tenant().agent(*offered) == *new)?;
+        Some(self.offered.swap_remove(index).1)
     }
 
     pub(super) fn leave(&mut self, key: &AgentKey) {

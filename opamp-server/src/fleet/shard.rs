@@ -7,15 +7,14 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::duplicates::Others;
 use super::inbox::Inbox;
 use super::route::{Route, RouteShared};
 use super::saving::{Noted, Stored, Written};
 use super::snapshot::AgentSnapshot;
 use super::watch::Departed;
 use super::{AgentKey, Now, Tenant};
-use crate::core::{
-    Agent, Changes, Desired, Due, FullStatePace, Scan, ServerConfig, Terms, Transport,
-};
+use crate::core::{Agent, Changes, Desired, Due, FullStatePace, ServerConfig, Terms, Transport};
 
 pub(super) struct Shard<I> {
     /// Boxed, so that the table stays small and grows without moving the slots.
@@ -25,6 +24,8 @@ pub(super) struct Shard<I> {
     /// Where a slot went whose handler was running when it moved away, by the slot's serial number.
     /// At most one for each running handler.
     pub(super) moved: HashMap<u64, AgentKey>,
+    /// Agents under whose uid others have come; some may be over by now.
+    pub(super) contested: Vec<AgentKey>,
     /// What is wanted for all, repeated in each shard so that reading it takes no other lock.
     pub(super) desired: Desired,
     /// Agents that are to be written, each once.
@@ -53,6 +54,7 @@ impl<I> Shard<I> {
             slots: HashMap::new(),
             renames: HashMap::new(),
             moved: HashMap::new(),
+            contested: Vec::new(),
             desired: Desired::default(),
             unsaved: Vec::new(),
             forgotten: Vec::new(),
@@ -109,8 +111,8 @@ pub(super) struct Slot<I> {
     /// The revision of the shard at which something changed last, for watches.
     pub(super) changed_at: u64,
     pub(super) inbox: Inbox,
-    /// The older route on which the full state was asked for last.
-    pub(super) challenged: Option<u64>,
+    /// Others who speak under the same uid.
+    pub(super) others: Option<Box<Others<I>>>,
     /// The instance uids the Agent was given and has not taken, the newest last.
     pub(super) given: Vec<AgentKey>,
     /// What is to be written to a store; `None` if there is none. Boxed for that.
@@ -167,24 +169,6 @@ impl<I> Slot<I> {
         {
             waker.wake(&self.key());
         }
-    }
-
-    /// Whether a message on this route is to be taken for the remains of a dead connection, since the
-    /// Agent has appeared on a newer route.
-    ///
-    /// It is not if its number is a later one than any so far, as only an Agent that is alive on the
-    /// older route can have sent it; nor if it is the complete report that was asked for there.
-    /// Requests of one HTTP Agent are not ordered among themselves.
-    pub(super) fn is_remainder(&self, route: &Route<I>, scan: &Scan<'_>, terms: Terms<'_>) -> bool {
-        let both_http =
-            self.route.transport == Transport::Http && route.shared.transport == Transport::Http;
-        let later = self.agent.sequence_num().is_none_or(|last| scan.sequence_num() > last);
-        let asked_for = self.challenged == Some(route.shared.id);
-        self.is_connected()
-            && self.route.id > route.shared.id
-            && !both_http
-            && !later
-            && !(asked_for && self.agent.is_complete(scan, terms))
     }
 
     /// What is kept of what the Agent sent.

@@ -24,6 +24,7 @@ use opamp_proto::frame::{self, HeaderPolicy};
 
 use super::buffers::{Buffers, Writing};
 use super::handler::Handler;
+use super::probes::Probes;
 use super::signal::{Coarse, Signal, coarse};
 use super::websocket::{Fault, Socket};
 use super::{Inner, now};
@@ -48,6 +49,7 @@ const READS: usize = 4;
 struct Outbox {
     signal: Arc<Signal>,
     agents: Mutex<BTreeSet<AgentKey>>,
+    probes: Mutex<Probes>,
     /// The operator wants the connection closed.
     closing: AtomicBool,
 }
@@ -55,6 +57,10 @@ struct Outbox {
 impl Outbox {
     fn agents(&self) -> std::sync::MutexGuard<'_, BTreeSet<AgentKey>> {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn probes(&self) -> std::sync::MutexGuard<'_, Probes> {
+        self.probes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_empty(&self) -> bool {
@@ -65,6 +71,11 @@ impl Outbox {
 impl RouteWaker for Outbox {
     fn wake(&self, key: &AgentKey) {
         self.agents().insert(*key);
+        self.signal.wake();
+    }
+
+    fn probe(&self, key: &AgentKey, probe: u64) {
+        self.probes().ask(*key, probe);
         self.signal.wake();
     }
 
@@ -147,6 +158,7 @@ pub(super) async fn serve<H: Handler>(
     let outbox = Arc::new(Outbox {
         signal: Arc::clone(&signal),
         agents: Mutex::default(),
+        probes: Mutex::default(),
         closing: AtomicBool::new(false),
     });
     let waker: Arc<dyn RouteWaker> = Arc::clone(&outbox) as _;
@@ -254,6 +266,7 @@ impl<H: Handler> Connection<H> {
             self.answer_waiting(writing);
             self.take_in_held(writing)?;
             self.push_waiting(writing);
+            self.probe(writing);
 
             let reading = self.held.is_none() && !self.socket.owes_pongs();
             let mut readable = false;
@@ -324,8 +337,9 @@ impl<H: Handler> Connection<H> {
                     self.socket.answer_close(writing, close.as_ref());
                     return Err(End::Closed);
                 }
+                Ok(Some(Event::Pong(payload))) => self.ponged(&payload),
                 // Of text the decoder makes a violation.
-                Ok(Some(Event::Pong(_) | Event::Text(_))) => {}
+                Ok(Some(Event::Text(_))) => {}
                 Err(fault) => {
                     if let Fault::Violation(violation) = &fault {
                         tracing::debug!(%violation, "WebSocket protocol error");
@@ -503,6 +517,25 @@ impl<H: Handler> Connection<H> {
         }
     }
 
+    /// Pings the peer if the registry wants to know whether it is alive.
+    fn probe(&mut self, writing: &mut Writing) {
+        let ping = self.outbox.probes().send();
+        if let Some(payload) = ping {
+            self.socket.ping(writing, &payload);
+        }
+    }
+
+    /// The peer has answered a ping.
+    fn ponged(&self, payload: &[u8]) {
+        let answered = self.outbox.probes().answered(payload);
+        let Some(route) = &self.route.route else { return };
+        for (key, probe) in answered {
+            if let Some(key) = self.inner.fleet.probe_answered(route, key, probe) {
+                self.inner.dispatch(key);
+            }
+        }
+    }
+
     /// Looks at the clock.
     fn tick(&mut self, writing: &mut Writing) -> Result<(), End> {
         let now = self.inner.signals.now();
@@ -532,7 +565,7 @@ impl<H: Handler> Connection<H> {
             }
             None if over(times.last_read, config.ping_interval) => {
                 times.pinged = Some(now);
-                self.socket.ping(writing);
+                self.socket.ping(writing, &[]);
             }
             _ => {}
         }

@@ -22,6 +22,7 @@
 //! | unknown `Content-Encoding` | | 415 with `Accept-Encoding: gzip` |
 //! | body that does not arrive in time | | 408 |
 //! | does not speak, answer pings or read | Close 1008 | |
+//! | another Agent with its uid is connected, and it may have no other | BAD_REQUEST | 403 |
 //! | too many Agents on the connection, too much state | BAD_REQUEST | 200 with BAD_REQUEST |
 //! | *what changed cannot be stored* | UNAVAILABLE | 200 with UNAVAILABLE |
 //! | *the Server is full or overloaded* | UNAVAILABLE; 503 to the handshake | 200 with UNAVAILABLE |
@@ -62,6 +63,7 @@ mod http;
 mod large;
 mod listen;
 mod package_files;
+mod probes;
 mod saver;
 mod signal;
 pub mod store;
@@ -430,6 +432,9 @@ async fn keep_time<H: Handler>(service: Weak<Inner<H>>, tick: Duration) {
         let now_ticked = interval.tick().await;
         let Some(inner) = service.upgrade() else { return };
         inner.signals.advance(now_ticked - started);
+        for key in inner.fleet.settle_duplicates(now()) {
+            inner.dispatch(key);
+        }
         #[cfg(feature = "ca")]
         inner.close_revoked(&mut revoked);
         let mut sweep_after = (inner.fleet.config().http_offline_after / 10).min(SWEEP_PERIOD);

@@ -96,8 +96,8 @@ impl Socket {
     }
 
     /// Queues a ping.
-    pub(super) fn ping(&mut self, writing: &mut Writing) {
-        self.outgoing(writing).ping(&[]);
+    pub(super) fn ping(&mut self, writing: &mut Writing, payload: &[u8]) {
+        self.outgoing(writing).ping(payload);
     }
 
     /// Queues the answer to a ping.
