@@ -84,6 +84,9 @@ pub(crate) struct Vitals {
     /// The transport of the last session was plain HTTP.
     #[prost(bool, tag = "7")]
     pub(crate) http: bool,
+    /// The identity that holds the Agent, as the application writes it.
+    #[prost(bytes = "vec", optional, tag = "8")]
+    pub(crate) holder: Option<Vec<u8>>,
 }
 
 /// What the Server has to do with one Agent.

@@ -19,8 +19,9 @@
 //! for it. That needs no memory of its own: it holds for as long as the registry knows the Agent, which
 //! is as long as it is connected and
 //! [`ServerConfig::retain_disconnected`](crate::ServerConfig::retain_disconnected) afterwards, and
-//! [`Fleet::release`] ends it before. Identities are not stored: when the Server starts anew, each Agent
-//! belongs to whoever speaks for it first again.
+//! [`Fleet::release`] ends it before. Over a restart it holds for identities that can be
+//! [stored](Authorizer::store_identity), where there is a store; else each Agent belongs to whoever
+//! speaks for it first again.
 
 use std::borrow::Cow;
 use std::sync::MutexGuard;
@@ -52,6 +53,21 @@ pub trait Authorizer<I>: Send + Sync {
     fn authorize(&self, claim: Claim<'_, I>) -> Result<(), Denied> {
         let _ = claim;
         Ok(())
+    }
+
+    /// The holder of an Agent, as it is to be stored: short, and without secrets. Called under a lock
+    /// of the registry, so it has to return at once and must not call the registry. Default: `None`,
+    /// it is not stored.
+    fn store_identity(&self, identity: &I) -> Option<Vec<u8>> {
+        let _ = identity;
+        None
+    }
+
+    /// The holder that was stored like this. `None` if it is not known any more: the Agent then belongs
+    /// to whoever speaks for it first.
+    fn stored_identity(&self, stored: &[u8]) -> Option<I> {
+        let _ = stored;
+        None
     }
 }
 
@@ -235,7 +251,7 @@ impl<I> Fleet<I> {
         key: &AgentKey,
         holder: Option<&RouteShared<I>>,
     ) -> Result<(), Refusal> {
-        // Nobody has spoken for the Agent since the Server has started.
+        // Nobody whose identity was stored has spoken for the Agent.
         let Some(identity) = &route.identity else { return Ok(()) };
         let holder = holder.and_then(|holder| holder.identity.as_ref());
         let claim = Claim::new(identity, key, holder);

@@ -139,7 +139,9 @@ impl<I> Restore<'_, I> {
         let since = Duration::from_millis(vitals.last_seen);
         let system = std::time::SystemTime::UNIX_EPOCH.checked_add(since);
         let transport = if vitals.http { Transport::Http } else { Transport::WebSocket };
-        let route = self.route(key, transport);
+        let holder = vitals.holder.as_ref();
+        let holder = holder.and_then(|it| self.fleet.inner.authorizer.stored_identity(it));
+        let route = self.route(key, transport, holder);
         let inner = &self.fleet.inner;
         let mut slot = Slot {
             serial: inner.serials.fetch_add(1, Ordering::Relaxed),
@@ -172,15 +174,25 @@ impl<I> Restore<'_, I> {
         }
     }
 
-    /// Agents come in the order of their tenants, so that most share it with the one before.
-    fn route(&mut self, key: AgentKey, transport: Transport) -> Arc<RouteShared<I>> {
+    /// In place of the connection. Agents come in the order of their tenants, so that those of no
+    /// known identity can share it with the one before.
+    fn route(
+        &mut self,
+        key: AgentKey,
+        transport: Transport,
+        holder: Option<I>,
+    ) -> Arc<RouteShared<I>> {
+        if holder.is_some() {
+            let id = self.fleet.inner.routes.fetch_add(1, Ordering::Relaxed);
+            return Arc::new(RouteShared::restored(id, key.tenant(), transport, holder));
+        }
         let shared = self
             .route
             .take()
             .filter(|route| route.tenant == key.tenant() && route.transport == transport);
         let shared = shared.unwrap_or_else(|| {
             let id = self.fleet.inner.routes.fetch_add(1, Ordering::Relaxed);
-            Arc::new(RouteShared::of_no_peer(id, key.tenant(), transport))
+            Arc::new(RouteShared::restored(id, key.tenant(), transport, None))
         });
         Arc::clone(self.route.insert(shared))
     }

@@ -52,15 +52,20 @@ pub(super) struct RouteShared<I> {
     pub(super) tenant: Tenant,
     pub(super) transport: Transport,
     pub(super) remote_addr: Option<SocketAddr>,
-    /// Of a peer; Agents that were restored and have not come yet have none.
+    /// Of a peer; Agents that were restored and have not come yet may have none.
     pub(super) identity: Option<I>,
     pub(super) waker: Option<Arc<dyn RouteWaker>>,
 }
 
 impl<I> RouteShared<I> {
     /// In place of the connection that a restored Agent had.
-    pub(super) const fn of_no_peer(id: u64, tenant: Tenant, transport: Transport) -> Self {
-        Self { id, tenant, transport, remote_addr: None, identity: None, waker: None }
+    pub(super) const fn restored(
+        id: u64,
+        tenant: Tenant,
+        transport: Transport,
+        identity: Option<I>,
+    ) -> Self {
+        Self { id, tenant, transport, remote_addr: None, identity, waker: None }
     }
 }
 

@@ -266,7 +266,7 @@ impl<I> Slot<I> {
         &mut self.written.get_or_insert_default().stored
     }
 
-    fn write(&mut self, out: &mut Out<'_>) -> Option<(AgentKey, Stored)> {
+    fn write(&mut self, holder: Option<Vec<u8>>, out: &mut Out<'_>) -> Option<(AgentKey, Stored)> {
         let key = self.key();
         let Some(written) = &mut self.written else { return None };
         let due = written.due;
@@ -303,6 +303,7 @@ impl<I> Slot<I> {
         let mut vitals = self.agent.vitals();
         vitals.last_seen = out.now.millis(self.last_seen.instant);
         vitals.http = self.route.transport == crate::core::Transport::Http;
+        vitals.holder = holder;
         out.put(Kind::Vitals(key), vitals.encode_to_vec());
         stored.vitals = true;
         written.stored = stored;
@@ -508,7 +509,9 @@ impl<I> Fleet<I> {
         let mut moved = Vec::new();
         for key in agents.drain(rest..) {
             if let Some(slot) = shard.slots.get_mut(&key) {
-                moved.extend(slot.write(out));
+                let identity = slot.route.identity.as_ref().filter(|_| !slot.released);
+                let holder = identity.and_then(|it| self.inner.authorizer.store_identity(it));
+                moved.extend(slot.write(holder, out));
             }
         }
         drop(shard);

@@ -23,6 +23,23 @@ impl<H: Handler> Authorizer<H::Identity> for ByHandler<H> {
             Err(Denied::panicked())
         })
     }
+
+    fn store_identity(&self, identity: &H::Identity) -> Option<Vec<u8>> {
+        self.without_panic(|| self.0.store_identity(identity))
+    }
+
+    fn stored_identity(&self, stored: &[u8]) -> Option<H::Identity> {
+        self.without_panic(|| self.0.stored_identity(stored))
+    }
+}
+
+impl<H: Handler> ByHandler<H> {
+    fn without_panic<T>(&self, ask: impl FnOnce() -> Option<T>) -> Option<T> {
+        catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|_panic| {
+            tracing::error!("the handler panicked over an identity that is stored");
+            None
+        })
+    }
 }
 
 /// A handler with a policy who may speak for which Agent, beside the handler's own.
@@ -89,6 +106,14 @@ where
     fn authorize(&self, claim: Claim<'_, Self::Identity>) -> Result<(), Denied> {
         self.handler.authorize(claim)?;
         (self.policy)(claim)
+    }
+
+    fn store_identity(&self, identity: &Self::Identity) -> Option<Vec<u8>> {
+        self.handler.store_identity(identity)
+    }
+
+    fn stored_identity(&self, stored: &[u8]) -> Option<Self::Identity> {
+        self.handler.stored_identity(stored)
     }
 
     fn agent_changed(

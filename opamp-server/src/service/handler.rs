@@ -83,6 +83,23 @@ pub trait Handler: Send + Sync + 'static {
         Ok(())
     }
 
+    /// The identity that holds an Agent, as it is to be [stored](crate::service::store), so that
+    /// [`Claim::bind`] binds over a restart: short, such as a name, and without secrets. Default:
+    /// `None`, it is not stored.
+    ///
+    /// It must return at once and must not call the registry.
+    fn store_identity(&self, identity: &Self::Identity) -> Option<Vec<u8>> {
+        let _ = identity;
+        None
+    }
+
+    /// The identity that was stored like this. Default: `None`, the Agent belongs to whoever speaks
+    /// for it first.
+    fn stored_identity(&self, stored: &[u8]) -> Option<Self::Identity> {
+        let _ = stored;
+        None
+    }
+
     /// Called after an Agent's changes: one call at a time for each Agent, with whatever has come
     /// together since the last. Heartbeats and reports without news call nothing.
     ///

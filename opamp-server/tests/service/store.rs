@@ -9,7 +9,7 @@ use opamp_proto::{Message as _, v1};
 use opamp_server::fleet::Change;
 use opamp_server::service::ErrorKind;
 use opamp_server::service::store::{MemoryStore, StateStore, StoreError, StoreFailure};
-use opamp_server::{AcceptAll, Outcome, Server};
+use opamp_server::{AcceptAll, Claim, Denied, Handler, Outcome, Rejection, Server};
 use tokio::sync::Semaphore;
 
 use crate::client::{
@@ -355,4 +355,67 @@ async fn a_server_does_not_start_with_half_of_what_is_stored() {
     assert_eq!(error.kind(), ErrorKind::Store);
     let source = std::error::Error::source(&error).expect("a cause").to_string();
     assert!(source.contains("nothing can be read"), "{source}");
+}
+
+/// Knows peers by a header, and binds Agents to them, over restarts as well.
+struct ByName;
+
+impl Handler for ByName {
+    type Identity = String;
+
+    async fn admit(&self, request: &http::request::Parts) -> Result<String, Rejection> {
+        let name = request.headers.get("x-name").and_then(|value| value.to_str().ok());
+        name.map(str::to_owned).ok_or_else(Rejection::forbidden)
+    }
+
+    fn authorize(&self, claim: Claim<'_, String>) -> Result<(), Denied> {
+        claim.bind()
+    }
+
+    fn store_identity(&self, identity: &String) -> Option<Vec<u8>> {
+        Some(identity.clone().into_bytes())
+    }
+
+    fn stored_identity(&self, stored: &[u8]) -> Option<String> {
+        String::from_utf8(stored.to_vec()).ok()
+    }
+}
+
+#[tokio::test]
+async fn an_agent_belongs_to_the_same_identity_after_a_restart() {
+    let store = MemoryStore::default();
+    let start = || async {
+        let listening = Server::bind("127.0.0.1:0").state_store(store.clone()).listen(ByName);
+        run(listening.await.expect("a free port"))
+    };
+    let server = start().await;
+    let named = |name: &'static str| [("x-name", name)];
+    let mut socket = server.websocket_with(&named("one")).await.expect("an upgrade");
+    socket.send(&report(1)).await;
+    socket.recv().await;
+    server.shutdown.shutdown();
+    drop(socket);
+    soon(server.task).await.expect("no panic");
+
+    let server = start().await;
+    let mut other = server.websocket_with(&named("two")).await.expect("an upgrade");
+    other.send(&beat(2)).await;
+    assert!(other.recv().await.error_response.is_some(), "it belongs to another");
+    assert_eq!(server.fleet.agent(uid(&UID)).unwrap().sequence_num(), 1);
+    let mut socket = server.websocket_with(&named("one")).await.expect("an upgrade");
+    socket.send(&beat(2)).await;
+    assert_eq!(socket.recv().await.error_response, None);
+
+    // Until it is released, which holds over a restart, too.
+    server.fleet.release(uid(&UID)).unwrap();
+    server.shutdown.shutdown();
+    drop((socket, other));
+    soon(server.task).await.expect("no panic");
+    let server = start().await;
+    let mut other = server.websocket_with(&named("two")).await.expect("an upgrade");
+    other.send(&beat(3)).await;
+    assert_eq!(other.recv().await.error_response, None);
+    server.shutdown.shutdown();
+    drop(other);
+    soon(server.task).await.expect("no panic");
 }
