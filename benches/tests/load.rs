@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser as _;
 use opamp_benches::load::{Options, Trouble, run};
-use opamp_proto::{InstanceUid, v1};
+use opamp_proto::{InstanceUid, Message as _, v1};
 use opamp_server::{AcceptAll, Fleet, Outcome, RemoteConfig, Server};
 
 struct Running {
@@ -135,6 +135,60 @@ fn a_rename_is_followed() {
     operator.join().expect("it was renamed");
     assert!(!report.troubles.contains_key(&Trouble::ForeignUid), "{:?}", report.troubles);
     assert!(server.fleet.agent(new).is_some());
+}
+
+/// Answers one request on each connection, in chunks, and gives what it was sent.
+fn close_each_time(listener: &std::net::TcpListener) -> v1::AgentToServer {
+    use std::io::{Read as _, Write as _};
+
+    let (mut socket, _) = listener.accept().expect("a connection");
+    let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+    let body = loop {
+        let len = socket.read(&mut buffer).expect("a request");
+        assert_ne!(len, 0, "the request ends early");
+        request.extend_from_slice(&buffer[..len]);
+        let Some(end) = request.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { continue };
+        let head = String::from_utf8_lossy(&request[..end]);
+        let len = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+        let len: usize = len.and_then(|len| len.parse().ok()).expect("a length");
+        if request.len() == end + 4 + len {
+            break &request[end + 4..];
+        }
+    };
+    let message = v1::AgentToServer::decode(body).expect("an AgentToServer");
+    let reply =
+        v1::ServerToAgent { instance_uid: message.instance_uid.clone(), ..Default::default() };
+    let reply = reply.encode_to_vec();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n",
+        reply.len()
+    );
+    let response = [head.as_bytes(), &reply, b"\r\n0\r\n\r\n"].concat();
+    socket.write_all(&response).expect("it is read");
+    message
+}
+
+#[test]
+fn an_agent_goes_on_where_it_was_when_a_server_closes_after_each_response() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let server = std::thread::spawn(move || {
+        let mut messages: Vec<v1::AgentToServer> = Vec::new();
+        while messages.last().is_none_or(|last| last.agent_disconnect.is_none()) {
+            messages.push(close_each_time(&listener));
+        }
+        messages
+    });
+    let options = options(&format!("--server http://{address}/ --agents 1 --duration 200ms"));
+    let report = run(&options, &mut |_| {}).expect("it runs");
+    assert!(report.troubles.is_empty(), "{:?}", report.troubles);
+    let messages = server.join().expect("it was served");
+    assert_eq!(messages.len() as u64, report.sent);
+    assert!(messages.len() > 5, "{}", messages.len());
+    for (message, number) in messages.iter().zip(1..) {
+        assert_eq!(message.sequence_num, number);
+        assert_eq!(message.agent_description.is_some(), number == 1);
+    }
 }
 
 #[test]

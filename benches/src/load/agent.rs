@@ -61,6 +61,8 @@ pub(crate) struct Connection {
     /// On plain HTTP: the agents whose messages wait for their turn, and the one whose turn it is.
     pub(crate) turns: VecDeque<(u32, Kind)>,
     pub(crate) asking: Option<u32>,
+    /// On plain HTTP: the Server has closed it in good order, and another one goes on where it was.
+    pub(crate) renewed: bool,
     /// Whether it was ended with a goodbye the last time.
     pub(crate) said_goodbye: bool,
 }
@@ -77,6 +79,7 @@ impl Connection {
             backlog: Vec::new(),
             turns: VecDeque::new(),
             asking: None,
+            renewed: false,
             said_goodbye: false,
         }
     }
@@ -85,8 +88,11 @@ impl Connection {
         self.state == State::Open
     }
 
-    /// Forgets everything of the connection that was.
+    /// Forgets everything of the connection that was, but what another one goes on with.
     pub(crate) fn clear(&mut self) {
-        *self = Self { said_goodbye: self.said_goodbye, ..Self::new(self.agents.clone()) };
+        let said_goodbye = self.said_goodbye;
+        let turns = if self.renewed { std::mem::take(&mut self.turns) } else { VecDeque::new() };
+        let renewed = self.renewed;
+        *self = Self { said_goodbye, turns, renewed, ..Self::new(self.agents.clone()) };
     }
 }

@@ -129,7 +129,7 @@ impl<'a> Conductor<'a> {
         }
         self.begin(Step::Leave)?;
         self.wait(options.patience, "leaving", |progress| {
-            progress.iter().all(|of| of.open.get() == 0)
+            progress.iter().all(|of| of.open.get() == 0 && of.unanswered.get() == 0)
         });
         let leave = self.begin(Step::Stop)?;
         self.report.leave = Some(leave);

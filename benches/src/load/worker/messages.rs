@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use opamp_proto::{Message as _, v1};
 
-use super::super::agent::Sent;
+use super::super::agent::{Sent, State};
 use super::super::scan::Reply;
 use super::super::stage::Step;
 use super::super::stats::Trouble;
@@ -24,8 +24,12 @@ const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
 impl Worker {
     /// Sends a message, or lines it up on plain HTTP.
     pub(super) fn send(&mut self, index: usize, agent: u32, kind: Kind, due: u64) {
-        if !self.connections[index].is_open() {
-            return;
+        let connection = &self.connections[index];
+        match connection.state {
+            State::Open => {}
+            _ if !connection.renewed => return,
+            State::Down => self.to_connect.push_back(index),
+            _ => {}
         }
         self.agents[agent as usize].unanswered.push_back(Sent { at: due, kind });
         self.progress.unanswered.add(1);
@@ -40,7 +44,8 @@ impl Worker {
     /// Sends the request whose turn it is, unless one is under way.
     pub(super) fn next_request(&mut self, index: usize) {
         let connection = &mut self.connections[index];
-        if connection.link.is_none() || connection.asking.is_some() {
+        let open = matches!(connection.state, State::Open | State::Leaving);
+        if self.plan.options.server.websocket || !open || connection.asking.is_some() {
             return;
         }
         let Some((agent, kind)) = connection.turns.pop_front() else { return };

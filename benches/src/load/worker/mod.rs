@@ -439,11 +439,13 @@ impl Worker {
 
     fn leave(&mut self, index: usize) {
         let drop = self.plan.options.leave == Leave::Drop;
-        if drop || !self.connections[index].is_open() {
+        if drop || !(self.connections[index].is_open() || self.connections[index].renewed) {
             return self.shut(index, false);
         }
         self.say_goodbye(index);
-        self.connections[index].state = State::Leaving;
+        if self.connections[index].is_open() {
+            self.connections[index].state = State::Leaving;
+        }
         self.write_out(index);
     }
 

@@ -87,11 +87,16 @@ impl Worker {
     fn opened(&mut self, index: usize) {
         self.connecting -= 1;
         let connection = &mut self.connections[index];
-        connection.state = State::Open;
+        // Who had no connection when all were to leave gets one to say goodbye on.
+        let leaving = self.step == Step::Leave;
+        connection.state = if leaving { State::Leaving } else { State::Open };
         self.stats.connections += 1;
         self.stats.connect.record(self.now - connection.begun);
         self.progress.open.add(1);
-        self.report_first(index);
+        if !std::mem::take(&mut self.connections[index].renewed) {
+            self.report_first(index);
+        }
+        self.next_request(index);
     }
 
     fn read(&mut self, index: usize, ended: bool) {
@@ -225,6 +230,10 @@ impl Worker {
         let Some(agent) = self.connections[index].asking.take() else {
             return Err(Trouble::Unreadable.into());
         };
+        let leaving = self.connections[index].state == State::Leaving;
+        if response.closes && !leaving {
+            self.renew(index);
+        }
         if response.status == 200 {
             let reply = scan::reply(&response.body)?;
             self.take(index, &reply, Some(agent));
@@ -232,13 +241,8 @@ impl Worker {
             self.trouble(Trouble::Status(response.status), 1);
             self.refused(agent, response.retry_after);
         }
-        if self.connections[index].state == State::Leaving {
-            if self.connections[index].turns.is_empty() {
-                self.shut(index, false);
-            }
-        } else if response.closes {
+        if leaving && (response.closes || self.connections[index].turns.is_empty()) {
             self.shut(index, false);
-            self.to_connect.push_back(index);
         }
         self.next_request(index);
         Ok(response.len)
@@ -297,10 +301,21 @@ impl Worker {
         });
         // A kept-alive connection that is not used may be closed at any time.
         if silent && connection.is_open() && !self.plan.options.server.websocket {
-            self.shut(index, false);
-            self.to_connect.push_back(index);
+            self.renew(index);
         } else {
             self.end(index, Trouble::Closed(None).into());
+        }
+    }
+
+    /// Lets another connection go on where this one was: on plain HTTP the agents notice nothing.
+    fn renew(&mut self, index: usize) {
+        self.close(index);
+        let connection = &mut self.connections[index];
+        connection.renewed = true;
+        connection.clear();
+        // Otherwise it has time until there is something to send.
+        if !connection.turns.is_empty() {
+            self.to_connect.push_back(index);
         }
     }
 
@@ -318,18 +333,10 @@ impl Worker {
 
     /// Drops a connection, if there is one. What its agents wait for is lost.
     pub(super) fn shut(&mut self, index: usize, unexpected: bool) {
+        self.close(index);
         let connection = &mut self.connections[index];
-        match connection.state {
-            State::Down => {}
-            State::Connecting | State::Securing | State::Upgrading => self.connecting -= 1,
-            State::Open | State::Leaving => self.progress.open.subtract(1),
-        }
-        if let Some(mut link) = connection.link.take() {
-            // It goes with the socket in any case.
-            let _ = self.poll.registry().deregister(&mut link.socket);
-        }
+        connection.renewed = false;
         connection.clear();
-        self.out.clear();
         let mut lost = 0;
         for agent in connection.agents.clone() {
             let agent = &mut self.agents[agent as usize];
@@ -343,5 +350,21 @@ impl Worker {
         if unexpected {
             self.trouble(Trouble::Unanswered, lost);
         }
+    }
+
+    /// Closes the socket, if there is one.
+    fn close(&mut self, index: usize) {
+        let connection = &mut self.connections[index];
+        match connection.state {
+            State::Down => {}
+            State::Connecting | State::Securing | State::Upgrading => self.connecting -= 1,
+            State::Open | State::Leaving => self.progress.open.subtract(1),
+        }
+        if let Some(mut link) = connection.link.take() {
+            // It goes with the socket in any case.
+            let _ = self.poll.registry().deregister(&mut link.socket);
+        }
+        connection.state = State::Down;
+        self.out.clear();
     }
 }
