@@ -102,13 +102,15 @@ impl<'a> Conductor<'a> {
         self.connect()?;
 
         if !options.duration.is_zero() {
+            let ready = self.sum(|of| &of.ready);
             self.begin(Step::Traffic)?;
             self.pass(options.warmup, "warm-up");
             self.begin(Step::Traffic)?;
             self.pass(options.duration, "traffic");
             let traffic = self.begin(Step::Drain)?;
             self.wait(DRAIN.min(options.patience), "draining", |progress| {
-                progress.iter().map(|of| of.unanswered.get()).sum::<u64>() == 0
+                progress.iter().all(|of| of.unanswered.get() == 0)
+                    && progress.iter().map(|of| of.ready.get()).sum::<u64>() >= ready
             });
             self.begin(Step::Rest)?;
             self.report.traffic = Some(traffic);

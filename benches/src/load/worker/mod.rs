@@ -110,6 +110,7 @@ pub(crate) struct Worker {
     finished: Sender<Stats>,
     poll: Poll,
     step: Step,
+    step_began: u64,
     generation: u64,
     now: u64,
     connections: Vec<Connection>,
@@ -174,6 +175,7 @@ impl Worker {
             finished,
             poll: Poll::new()?,
             step: Step::Rest,
+            step_began: 0,
             generation: 0,
             now: 0,
             connections,
@@ -224,15 +226,18 @@ impl Worker {
     fn change(&mut self, step: Step) {
         self.now = self.stage.now();
         if self.step == Step::Drain {
-            let mut left = 0;
+            let (mut left, since) = (0, self.step_began);
             for agent in &mut self.agents {
-                left += agent.unanswered.len();
-                agent.unanswered.clear();
+                // What a connection began with that came back meanwhile is not late.
+                let before = agent.unanswered.len();
+                agent.unanswered.retain(|sent| sent.at >= since);
+                left += before - agent.unanswered.len();
             }
-            self.progress.unanswered.clear();
+            self.progress.unanswered.subtract(left);
             self.trouble(Trouble::Unanswered, left);
         }
         self.step = step;
+        self.step_began = self.now;
         // The conductor is gone only when the run has failed already.
         let _ = self.finished.send(std::mem::take(&mut self.stats));
         self.progress.done.clear();
