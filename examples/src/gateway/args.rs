@@ -42,7 +42,7 @@ pub struct GatewayArgs {
     #[arg(long, value_name = "PEM")]
     pub ca: Option<PathBuf>,
 
-    /// The greatest message passed on, in bytes; at least 1024
+    /// The greatest message passed on, in bytes: what the server takes, or less; at least 1024
     #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MAX_MESSAGE_SIZE,
         value_parser = crate::server::message_size)]
     pub max_message_size: usize,
@@ -52,6 +52,7 @@ impl GatewayArgs {
     pub(super) fn config(&self) -> GatewayConfig {
         let mut config = GatewayConfig::default();
         config.connections = self.connections.into();
+        config.max_message_bytes = self.max_message_size;
         config
     }
 

@@ -17,7 +17,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use opamp_proto::MessageLimits;
 use opamp_proto::gzip::{self, GzipError};
-use opamp_server::gateway::Gateway;
+use opamp_server::gateway::{FromAgent, Gateway};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
@@ -167,6 +167,7 @@ impl Downstream {
         let (id, wakers) = self.hub.enter(Gateway::open_request);
         // However this ends, the client's hanging up included.
         let entered = Entered { hub: &self.hub, id };
+        let message = FromAgent::read(message);
         self.hub.with(|gateway, now| gateway.receive(id, message, now));
         let end = End::Agent(id);
         let next = loop {
@@ -179,6 +180,7 @@ impl Downstream {
         Ok(match next {
             Next::Send(message) => respond(&head.headers, message),
             Next::Unavailable(retry_after) => unavailable(retry_after),
+            Next::TooLarge => status(StatusCode::PAYLOAD_TOO_LARGE),
             // Said to WebSockets only.
             Next::Close(..) => status(StatusCode::SERVICE_UNAVAILABLE),
         })

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use opamp_proto::frame::{self, HeaderPolicy};
-use opamp_server::gateway::{DownstreamId, Gateway, GatewayConfig, Ready, ToAgent};
+use opamp_server::gateway::{DownstreamId, FromAgent, Gateway, GatewayConfig, Ready, ToAgent};
 use tokio::sync::Notify;
 
 /// One end of the gateway.
@@ -22,6 +22,7 @@ pub(super) enum End {
 pub(super) enum Next {
     Send(Bytes),
     Unavailable(Duration),
+    TooLarge,
     Close(u16, &'static str),
 }
 
@@ -138,6 +139,7 @@ impl Hub {
             End::Agent(id) => match gateway.poll_downstream(id)? {
                 ToAgent::Message(message) => Some(Next::Send(message)),
                 ToAgent::Unavailable { retry_after } => Some(Next::Unavailable(retry_after)),
+                ToAgent::TooLarge => Some(Next::TooLarge),
                 ToAgent::Close(closing) => {
                     Some(Next::Close(closing.code().get(), closing.reason()))
                 }
@@ -155,16 +157,21 @@ impl Hub {
     /// A WebSocket message came in at an end.
     pub(super) fn take_in(&self, end: End, message: Bytes) {
         let frame = frame::decode(message, HeaderPolicy::Required);
-        self.with(|gateway, now| match (end, frame) {
-            (End::Agent(id), Ok(frame)) => gateway.receive(id, frame.body, now),
-            (End::Agent(id), Err(error)) => {
-                gateway.receive_unreadable(id, &error.to_string(), now);
+        match (end, frame) {
+            (End::Agent(id), frame) => {
+                let message = match frame {
+                    Ok(frame) => FromAgent::read(frame.body),
+                    Err(error) => FromAgent::unreadable(&error.to_string()),
+                };
+                self.with(|gateway, now| gateway.receive(id, message, now));
             }
-            (End::Server(slot), Ok(frame)) => gateway.receive_upstream(slot, frame.body, now),
+            (End::Server(slot), Ok(frame)) => {
+                self.with(|gateway, now| gateway.receive_upstream(slot, frame.body, now));
+            }
             (End::Server(slot), Err(error)) => {
                 tracing::warn!(slot, %error, "the server sent a message that cannot be read");
             }
-        });
+        }
     }
 
     /// Whether nothing should be read at an end for now. What the server says is always read.

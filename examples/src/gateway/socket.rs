@@ -133,7 +133,7 @@ async fn write(
             let message = match next {
                 Next::Send(message) => message,
                 // Only requests are answered so.
-                Next::Unavailable(_) => continue,
+                Next::Unavailable(_) | Next::TooLarge => continue,
                 Next::Close(code, reason) => return Over::Close(code, reason),
             };
             unflushed += message.len();

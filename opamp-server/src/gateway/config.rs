@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use opamp_proto::DEFAULT_MAX_MESSAGE_SIZE;
+
 /// The bounds and times of a [`Gateway`](super::Gateway).
 ///
 /// ```
@@ -21,6 +23,9 @@ pub struct GatewayConfig {
     pub max_agents_per_connection: usize,
     /// Agents known at a time, those that have just left included. Default: 100,000.
     pub max_agents: usize,
+    /// The largest message the Server takes, with its header (SIZE-01); it would close the connection
+    /// for all over a larger one. Default: 64 MiB.
+    pub max_message_bytes: usize,
     /// Bytes that wait to be sent to the Server, on all connections together; a message beyond that
     /// is refused with UNAVAILABLE. Default: 256 MiB. A single message is taken whatever its size. Each
     /// message counts 64 bytes more than it has.
@@ -63,6 +68,7 @@ impl Default for GatewayConfig {
             max_agents_per_upstream: 1_000,
             max_agents_per_connection: 1_024,
             max_agents: 100_000,
+            max_message_bytes: DEFAULT_MAX_MESSAGE_SIZE,
             max_waiting_bytes: 256 * 1024 * 1024,
             upstream_high_water: 1024 * 1024,
             connection_high_water: 64 * 1024,

@@ -8,11 +8,13 @@ pub struct GatewayCounters {
     pub to_server: u64,
     /// Messages of the Server handed to downstream connections and requests.
     pub to_agents: u64,
-    /// Messages of Agents told BAD_REQUEST, as they name no Agent that could be answered.
+    /// Messages of Agents told BAD_REQUEST: malformed, or without an Agent that could be answered.
     pub malformed: u64,
     /// Messages of Agents told UNAVAILABLE, or 503, as the Server could not be reached or was too slow, or
     /// a bound was met.
     pub unavailable: u64,
+    /// Messages of Agents larger than what the Server takes.
+    pub too_large: u64,
     /// Messages told UNAVAILABLE as the same Agent has appeared on a newer connection.
     pub superseded: u64,
     /// Requests told 503 as the Server's reply did not come in time.

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use opamp_proto::WireUid;
 
+use super::incoming::{FromAgent, Incoming};
 use super::session::{Agent, Link, Polling};
 use super::{AgentId, DownstreamId, Gateway, Ready, Timer, size};
-use crate::core::{Malformed, Part, Refusal, Scan, later};
+use crate::core::{Refusal, later};
 use crate::websocket::CloseCode;
 
 /// What is to be done on a downstream connection, or with a request.
@@ -23,6 +24,8 @@ pub enum ToAgent {
         /// The time the client is told to wait.
         retry_after: Duration,
     },
+    /// Answer the request with 413 (SIZE-23).
+    TooLarge,
     /// Close the WebSocket, and call [`Gateway::close`] when that is done.
     Close(Closing),
 }
@@ -35,6 +38,8 @@ pub enum Closing {
     Slow,
     /// Too many of its messages were malformed.
     Malformed,
+    /// A message was larger than what the Server takes.
+    TooLarge,
     /// The gateway stops.
     GoingAway,
 }
@@ -45,6 +50,7 @@ impl Closing {
     pub const fn code(self) -> CloseCode {
         match self {
             Self::Slow | Self::Malformed => CloseCode::POLICY,
+            Self::TooLarge => CloseCode::TOO_LARGE,
             Self::GoingAway => CloseCode::GOING_AWAY,
         }
     }
@@ -55,6 +61,7 @@ impl Closing {
         match self {
             Self::Slow => "the peer does not read",
             Self::Malformed => "too many malformed messages",
+            Self::TooLarge => "message above the size limit",
             Self::GoingAway => "the gateway stops",
         }
     }
@@ -104,37 +111,9 @@ impl Downstream {
     /// Whatever it says is of no interest any more.
     fn is_given_up(&self) -> bool {
         match &self.kind {
-            Kind::WebSocket { closing, .. } => {
-                matches!(closing, Some(Closing::Slow | Closing::Malformed))
-            }
+            Kind::WebSocket { closing, .. } => closing.is_some_and(|why| why != Closing::GoingAway),
             Kind::Request { answered, .. } => *answered,
         }
-    }
-}
-
-/// What is read of a message of an Agent.
-struct Incoming {
-    uid: WireUid,
-    sequence_num: u64,
-    capabilities: u64,
-    described: bool,
-    goodbye: bool,
-}
-
-impl Incoming {
-    fn read(body: &[u8]) -> Result<Self, (Option<WireUid>, Refusal)> {
-        let refuse = |fault: Malformed| (fault.uid().copied(), fault.into());
-        let scan = Scan::new(body).map_err(refuse)?;
-        let uid = WireUid::new(scan.instance_uid()).map_err(|error| {
-            (None, Refusal::malformed(format!("AgentToServer.instance_uid: {error}")))
-        })?;
-        Ok(Self {
-            uid,
-            sequence_num: scan.sequence_num(),
-            capabilities: scan.capabilities(),
-            described: scan.part(Part::AgentDescription).is_some(),
-            goodbye: scan.part(Part::AgentDisconnect).is_some(),
-        })
     }
 }
 
@@ -142,6 +121,7 @@ impl Incoming {
 enum Refused {
     Superseded,
     Unavailable(&'static str),
+    TooLarge,
 }
 
 /// What an Agent's driver calls.
@@ -187,15 +167,16 @@ impl Gateway {
         id
     }
 
-    /// An encoded `AgentToServer` came in, without the header of WebSocket messages. It is passed on as
-    /// it is, or refused: there is an answer to each message (STATUS-07).
-    pub fn receive(&mut self, from: DownstreamId, body: Bytes, now: Instant) {
+    /// A message of an Agent came in. It is passed on as it is, or refused: there is an answer to each
+    /// (STATUS-07).
+    pub fn receive(&mut self, from: DownstreamId, message: FromAgent, now: Instant) {
         let stopping = self.stopping;
         let Some(downstream) = self.downstreams.get_mut(&from) else { return };
         if downstream.is_given_up() {
             return;
         }
-        let message = match Incoming::read(&body) {
+        let FromAgent { body, read } = message;
+        let message = match read {
             Ok(message) => message,
             Err((uid, refusal)) => return self.refuse_malformed(from, uid.as_ref(), &refusal, now),
         };
@@ -206,6 +187,13 @@ impl Gateway {
             Err(refused) => refused,
         };
         let why = match refused {
+            Refused::TooLarge => {
+                self.counters.too_large += 1;
+                if self.is_request(from) {
+                    return self.answer(from, ToAgent::TooLarge);
+                }
+                return self.give_up(from, Closing::TooLarge, now);
+            }
             Refused::Superseded => {
                 self.counters.superseded += 1;
                 "another connection speaks for this instance uid"
@@ -223,6 +211,10 @@ impl Gateway {
         let Some(downstream) = self.downstreams.get(&from) else {
             return Err(Refused::Superseded);
         };
+        // The Server's connections are WebSockets, where the header counts (SIZE-01).
+        if len >= self.config.max_message_bytes {
+            return Err(Refused::TooLarge);
+        }
         let is_request = matches!(downstream.kind, Kind::Request { .. });
         let known = self.by_uid.get(&message.uid).and_then(|id| Some((*id, self.agents.get(id)?)));
         // A uid that an Agent had before says nothing of that Agent when another one speaks.
@@ -431,7 +423,7 @@ impl Gateway {
         let Kind::WebSocket { unread, unread_bytes, closing, .. } = &mut downstream.kind else {
             return;
         };
-        if matches!(closing, Some(Closing::Slow | Closing::Malformed)) {
+        if closing.is_some_and(|why| why != Closing::GoingAway) {
             return;
         }
         *unread_bytes += size(message.len());
@@ -559,12 +551,6 @@ impl Gateway {
         if downstream.malformed_in_a_row > self.config.max_malformed.saturating_add(agents) {
             self.give_up(to, Closing::Malformed, now);
         }
-    }
-
-    /// A WebSocket message without the OpAMP header, or otherwise not what it should be.
-    pub fn receive_unreadable(&mut self, from: DownstreamId, why: &str, now: Instant) {
-        let refusal = Refusal::malformed(format!("WebSocket message header: {why}"));
-        self.refuse_malformed(from, None, &refusal, now);
     }
 
     pub(super) fn wake(&mut self, id: DownstreamId) {

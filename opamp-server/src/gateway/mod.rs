@@ -1,7 +1,7 @@
 //! A gateway's routing, without I/O: many Agents on either transport, few connections to the Server.
 //!
 //! The Server sees WebSockets that are shared by many Agents (ID-11); the Agents see a Server. Messages
-//! go through as the bytes they came in: they are looked at, not decoded and encoded anew, so that what
+//! go through as the bytes they came in: they are looked at, not encoded anew, so that what
 //! this crate does not know of survives, and uids, numbers and hashes are the Agent's own.
 //!
 //! ```text
@@ -48,8 +48,11 @@
 //! If it says nothing in time, 503. A response without the Server's mask gets it, appended, as the Server
 //! gives it once on a connection and a response belongs to none (CAP-10).
 //!
-//! **Trust.** Who may connect is decided by whoever accepts the connections; the gateway vouches for its Agents
-//! with credentials of its own. A message of the Server goes to the Agent that it names, if that is in
+//! **One Agent's faults are its own.** What the Server would find malformed or too large does not get onto a
+//! connection that others share. Such a message is refused here, as the Server would refuse it.
+//!
+//! **Trust.** Who may connect, and speak for which uid, is decided by whoever accepts the connections; the
+//! gateway vouches for its Agents with credentials of its own. A message of the Server goes to the Agent that it names, if that is in
 //! session on the connection the message came on, and to nobody else.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -60,6 +63,7 @@ use opamp_proto::WireUid;
 mod config;
 mod counters;
 mod downstream;
+mod incoming;
 mod scan;
 mod session;
 mod upstream;
@@ -67,6 +71,7 @@ mod upstream;
 pub use self::config::GatewayConfig;
 pub use self::counters::GatewayCounters;
 pub use self::downstream::{Closing, ToAgent};
+pub use self::incoming::FromAgent;
 pub use self::scan::ReplyScan;
 pub use self::upstream::UpstreamStatus;
 
@@ -116,7 +121,7 @@ enum Timer {
 /// use std::time::Instant;
 ///
 /// use opamp_proto::{Message as _, v1};
-/// use opamp_server::gateway::{Gateway, GatewayConfig, ToAgent};
+/// use opamp_server::gateway::{FromAgent, Gateway, GatewayConfig, ToAgent};
 ///
 /// # #[allow(clippy::disallowed_methods)]
 /// let now = Instant::now();
@@ -126,7 +131,7 @@ enum Timer {
 /// // An Agent connects and reports; the report goes to the Server as it is.
 /// let agent = gateway.open_websocket();
 /// let report = v1::AgentToServer { instance_uid: vec![7; 16].into(), ..Default::default() };
-/// gateway.receive(agent, report.encode_to_vec().into(), now);
+/// gateway.receive(agent, FromAgent::read(report.encode_to_vec().into()), now);
 /// assert_eq!(gateway.poll_upstream(0).unwrap(), report.encode_to_vec());
 ///
 /// // The Server's reply finds its way back.

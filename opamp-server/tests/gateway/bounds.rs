@@ -1,6 +1,6 @@
 //! Nothing is unbounded, and nobody has to suffer for another.
 
-use opamp_proto::v1;
+use opamp_proto::{Message as _, v1};
 use opamp_server::gateway::{Closing, DownstreamId, Ready, ToAgent};
 use opamp_spec::judges;
 
@@ -172,4 +172,19 @@ fn everybody_is_named_once_until_taken() {
         bench.reply(0, &offer(1, 1));
     }
     assert_eq!(ready(&mut bench), [Ready::Upstream(0), Ready::Downstream(agent)]);
+}
+
+#[test]
+fn what_is_too_large_for_the_server_does_not_get_onto_a_shared_connection() {
+    let _judged = judges(&["SIZE-06", "SIZE-07", "SIZE-23"]);
+    let largest = report(1, 2).encode_to_vec().len() + 1;
+    let mut bench = Bench::new(|config| config.max_message_bytes = largest);
+    let agent = bench.connect(1);
+    bench.send(agent, &report(1, 2));
+    bench.send(agent, &large(1, 3, 1));
+    assert_eq!(bench.polled(agent), [ToAgent::Close(Closing::TooLarge)]);
+    assert_eq!(bench.at_server(0), [report(1, 2), goodbye(1, 3)]);
+    let request = bench.post(&large(2, 1, 1));
+    assert_eq!(bench.polled(request), [ToAgent::TooLarge]);
+    assert_eq!(bench.gateway.counters().too_large, 2);
 }

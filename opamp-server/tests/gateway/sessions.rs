@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use opamp_proto::{Message as _, v1};
-use opamp_server::gateway::{Closing, ToAgent};
+use opamp_server::gateway::{Closing, FromAgent, ToAgent};
 use opamp_spec::judges;
 
 use crate::support::{Bench, ack, goodbye, masked, offer, pause, report, uid};
@@ -19,8 +19,8 @@ fn messages_go_through_as_the_bytes_they_are() {
     // Not in the order of the fields, and with one that is unknown.
     let with = |message: Vec<u8>| [UNKNOWN, &message].concat();
     let sent = [with(report(1, 5).encode_to_vec()), with(report(2, 9).encode_to_vec())];
-    bench.gateway.receive(one, sent[0].clone().into(), bench.now);
-    bench.gateway.receive(two, sent[1].clone().into(), bench.now);
+    bench.send_bytes(one, &sent[0]);
+    bench.send_bytes(two, &sent[1]);
     assert_eq!(bench.gateway.poll_upstream(0).unwrap(), sent[0]);
     assert_eq!(bench.gateway.poll_upstream(0).unwrap(), sent[1]);
     assert_eq!(bench.gateway.poll_upstream(0), None);
@@ -201,12 +201,14 @@ fn messages_that_nobody_could_be_answered_for_are_refused_here() {
     let mut bench = Bench::new(|config| config.max_malformed = 2);
     let agent = bench.gateway.open_websocket();
     bench.send(agent, &v1::AgentToServer::default());
-    bench.gateway.receive(agent, b"\xff".as_slice().into(), bench.now);
+    // A health that is none.
+    let broken = [report(1, 1).encode_to_vec(), b"\x2a\x01\xff".to_vec()].concat();
+    bench.send_bytes(agent, &broken);
     for refused in bench.received(agent) {
         let error = refused.error_response.unwrap();
         assert_eq!(error.r#type(), v1::ServerErrorResponseType::BadRequest);
     }
-    bench.gateway.receive_unreadable(agent, "7 is not 0", bench.now);
+    bench.gateway.receive(agent, FromAgent::unreadable("7 is not 0"), bench.now);
     assert_eq!(bench.polled(agent), [ToAgent::Close(Closing::Malformed)]);
     assert_eq!(bench.gateway.counters().malformed, 3);
     assert!(bench.at_server(0).is_empty());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use opamp_proto::{Message as _, v1};
-use opamp_server::gateway::{DownstreamId, Gateway, GatewayConfig, ToAgent};
+use opamp_server::gateway::{DownstreamId, FromAgent, Gateway, GatewayConfig, ToAgent};
 
 pub(crate) struct Bench {
     pub(crate) gateway: Gateway,
@@ -43,7 +43,12 @@ impl Bench {
     }
 
     pub(crate) fn send(&mut self, from: DownstreamId, message: &v1::AgentToServer) {
-        self.gateway.receive(from, message.encode_to_vec().into(), self.now);
+        self.send_bytes(from, &message.encode_to_vec());
+    }
+
+    pub(crate) fn send_bytes(&mut self, from: DownstreamId, message: &[u8]) {
+        let message = FromAgent::read(Bytes::copy_from_slice(message));
+        self.gateway.receive(from, message, self.now);
     }
 
     /// An Agent connects and reports; the Server acknowledges.

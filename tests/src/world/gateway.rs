@@ -12,7 +12,9 @@ use bytes::Bytes;
 use opamp_client::core::{Loss, Response, Ticket};
 use opamp_proto::{Message as _, v1};
 use opamp_server::fleet::{Route, RouteWaker};
-use opamp_server::gateway::{DownstreamId, Gateway, GatewayConfig, Ready, ReplyScan, ToAgent};
+use opamp_server::gateway::{
+    DownstreamId, FromAgent, Gateway, GatewayConfig, Ready, ReplyScan, ToAgent,
+};
 
 use super::World;
 use super::network::Arrival;
@@ -214,7 +216,7 @@ impl World {
         let (message, now) = (with_unknown_field(body), self.now);
         let middle = self.middle();
         middle.sent_by_agents.insert(message.clone());
-        middle.gateway.receive(id, message, now);
+        middle.gateway.receive(id, FromAgent::read(message), now);
     }
 
     /// A handshake arrives at the gateway.
