@@ -94,6 +94,7 @@ async fn read(
     stream: &mut (impl futures_util::Stream<Item = Result<Message, Error>> + Unpin),
 ) -> Over {
     let mut pinged = false;
+    let mut closed = "the peer closed".to_owned();
     loop {
         while hub.is_held_up(end) {
             wakers.read.notified().await;
@@ -101,8 +102,8 @@ async fn read(
         let patience = if pinged { PONG_TIMEOUT } else { PING_INTERVAL };
         let message = match timeout(patience, stream.next()).await {
             Ok(Some(Ok(message))) => message,
+            Ok(Some(Err(Error::ConnectionClosed)) | None) => return Over::Gone(closed),
             Ok(Some(Err(error))) => return fault(&error),
-            Ok(None) => return Over::Gone("the peer closed".to_owned()),
             Err(_elapsed) if pinged => return Over::Close(1008, "no answer to a ping"),
             Err(_elapsed) => {
                 pinged = true;
@@ -114,7 +115,8 @@ async fn read(
         match message {
             Message::Binary(message) => hub.take_in(end, message),
             Message::Text(_) => return Over::Close(1003, "OpAMP messages are binary"),
-            // A Close frame is answered as the stream is read to its end.
+            // It is answered as the stream is read to its end.
+            Message::Close(Some(close)) => closed = format!("the peer closed: {close}"),
             _ => {}
         }
     }
@@ -169,6 +171,10 @@ async fn in_time(
     let patience = WRITE_TIMEOUT.saturating_add(Duration::from_secs(seconds));
     match timeout(patience, written).await {
         Ok(Ok(())) => Ok(()),
+        // The peer has closed; whoever reads will come to the end of it.
+        Ok(Err(Error::Protocol(ProtocolError::SendAfterClosing) | Error::ConnectionClosed)) => {
+            std::future::pending().await
+        }
         Ok(Err(error)) => Err(Over::Gone(error.to_string())),
         Err(_elapsed) => Err(Over::Gone("the peer does not read".to_owned())),
     }
