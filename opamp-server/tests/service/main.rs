@@ -6,6 +6,7 @@ mod admission;
 #[cfg(feature = "ca")]
 mod certificates;
 mod client;
+mod duplicates;
 mod faults;
 mod flows;
 mod handling;
