@@ -107,8 +107,8 @@ impl Verdict {
         let bound = match (goal.bound, goal.measure) {
             (Bound::AtMost(most), Measure::Ratio(..)) => format!("at most {most} ×"),
             (Bound::AtLeast(least), Measure::Ratio(..)) => format!("at least {least} ×"),
-            (Bound::AtMost(most), _) => format!("at most {} {unit}", number(most)),
-            (Bound::AtLeast(least), _) => format!("at least {} {unit}", number(least)),
+            (Bound::AtMost(most), _) => format!("at most {most} {unit}"),
+            (Bound::AtLeast(least), _) => format!("at least {least} {unit}"),
         };
         let about = match goal.measure {
             Measure::Ratio(of, to) => format!("{name}: {of} by {to}"),
