@@ -34,7 +34,7 @@
 //!
 //! # Features
 //!
-//! `service` and `tls` are on by default. `file-store` brings a store of what has to survive a restart,
+//! `service`, `tls` and `http2` are on by default. `file-store` brings a store of what has to survive a restart,
 //! in a file. Without default features there is the core and the registry alone: no runtime, no I/O,
 //! no clock, nothing in the dependency tree for any of them.
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use opamp_proto::{AgentCapabilities as Does, v1};
 use opamp_server::fleet::Route;
 use opamp_server::{Changes, ConnectionSettings, ServerConfig};
+use proptest::prelude::*;
 use support::{Bench, FULL_STATE, bare, full_report, heartbeat, wire};
 
 const UID: [u8; 16] = [1; 16];
@@ -19,8 +20,13 @@ const BEATS: Does = MASK.union(Does::REPORTS_HEARTBEAT);
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn settings(seconds: u64) -> ConnectionSettings {
+    settings_at(seconds, 0)
+}
+
+/// Settings that differ from all others with another number.
+fn settings_at(seconds: u64, number: usize) -> ConnectionSettings {
     let opamp = v1::OpAmpConnectionSettings {
-        destination_endpoint: "wss://opamp.example/v1/opamp".to_owned(),
+        destination_endpoint: format!("wss://opamp.example/v1/opamp/{number}"),
         heartbeat_interval_seconds: seconds,
         ..Default::default()
     };
@@ -331,4 +337,103 @@ fn nobody_is_asked_by_push_over_http_or_after_it_has_gone() {
     }
     assert_eq!(woken.take(), []);
     assert_eq!(bench.fleet.counters().full_state_pushes, 0);
+}
+
+/// Something that happens.
+#[derive(Debug, Clone)]
+enum Step {
+    Beat,
+    Wait(u64),
+    /// The operator wants this interval.
+    Offer(u64),
+    Tell(Status),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => Just(Step::Beat),
+        4 => (1..200_u64).prop_map(Step::Wait),
+        1 => (1..60_u64).prop_map(Step::Offer),
+        2 => prop_oneof![Just(Applying), Just(Applied), Just(Failed)].prop_map(Step::Tell),
+    ]
+}
+
+/// What is to be expected, said as simply as can be.
+#[derive(Debug, Default)]
+struct Model {
+    connected: bool,
+    silent_for: u64,
+    agreed: Option<u64>,
+    /// Wanted, and not answered for good.
+    open: Option<u64>,
+    /// The open one was sent.
+    sent: bool,
+}
+
+impl Model {
+    fn spoke(&mut self) {
+        (self.connected, self.silent_for) = (true, 0);
+    }
+
+    fn waited(&mut self, seconds: u64) {
+        self.silent_for += seconds;
+        if let Some(agreed) = self.agreed {
+            let longest = agreed.max(self.open.filter(|_| self.sent).unwrap_or(0));
+            // In half seconds.
+            self.connected &= 2 * self.silent_for < 6 * longest + longest.min(20);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn an_agent_is_connected_when_the_model_says_so(steps in prop::collection::vec(step(), 1..80)) {
+        let mut bench = Bench::with(|config| {
+            with_a_long_memory(config);
+            config.offer_deadline = Duration::MAX;
+        });
+        let mut route = bench.websocket();
+        let mut agent = Agent::new(UID, BEATS);
+        bench.send(&mut route, &agent.full());
+        let (mut model, mut wanted) = (Model::default(), None);
+        model.spoke();
+        for (number, step) in steps.into_iter().enumerate() {
+            match step {
+                Step::Beat => {
+                    bench.send(&mut route, &agent.beat());
+                    model.spoke();
+                    model.sent = true;
+                }
+                Step::Wait(seconds) => {
+                    bench.advance(Duration::from_secs(seconds));
+                    let _ = bench.fleet.sweep(bench.now);
+                    model.waited(seconds);
+                }
+                Step::Offer(seconds) => {
+                    let settings = settings_at(seconds, number);
+                    bench.fleet.set_connection_settings(wire(&UID), settings.clone()).unwrap();
+                    let pushed = !bench.pushes(&route, &UID).is_empty();
+                    prop_assert_eq!(pushed, model.connected);
+                    (model.open, model.sent) = (Some(seconds), pushed);
+                    wanted = Some(settings);
+                }
+                Step::Tell(status) => {
+                    let Some(settings) = wanted.as_ref().filter(|_| model.sent) else { continue };
+                    bench.send(&mut route, &agent.status(settings, status));
+                    model.spoke();
+                    match status {
+                        Applied => model.agreed = model.open.take().or(model.agreed),
+                        Failed => model.open = None,
+                        _ => {}
+                    }
+                    if status != Applying {
+                        wanted = None;
+                    }
+                }
+            }
+            prop_assert_eq!(is_connected(&bench, &UID), model.connected, "{:?}", model);
+        }
+    }
 }

@@ -76,7 +76,7 @@ impl Place {
     }
 
     /// The endpoint over a transport; empty if it is not known.
-    fn endpoint(&self, transport: Transport) -> String {
+    pub(super) fn endpoint(&self, transport: Transport) -> String {
         let scheme = match (transport, self.tls) {
             (Transport::WebSocket, false) => "ws",
             (Transport::WebSocket, true) => "wss",

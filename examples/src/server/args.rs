@@ -85,6 +85,11 @@ pub struct ServerArgs {
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
 
+    /// The heartbeat interval to offer to agents that take settings for their connection, in seconds:
+    /// one that agreed to it counts as gone when it misses three. Default: none is offered
+    #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub heartbeat_interval: Option<u64>,
+
     /// Deviations from the specification to serve. Default: none
     #[arg(long, value_name = "NAME,…", value_enum, value_delimiter = ',')]
     pub tolerate: Vec<Tolerance>,
@@ -173,6 +178,7 @@ impl ServerArgs {
             max_message_size: DEFAULT_MAX_MESSAGE_SIZE,
             custom_capabilities: Vec::new(),
             state: None,
+            heartbeat_interval: None,
             tolerate: Vec::new(),
         }
     }

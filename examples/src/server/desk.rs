@@ -4,6 +4,7 @@ use opamp_proto::v1;
 use opamp_server::{AgentChange, BearerTokens, Changes, Handler, PeerCertificates, Rejection};
 use tokio::sync::watch;
 
+use super::heartbeat::Heartbeat;
 use super::mailbox::Mailbox;
 
 /// Admits agents that present a token, if one is asked for, and passes on that something changed.
@@ -11,6 +12,8 @@ pub(super) struct Desk {
     pub(super) tokens: Option<BearerTokens>,
     /// Who presents a certificate needs no token.
     pub(super) certificates: bool,
+    /// The interval to offer, if one is.
+    pub(super) heartbeat: Option<Heartbeat>,
     pub(super) changed: watch::Sender<()>,
     pub(super) mailbox: Mailbox,
 }
@@ -27,7 +30,10 @@ impl Handler for Desk {
     }
 
     async fn agent_changed(&self, change: AgentChange<()>) {
-        let AgentChange { agent, changes, custom_messages, .. } = change;
+        let AgentChange { agent, changes, custom_messages, fleet, .. } = change;
+        if let Some(heartbeat) = &self.heartbeat {
+            heartbeat.offer(&fleet, &agent);
+        }
         self.mailbox.add(*agent.uid(), custom_messages);
         if changes.intersects(Changes::CONNECTED | Changes::DISCONNECTED) {
             let connected = agent.is_connected();
@@ -39,6 +45,9 @@ impl Handler for Desk {
         {
             let (outcome, error) = (status.status(), status.error_message);
             tracing::info!(agent = %agent.key(), ?outcome, error, "an agent told what became of a configuration");
+        }
+        if changes.contains(Changes::SILENT) {
+            tracing::warn!(agent = %agent.key(), "an agent is silent and counts as gone");
         }
         if changes.contains(Changes::OFFER_TIMED_OUT) {
             tracing::warn!(agent = %agent.key(), "an agent did not say what became of an offer");

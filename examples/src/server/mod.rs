@@ -6,6 +6,7 @@ pub mod agent_json;
 mod args;
 mod certificates;
 mod desk;
+mod heartbeat;
 mod mailbox;
 mod metrics;
 mod offers_json;
@@ -27,6 +28,7 @@ use self::admin::{Admin, PACKAGES, Place};
 pub(crate) use self::args::{message_size, path};
 use self::certificates::Certificates;
 use self::desk::Desk;
+use self::heartbeat::Heartbeat;
 use self::mailbox::Mailbox;
 use self::state::Hosted;
 use crate::program::Failure;
@@ -83,11 +85,13 @@ impl Server {
         if let Some(directory) = &args.state {
             builder = builder.state_store(state::open(directory)?);
         }
+        let heartbeat = args.heartbeat_interval.map(Heartbeat::new);
         let listening = |addr| move |error| Failure::caused_by(format!("{addr}"), error);
         let opamp = builder
             .listen(Desk {
                 tokens,
                 certificates: certificates.is_some(),
+                heartbeat: heartbeat.clone(),
                 changed,
                 mailbox: mailbox.clone(),
             })
@@ -112,6 +116,9 @@ impl Server {
         let place = Place::new(args, addr);
         if let Some(certificates) = &certificates {
             certificates.set_place(&place)?;
+        }
+        if let Some(heartbeat) = &heartbeat {
+            heartbeat.set_place(&place);
         }
         let store = opamp.store_handle();
         let admin_api = Admin { fleet: fleet.clone(), mailbox, store, files, place, certificates };

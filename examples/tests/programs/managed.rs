@@ -256,3 +256,16 @@ async fn several_default_configurations_go_by_their_file_names() {
     });
     server.until("running both", |agent| agent["effective_config"] == expected).await;
 }
+
+#[tokio::test]
+async fn a_heartbeat_interval_is_offered_and_agreed_to() {
+    let _judged = opamp_spec::judges(&["HB-11"]);
+    for scheme in ["ws", "http"] {
+        let server = Server::start(&["--heartbeat-interval", "7"]).await;
+        let url = format!("{scheme}://{}", server.opamp);
+        let _agent = agent(&["--server", &url, "--heartbeat-interval", "0.5"]);
+        server
+            .until("agreed", |agent| agent["connection_settings_status"]["status"] == "APPLIED")
+            .await;
+    }
+}

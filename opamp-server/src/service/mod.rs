@@ -4,6 +4,10 @@
 //! mount at a path of an existing hyper or axum application, which answers plain HTTP and upgrades to
 //! WebSocket alike (NET-01). [`Server`] listens by itself.
 //!
+//! [`Server`] speaks HTTP/2 as well (feature `http2`), by ALPN or with prior knowledge, for plain
+//! requests: WebSockets over HTTP/2 are not offered, so a client opens them over HTTP/1.1. In a mounted
+//! service it is the host's choice.
+//!
 //! # What a peer at fault is told
 //!
 //! | fault | over WebSocket | over HTTP |
@@ -20,7 +24,7 @@
 //! | a close reason that is not UTF-8 | Close 1007 | |
 //! | gzip that cannot be unpacked, body that breaks off | | 400 |
 //! | unknown `Content-Encoding` | | 415 with `Accept-Encoding: gzip` |
-//! | body that does not arrive in time | | 408 |
+//! | body that pauses for too long, or comes too slowly | | 408 |
 //! | does not speak, answer pings or read | Close 1008 | |
 //! | another Agent with its uid is connected, and it may have no other | BAD_REQUEST | 403 |
 //! | too many Agents on the connection, too much state | BAD_REQUEST | 200 with BAD_REQUEST |
