@@ -226,19 +226,23 @@ fn the_same_request_is_the_same_request() {
     let (_, received) =
         bench.send_bytes(&mut route, &opamp_proto::Message::encode_to_vec(&asks(3, "csr")));
     assert_eq!(received.changes, Changes::empty(), "nobody is asked twice");
+    bench.advance(Duration::from_secs(60));
+    let (_, received) =
+        bench.send_bytes(&mut route, &opamp_proto::Message::encode_to_vec(&asks(4, "csr")));
+    assert_eq!(received.changes, Changes::CERTIFICATE_REQUEST, "but who may have failed");
 
     // What was decided is told again, as the answer may be lost.
     let key = wire(&UID);
     bench.fleet.refuse_certificate(key, id("csr"), "no").unwrap();
     assert!(is_refused(&bench.pushes(&route, &UID)[0]));
-    assert!(is_refused(&bench.send(&mut route, &asks(4, "csr"))));
+    assert!(is_refused(&bench.send(&mut route, &asks(5, "csr"))));
     let decided = bench.fleet.issue_certificate(key, id("csr"), issued("it"), bench.now.instant);
     assert_eq!(decided, Err(OperationError::NoCertificateRequest));
 
-    let _ = bench.send(&mut route, &asks(5, "another"));
+    let _ = bench.send(&mut route, &asks(6, "another"));
     bench.fleet.issue_certificate(key, id("another"), issued("it"), bench.now.instant).unwrap();
     let first = bench.pushes(&route, &UID);
-    let again = bench.send(&mut route, &asks(6, "another"));
+    let again = bench.send(&mut route, &asks(7, "another"));
     assert_eq!(first[0].connection_settings, again.connection_settings);
 }
 

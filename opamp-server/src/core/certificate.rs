@@ -238,6 +238,8 @@ pub(super) struct Certificates {
 struct Request {
     id: CertificateRequestId,
     asked: Instant,
+    /// Somebody was told that there is something to decide, since the process began.
+    handed: bool,
     progress: Progress,
 }
 
@@ -318,6 +320,7 @@ impl Certificates {
         let request = <[u8; 32]>::try_from(&record.request[..]).ok().map(|id| Request {
             id: CertificateRequestId(id),
             asked,
+            handed: false,
             progress: match (&record.pending, &record.refused) {
                 (Some(csr), _) => Progress::Pending(csr.clone().into()),
                 (None, Some(why)) => Progress::Refused(why.clone()),
@@ -379,8 +382,12 @@ impl Agent {
         let certificates = self.certificates.get_or_insert_with(|| Certificates::new(now).into());
         let id = CertificateRequestId::of(csr);
         if let Some(request) = certificates.request.as_mut().filter(|request| request.id == id) {
-            request.asked = now;
+            let last = std::mem::replace(&mut request.asked, now);
+            let again = now.saturating_duration_since(last) >= config.offer_pause;
+            let handed = std::mem::replace(&mut request.handed, true);
             match &request.progress {
+                // Who was to decide may have failed, or be another process by now.
+                Progress::Pending(_) if again || !handed => return Changes::CERTIFICATE_REQUEST,
                 Progress::Pending(_) => return Changes::empty(),
                 Progress::Refused(reason) => {
                     certificates.untold = Some(Refusal::over_limit(reason));
@@ -402,7 +409,7 @@ impl Agent {
         }
         certificates.untold = None;
         let progress = Progress::Pending(Bytes::copy_from_slice(csr));
-        certificates.request = Some(Request { id, asked: now, progress });
+        certificates.request = Some(Request { id, asked: now, handed: true, progress });
         Changes::CERTIFICATE_REQUEST
     }
 

@@ -136,6 +136,7 @@ impl<I> Fleet<I> {
         decide(slot, terms)?;
         self.inner.budget.release(before.saturating_sub(slot.retained_bytes()));
         slot.wake();
+        self.inner.watching.note(self.place(&key), &mut slot.changed_at);
         let noted = slot.note_operation(&self.inner.saving);
         shard.queue(key, noted);
         Ok(())
