@@ -34,7 +34,8 @@
 //!
 //! # Features
 //!
-//! `service`, `tls` and `http2` are on by default. `file-store` brings a store of what has to survive a restart,
+//! `service`, `tls` and `http2` are on by default. `ca` has certificates issued to Agents that ask for them,
+//! and takes them back. `file-store` brings a store of what has to survive a restart,
 //! in a file. Without default features there is the core and the registry alone: no runtime, no I/O,
 //! no clock, nothing in the dependency tree for any of them.
 

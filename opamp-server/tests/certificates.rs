@@ -2,13 +2,16 @@
 
 mod support;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use opamp_proto::v1::ConnectionSettingsStatuses::{Applied, Failed};
 use opamp_proto::{AgentCapabilities as Does, InstanceUid, ServerCapabilities, v1};
+use opamp_server::fleet::SaveWaker;
 use opamp_server::{
     CertificateDecision, CertificateOffer, CertificateRequestId, Changes, ConnectionSettings,
-    OperationError, Outcome, ServerConfig,
+    Fleet, OperationError, Outcome, ServerConfig,
 };
 use proptest::prelude::*;
 use support::{Bench, full_report, heartbeat, wire};
@@ -458,6 +461,63 @@ fn a_renamed_agent_is_looked_at_again() {
     let pushes = bench.pushes(&route, new.as_ref());
     assert_eq!(pushes[0].instance_uid, new.to_bytes());
     let _ = offered(&pushes[0]);
+}
+
+struct Nobody;
+
+impl SaveWaker for Nobody {
+    fn wake(&self) {}
+}
+
+/// Another process with what this one has written.
+fn restarted(bench: &Bench) -> Fleet {
+    let mut written = BTreeMap::new();
+    let mut lagging = true;
+    while let Some(batch) = bench.fleet.take_unsaved(bench.now, lagging, usize::MAX) {
+        lagging = false;
+        for change in batch.changes().iter() {
+            match change.value() {
+                Some(value) => written.insert(change.key().to_vec(), value.to_vec()),
+                None => written.remove(change.key()),
+            };
+        }
+        bench.fleet.saved(batch);
+    }
+    let fleet = Fleet::new(bench.fleet.config().clone());
+    let mut restore = fleet.restore(bench.now);
+    written.iter().for_each(|(key, value)| restore.add(key, value).unwrap());
+    let _ = restore.finish();
+    fleet
+}
+
+#[test]
+fn what_was_issued_and_what_waits_survives_a_restart() {
+    let mut bench = bench();
+    bench.fleet.begin_saving(Arc::new(Nobody));
+    let key = wire(&UID);
+    let mut route = bench.websocket();
+    let _ = bench.send_bytes(&mut route, &opamp_proto::Message::encode_to_vec(&report(1)));
+    let _ = bench.send_bytes(&mut route, &opamp_proto::Message::encode_to_vec(&asks(2, "one")));
+    bench.fleet.issue_certificate(key, id("one"), issued("it"), bench.now.instant).unwrap();
+    let _ = bench.send_bytes(&mut route, &opamp_proto::Message::encode_to_vec(&asks(3, "two")));
+    bench.fleet = restarted(&bench);
+    assert_eq!(bench.fleet.pending_certificate(key).unwrap().id, id("two"));
+
+    // The certificate goes along with whatever else is wanted, or the Agent would take it for none.
+    let all = v1::ConnectionSettingsOffers { opamp: Some(opamp("all")), ..Default::default() };
+    bench.fleet.set_default_connection_settings(ConnectionSettings::new(all).unwrap()).unwrap();
+    let mut route = bench.websocket();
+    let offer = offered(&bench.send(&mut route, &beat(4)));
+    assert_eq!(offer.destination_endpoint, "wss://all.example/v1/opamp");
+    assert_eq!(&offer.certificate.unwrap().cert[..], b"it");
+
+    // Whoever decides in this process has not heard of what waits.
+    for (number, changes) in [(5, Changes::CERTIFICATE_REQUEST), (6, Changes::empty())] {
+        let message = opamp_proto::Message::encode_to_vec(&asks(number, "two"));
+        assert_eq!(bench.send_bytes(&mut route, &message).1.changes, changes);
+    }
+    let counters = bench.fleet.counters();
+    assert_eq!((counters.certificates_requested, counters.certificates_issued), (1, 0));
 }
 
 #[derive(Debug, Clone)]

@@ -319,6 +319,15 @@ counters! {
         /// there was no room for them.
         custom_messages_dropped [outcome = "dropped"],
     }
+    #[doc = "Requests of Agents for certificates, by what became of them."]
+    "opamp_certificate_requests_total" {
+        /// Certificate requests that somebody had to decide about.
+        certificates_requested [outcome = "requested"],
+        /// Certificates issued to Agents, asked for or not.
+        certificates_issued [outcome = "issued"],
+        /// Certificate requests that were refused, by whoever decided.
+        certificates_refused [outcome = "refused"],
+    }
     #[doc = "Sessions of Agents ended by silence, by transport."]
     "opamp_sessions_silent_total" {
         /// Sessions on a WebSocket that ended as the heartbeats an Agent had agreed to did not come.

@@ -337,6 +337,9 @@ impl<I> Fleet<I> {
         reserved.settle(before, slot.agent.retained_bytes());
         let Handled { changes: folded, due, new_instance_uid, custom_message } = handled;
         changes |= folded;
+        if changes.contains(Changes::CERTIFICATE_REQUEST) {
+            self.inner.counting.certificates_requested.add();
+        }
         if changes.contains(Changes::AVAILABLE_COMPONENTS) {
             self.note_components(key.tenant(), &mut slot.agent);
         }

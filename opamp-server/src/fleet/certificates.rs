@@ -90,7 +90,9 @@ impl<I> Fleet<I> {
         if !config.capabilities.contains(ServerCapabilities::OFFERS_CONNECTION_SETTINGS) {
             return Err(OperationError::NotOffered);
         }
-        self.decide(key, |slot, terms| slot.agent.issue_certificate(request, offer, terms, now))
+        self.decide(key, |slot, terms| slot.agent.issue_certificate(request, offer, terms, now))?;
+        self.inner.counting.certificates_issued.add();
+        Ok(())
     }
 
     /// Refuses a certificate request: the Agent is told BAD_REQUEST and the reason, which should say
@@ -106,7 +108,9 @@ impl<I> Fleet<I> {
         request: CertificateRequestId,
         reason: &str,
     ) -> Result<(), OperationError> {
-        self.decide(key, |slot, _| slot.agent.refuse_certificate(request, reason))
+        self.decide(key, |slot, _| slot.agent.refuse_certificate(request, reason))?;
+        self.inner.counting.certificates_refused.add();
+        Ok(())
     }
 
     /// Forgets the certificate an Agent was given: it is no part of what the Agent should have any
