@@ -22,6 +22,8 @@ enum Operation {
     AcceptRemoteConfig(usize, bool),
     Offer(u8),
     OfferOne(usize, u8),
+    OfferTelemetry(u8),
+    OfferPackages([u8; 2]),
     RequestFullState(usize),
     Rename(usize),
     Restart(usize),
@@ -44,6 +46,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (agent.clone(), any::<bool>()).prop_map(|(agent, on)| Op::AcceptRemoteConfig(agent, on)),
         2 => (0..8_u8).prop_map(Op::Offer),
         2 => (agent.clone(), 0..8_u8).prop_map(|(agent, value)| Op::OfferOne(agent, value)),
+        1 => (0..4_u8).prop_map(Op::OfferTelemetry),
+        2 => [0..4_u8, 0..4_u8].prop_map(Op::OfferPackages),
         1 => agent.clone().prop_map(Op::RequestFullState),
         1 => agent.clone().prop_map(Op::Rename),
         1 => agent.clone().prop_map(Op::Restart),
@@ -100,6 +104,8 @@ fn happen(world: &mut World, operation: &Operation) {
             // An agent the server does not know cannot be offered anything.
             let _ = fleet.set_remote_config(uid, config);
         }),
+        Operation::OfferTelemetry(number) => world.offer_telemetry(number),
+        Operation::OfferPackages(versions) => world.offer_packages(versions),
         Operation::RequestFullState(agent) => world.operate(agent % agents, |fleet, uid, _| {
             let _ = fleet.request_full_state(uid);
         }),
@@ -152,7 +158,7 @@ proptest! {
         let _judged = judges(&[
             "STATUS-04", "STATUS-14", "STATUS-15", "DELTA-03", "DELTA-04", "SEQ-01", "SEQ-02",
             "SEQ-03", "SEQ-04", "SEQ-05", "SEQ-07", "CFG-18", "CFG-19", "CFG-24", "CFG-25", "RETRY-08", "RETRY-09",
-            "CAP-09", "CAP-10", "CMD-01", "ID-10", "ID-12", "ID-13", "DUP-01", "EST-03",
+            "PKG-26", "CONN-31", "CAP-09", "CAP-10", "CMD-01", "ID-10", "ID-12", "ID-13", "DUP-01", "EST-03",
         ]);
         let mut world = world(seed);
         for operation in &operations {
@@ -247,6 +253,44 @@ fn an_offer_reaches_everyone_and_a_refused_one_keeps_the_old() {
         assert_eq!(remote.status(), v1::RemoteConfigStatuses::Failed);
         assert_eq!(remote.error_message, "odd");
         assert_eq!(world.agents[agent].offers.len(), 2, "a failed offer is not offered again");
+    }
+}
+
+#[test]
+fn packages_and_settings_reach_everyone_and_outcomes_come_back() {
+    let _judged = judges(&["PKG-26", "CONN-31", "CONN-34", "TEL-07"]);
+    let mut world = world(6);
+    world.run_for(Duration::from_secs(5));
+    world.offer_packages([2, 1]);
+    world.offer_telemetry(2);
+    world.run_for(Duration::from_secs(120));
+    world.restart_server();
+    for agent in 0..4 {
+        world.crash_and_restart(agent, TRANSPORTS[agent]);
+    }
+    world.run_for(Duration::from_secs(120));
+    for agent in 0..4 {
+        assert_eq!(world.disagreement(agent), None, "agent {agent}");
+        let status = world.agents[agent].core.status();
+        let packages = &status.package_statuses.as_ref().unwrap().packages;
+        let state = |name: &str| packages[name].status();
+        assert_eq!(state("one"), v1::PackageStatusEnum::Installed);
+        assert_eq!(state("two"), v1::PackageStatusEnum::InstallFailed);
+        assert_eq!(packages["two"].error_message, "odd");
+        let settings = status.connection_settings_status.as_ref().unwrap();
+        assert_eq!(settings.status(), v1::ConnectionSettingsStatuses::Applied);
+    }
+    world.offer_telemetry(3);
+    world.offer_packages([0, 0]);
+    world.run_for(Duration::from_secs(120));
+    for agent in 0..4 {
+        assert_eq!(world.disagreement(agent), None, "agent {agent}");
+        let status = world.agents[agent].core.status();
+        assert!(status.package_statuses.as_ref().unwrap().packages.is_empty());
+        let settings = status.connection_settings_status.as_ref().unwrap();
+        assert_eq!(settings.error_message, "odd");
+        let kept = world.agents[agent].core.connections().own_metrics.as_ref().unwrap();
+        assert_eq!(kept.destination_endpoint, "https://metrics.example/2");
     }
 }
 

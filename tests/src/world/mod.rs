@@ -12,19 +12,21 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use opamp_client::core::{
-    ClientConfig, ClientCore, ClientState, Event, Loss, PeerMisbehaved, Resolution, Transport,
+    ClientConfig, ClientCore, ClientState, Event, Loss, PeerMisbehaved, Transport,
 };
 use opamp_proto::{InstanceUid, WireUid, v1};
 use opamp_server::fleet::{AgentKey, Fleet, Now, RouteWaker};
-use opamp_server::{RemoteConfig, ServerConfig};
+use opamp_server::{ConnectionSettings, Packages, RemoteConfig, ServerConfig};
 
 use self::network::{Arrival, Connection, Scheduled};
+use self::work::Answer;
 use crate::random::Random;
 use crate::tap::Tap;
 
 mod agreement;
 mod gateway;
 mod network;
+mod work;
 
 /// How bad the network is.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +55,9 @@ pub struct SimulatedAgent {
     /// The offers it was handed, in order.
     pub offers: Vec<Bytes>,
     /// Answers it has still to give, with the time at which it gives them.
-    answers: Vec<(Instant, Resolution)>,
+    answers: Vec<(Instant, Answer)>,
+    /// What its store has of packages.
+    packages: Option<Vec<u8>>,
     connection: Option<u64>,
     uid: InstanceUid,
 }
@@ -85,6 +89,8 @@ pub struct World {
     server: u64,
     server_config: ServerConfig,
     default_config: Option<RemoteConfig>,
+    default_settings: Option<ConnectionSettings>,
+    default_packages: Option<Packages>,
     arrivals: BinaryHeap<Reverse<Scheduled>>,
     order: u64,
     connections: BTreeMap<u64, Connection>,
@@ -127,6 +133,8 @@ impl World {
             server: 0,
             server_config,
             default_config: None,
+            default_settings: None,
+            default_packages: None,
             arrivals: BinaryHeap::new(),
             order: 0,
             connections: BTreeMap::new(),
@@ -154,6 +162,7 @@ impl World {
         config.accepts_remote_config = true;
         config.accepts_restart = true;
         config.seed = self.random.below(u64::MAX);
+        work::take_everything(&mut config);
         adjust(&mut config);
         let agent = self.new_process(config);
         self.agents.push(agent);
@@ -172,6 +181,7 @@ impl World {
             restarts: 0,
             offers: Vec::new(),
             answers: Vec::new(),
+            packages: None,
             connection: None,
             uid,
         }
@@ -192,6 +202,7 @@ impl World {
         config.accepts_remote_config = status.remote_config_status.is_some();
         config.accepts_restart = true;
         config.seed = self.random.below(u64::MAX);
+        work::take_everything(&mut config);
         if let Some(connection) = self.agents[agent].connection {
             self.cut(connection);
         }
@@ -199,6 +210,7 @@ impl World {
         let old = std::mem::replace(&mut self.agents[agent], fresh);
         self.agents[agent].restarts = old.restarts;
         self.agents[agent].offers = old.offers;
+        self.agents[agent].packages = old.packages;
         self.settle_agent(agent);
     }
 
@@ -259,6 +271,12 @@ impl World {
         self.fleet = Fleet::new(self.server_config.clone());
         if let Some(config) = self.default_config.clone() {
             self.fleet.set_default_remote_config(config).expect("it is small");
+        }
+        if let Some(settings) = self.default_settings.clone() {
+            self.fleet.set_default_connection_settings(settings).expect("they are small");
+        }
+        if let Some(packages) = self.default_packages.clone() {
+            self.fleet.set_default_packages(packages).expect("they are small");
         }
     }
 
@@ -329,22 +347,10 @@ impl World {
         }
     }
 
-    fn answer_offers(&mut self, agent: usize) {
-        let now = self.now;
-        let agent = &mut self.agents[agent];
-        let (due, later) = agent.answers.drain(..).partition(|(due, _)| *due <= now);
-        agent.answers = later;
-        let due: Vec<(Instant, Resolution)> = due;
-        for (_, resolution) in due {
-            // A newer offer may have taken its place.
-            let _ = agent.core.resolve(resolution);
-        }
-    }
-
     /// Does what an agent's core says until it says nothing more.
     fn settle_agent(&mut self, agent: usize) {
         loop {
-            let mut busy = false;
+            let mut busy = self.package_action(agent);
             while let Some(action) = self.agents[agent].core.poll_connection(self.now) {
                 busy = true;
                 self.connection_action(agent, action);
@@ -370,15 +376,18 @@ impl World {
                 let now = self.now;
                 let agent = &mut self.agents[agent];
                 agent.offers.push(offer.hash().clone());
-                agent.answers.push((now + first, offer.applying()));
+                agent.answers.push((now + first, Answer::RemoteConfig(offer.applying())));
                 let answer = if is_refused(offer.config()) {
                     offer.failed("odd")
                 } else {
                     let config_map = Some(offer.config().clone());
                     offer.applied_with(v1::EffectiveConfig { config_map })
                 };
-                agent.answers.push((now + first + second, answer));
+                agent.answers.push((now + first + second, Answer::RemoteConfig(answer)));
             }
+            Event::ConnectionSettings(offer) => self.decide_on_settings(agent, offer),
+            Event::Package(offer) => self.decide_on_package(agent, offer),
+            Event::PackageRemoval(removal) => self.remove_package(agent, removal),
             Event::Restart => self.agents[agent].restarts += 1,
             Event::InstanceUidChanged { old, new } => {
                 assert_eq!(self.agents[agent].uid, old);
