@@ -5,12 +5,13 @@ mod support;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use opamp_proto::{AgentCapabilities as Does, Message as _};
-use opamp_server::fleet::{Batch, SaveWaker};
+use opamp_proto::{AgentCapabilities as Does, Message as _, v1};
+use opamp_server::fleet::{Batch, Change, SaveWaker};
 use opamp_server::service::store::{FileStore, StateStore as _};
 use opamp_server::{Fleet, Now};
-use support::{Bench, full_report, wire};
+use support::{Bench, full_report, heartbeat, wire};
 
 const MASK: Does = Does::REPORTS_STATUS.union(Does::REPORTS_HEALTH);
 
@@ -49,13 +50,12 @@ fn batch(bench: &mut Bench, agents: u8, number: u64) -> Batch {
     bench.fleet.take_unsaved(bench.now, true, usize::MAX).expect("a batch")
 }
 
-async fn restored(store: &FileStore, now: Now) -> Fleet {
+async fn restored(store: &FileStore, now: Now, max_bytes: usize) -> Fleet {
     let fleet = Fleet::default();
     let mut restore = fleet.restore(now);
     let mut after = None;
     loop {
-        // As little at a time as there can be.
-        let entries = store.load(after.as_deref(), 1).await.expect("it can be read");
+        let entries = store.load(after.as_deref(), max_bytes).await.expect("it can be read");
         let Some((last, _)) = entries.last() else { break };
         for (key, value) in &entries {
             restore.add(key, value).expect("it was written like that");
@@ -77,7 +77,8 @@ async fn what_is_written_is_there_when_the_file_is_opened_again() {
     store.save(Arc::clone(written.changes())).await.expect("it is written");
     drop(store);
     let store = FileStore::open(place.path()).expect("the file");
-    let fleet = restored(&store, bench.now).await;
+    // As little at a time as there can be.
+    let fleet = restored(&store, bench.now, 1).await;
     assert_eq!(fleet.len(), 20);
     for number in 1..=20 {
         let key = wire(&[number; 16]);
@@ -132,4 +133,61 @@ async fn what_cannot_be_used_says_what_to_do() {
     let directory = Place::new();
     std::fs::create_dir_all(directory.path()).expect("a directory");
     assert!(refused(&directory).contains("cannot open"), "{}", refused(&directory));
+}
+
+/// Writes what there is to write, and says what it took.
+#[allow(clippy::print_stdout, reason = "the numbers are what it is for")]
+async fn written(bench: &Bench, store: &FileStore, what: &str) {
+    let began = Instant::now();
+    let (mut first, mut bytes, mut slowest) = (true, 0, Duration::ZERO);
+    while let Some(batch) = bench.fleet.take_unsaved(bench.now, first, 4 * 1024 * 1024) {
+        first = false;
+        bytes += batch.changes().iter().map(Change::size).sum::<usize>();
+        let began = Instant::now();
+        store.save(Arc::clone(batch.changes())).await.expect("it is written");
+        slowest = slowest.max(began.elapsed());
+        bench.fleet.saved(batch);
+    }
+    let (took, bytes) = (began.elapsed(), bytes / 1_000_000);
+    println!("{what}: {bytes} MB in {took:.1?}, slowest batch {slowest:.1?}");
+}
+
+/// What a large fleet costs: `cargo test --release --features file-store --test file_store -- --ignored
+/// --nocapture`.
+#[tokio::test]
+#[ignore = "it takes a minute, and is for its numbers"]
+#[allow(clippy::print_stdout, reason = "the numbers are what it is for")]
+async fn a_hundred_thousand_agents_are_written_and_loaded() {
+    let (place, mut bench) = (Place::new(), bench());
+    let store = FileStore::open(place.path()).expect("a new file");
+    let size = || std::fs::metadata(place.path()).expect("the file").len() / 1_000_000;
+    let uid = |number: u32| (u128::from(number) << 64 | 0xab).to_be_bytes();
+    let agents = 100_000;
+    for number in 0..agents {
+        let mut report = full_report(&uid(number), 1, MASK);
+        let body = format!("agent: {number}\n{}", "receivers: {otlp: {}}\n".repeat(100));
+        let file = v1::AgentConfigFile { body: body.into(), ..Default::default() };
+        let config_map = v1::AgentConfigMap { config_map: [(String::new(), file)].into() };
+        report.effective_config = Some(v1::EffectiveConfig { config_map: Some(config_map) });
+        let mut route = bench.http();
+        let _ = bench.send_bytes(&mut route, &report.encode_to_vec());
+    }
+    let reported = bench.fleet.retained_bytes() / 1_000_000;
+    println!("{agents} Agents have reported {reported} MB");
+    written(&bench, &store, "everything").await;
+    println!("file {} MB", size());
+    for number in 0..agents {
+        let mut route = bench.http();
+        let _ = bench.send_bytes(&mut route, &heartbeat(&uid(number), 2, MASK).encode_to_vec());
+    }
+    written(&bench, &store, "a heartbeat of each").await;
+    println!("file {} MB", size());
+    drop(store);
+    let began = Instant::now();
+    let store = FileStore::open(place.path()).expect("the file");
+    println!("opened in {:.1?}", began.elapsed());
+    let began = Instant::now();
+    let fleet = restored(&store, bench.now, 4 * 1024 * 1024).await;
+    println!("loaded {} in {:.1?}", fleet.len(), began.elapsed());
+    assert_eq!(fleet.len(), agents as usize);
 }
