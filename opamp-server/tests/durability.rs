@@ -349,10 +349,12 @@ enum Step {
         lagging: bool,
         failures: usize,
     },
-    /// A batch is taken and written, but the Server crashes before it hears of it.
-    CrashAfterWrite,
-    /// A batch is taken and lost.
-    CrashBeforeWrite,
+    /// Some batches are written and replies sent. The Server crashes with the next: it is written,
+    /// and the Server does not hear of it, or it is lost.
+    Crash {
+        batches: usize,
+        writes: bool,
+    },
     CleanRestart,
     Sweep,
 }
@@ -365,8 +367,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (agent, 0..3_u32).prop_map(|(agent, value)| Step::Want(agent, value)),
         6 => (any::<bool>(), 0..3_usize)
             .prop_map(|(lagging, failures)| Step::Write { lagging, failures }),
-        1 => Just(Step::CrashAfterWrite),
-        1 => Just(Step::CrashBeforeWrite),
+        3 => (0..4_usize, any::<bool>())
+            .prop_map(|(batches, writes)| Step::Crash { batches, writes }),
         1 => Just(Step::CleanRestart),
         1 => Just(Step::Sweep),
     ];
@@ -467,7 +469,15 @@ impl World {
         }
     }
 
-    fn crash(&mut self, writes: bool) {
+    fn crash(&mut self, batches: usize, writes: bool) {
+        for _ in 0..batches {
+            let Some(batch) = self.bench.fleet.take_unsaved(self.bench.now, false, 200) else {
+                break;
+            };
+            self.disk.write(&batch);
+            self.bench.fleet.saved(batch);
+            self.deliver();
+        }
         if let Some(batch) = self.bench.fleet.take_unsaved(self.bench.now, false, 200)
             && writes
         {
@@ -532,8 +542,7 @@ impl World {
                 }
             }
             Step::Write { lagging, failures } => self.write(*lagging, *failures),
-            Step::CrashAfterWrite => self.crash(true),
-            Step::CrashBeforeWrite => self.crash(false),
+            Step::Crash { batches, writes } => self.crash(*batches, *writes),
             Step::CleanRestart => {
                 self.write(true, 0);
                 // What was offered with the last replies.
@@ -567,7 +576,7 @@ proptest! {
         for step in &steps {
             world.step(step);
         }
-        world.crash(true);
+        world.crash(1, true);
         world.step(&Step::CleanRestart);
     }
 }

@@ -26,8 +26,8 @@ const CACHE: usize = 64 * 1024 * 1024;
 
 /// A [`StateStore`] in a file, which this process alone may have open.
 ///
-/// Every batch is one transaction that is on the disk when it returns. The file is as large as what
-/// was reported and about half as much again, is readable by its owner alone, since connection
+/// Every batch is one transaction that is on the disk when it returns. The file is two to three times
+/// as large as what was reported and does not shrink. It is readable by its owner alone, since connection
 /// settings hold credentials, and can be copied while no server has it open. After a crash it is
 /// checked from end to end when it is opened.
 ///
