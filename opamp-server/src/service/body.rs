@@ -29,7 +29,11 @@ pub struct Body {
 
 impl Body {
     pub(super) fn new(content: Bytes) -> Self {
-        Self { rest: content, ..Self::default() }
+        Self {
+            rest: content,
+            #[cfg(feature = "http2")]
+            exchange: None,
+        }
     }
 
     /// The body as a part of an exchange, which is over when all of it is taken.
