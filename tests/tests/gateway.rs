@@ -194,6 +194,11 @@ fn a_lost_upstream_connection_costs_its_agents_one_report_each() {
     let concerned = world.middle().gateway.upstream(0).unwrap().agents as u64;
     let before = world.tap.reports;
     world.cut_upstream(0);
+    // The server does not have to wait for a heartbeat to know where they are.
+    world.run_for(Duration::from_secs(10));
+    for agent in (0..AGENTS).filter(|agent| transport(*agent) == Transport::WebSocket) {
+        assert_eq!(world.disagreement(agent), None, "agent {agent}");
+    }
     world.run_for(Duration::from_secs(60));
     for agent in 0..AGENTS {
         assert_eq!(world.disagreement(agent), None, "agent {agent}");
