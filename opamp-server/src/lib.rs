@@ -51,10 +51,12 @@ pub use crate::core::{
     AgentState, CertificateDecision, CertificateOffer, CertificateRequestId,
     CertificateRequestState, Changes, ConnectionSettings, CustomCapabilities, CustomMessages,
     InvalidOffer, OfferHash, OfferState, OperationError, Outcome, Packages, PendingCertificate,
-    RemoteConfig, ServerConfig, SettingsParts, Tolerances, Transport,
+    Rate, RemoteConfig, ServerConfig, SettingsParts, Tolerances, Transport,
 };
 pub use crate::counters::{CounterFamily, CounterKind, CounterSample, Counters};
-pub use crate::fleet::{AgentKey, AgentSnapshot, Authorizer, Claim, Denied, Fleet, Now, Tenant};
+pub use crate::fleet::{
+    AgentKey, AgentSnapshot, Authorizer, Claim, Denied, Fleet, Load, Now, Tenant,
+};
 #[cfg(feature = "tls")]
 pub use crate::service::PeerCertificates;
 #[cfg(feature = "service")]

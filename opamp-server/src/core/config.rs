@@ -6,6 +6,7 @@ use opamp_proto::{MessageLimits, ServerCapabilities};
 
 use super::OperationError;
 use super::custom::CustomCapabilities;
+use super::rate::Rate;
 use super::reply::MAX_HEAD;
 
 /// Deviations from the specification that are served although a row of the catalogue calls them
@@ -77,6 +78,18 @@ pub struct ServerConfig {
     pub tolerances: Tolerances,
     /// Agents the registry holds; one more is told UNAVAILABLE. Default: 1,000,000.
     pub max_agents: usize,
+    /// Connections and Agents that may arrive: handshakes of WebSockets, first messages of Agents that
+    /// are not there, further Agents on a WebSocket. Polls and heartbeats are none. Others are told
+    /// UNAVAILABLE, and 503 over HTTP, with a time to come back that is another for each
+    /// ([`Arrivals`](crate::core::Arrivals)). Default: 1,000 each second and 10,000 at once, so that
+    /// 100,000 Agents that all come back are there within two minutes.
+    pub arrivals: Rate,
+    /// The longest time somebody who arrives is told to stay away. Default: 15 min, so that the Agents of
+    /// a Server that is down for long do not stay away for longer than that afterwards.
+    pub max_arrival_wait: Duration,
+    /// The shortest time Agents are told to stay away by an overloaded Server, and half the longest.
+    /// Default: 30 s (THR-12).
+    pub overload_pause: Duration,
     /// Agents that may share one connection; one more is told UNAVAILABLE (ID-11). Default: 1,024.
     pub max_agents_per_connection: usize,
     /// Bytes of reported state kept for one Agent; a report that would exceed it is told
@@ -159,6 +172,9 @@ impl Default for ServerConfig {
             limits: MessageLimits::default(),
             tolerances: Tolerances::default(),
             max_agents: 1_000_000,
+            arrivals: Rate::per_second(1_000).with_burst(10_000),
+            max_arrival_wait: Duration::from_secs(15 * 60),
+            overload_pause: Duration::from_secs(30),
             max_agents_per_connection: 1_024,
             max_retained_bytes: 16 * 1024 * 1024,
             max_fleet_bytes: 2 * 1024 * 1024 * 1024,

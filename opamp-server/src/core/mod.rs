@@ -6,6 +6,7 @@
 //! through the [`Fleet`](crate::Fleet).
 
 mod agent;
+mod arrivals;
 mod certificate;
 mod changes;
 mod compose;
@@ -19,6 +20,7 @@ mod liveness;
 mod offer;
 mod pacing;
 mod packages;
+mod rate;
 mod record;
 mod remote_config;
 mod reply;
@@ -28,6 +30,7 @@ mod state;
 mod tally;
 
 pub use self::agent::{Agent, Due, Handled, Push, Terms, Transport};
+pub use self::arrivals::Arrivals;
 pub use self::certificate::{
     CertificateDecision, CertificateOffer, CertificateRequestId, CertificateRequestState,
     InvalidRequestId, PendingCertificate,
@@ -43,6 +46,8 @@ pub use self::endpoint::InvalidOffer;
 pub use self::offer::{OfferHash, OfferState, Outcome};
 pub use self::pacing::FullStatePace;
 pub use self::packages::Packages;
+pub use self::rate::Rate;
+pub(crate) use self::rate::Spread;
 pub(crate) use self::record::{Anchor, Dealings, Value, ValueKey, Values, Vitals, WantedRecord};
 pub use self::remote_config::RemoteConfig;
 pub use self::reply::{MAX_HEAD, Refusal, RefusalKind};

@@ -85,6 +85,12 @@ impl Refusal {
         &self.text
     }
 
+    /// How long the Agent is to stay away, if it is told.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
     /// Appends the reply that tells the Agent: its instance uid, if it could be read, and the error,
     /// nothing else (ERR-03, ID-10; readings A08, A33).
     pub fn encode(&self, uid: Option<&WireUid>, out: &mut Vec<u8>) {

@@ -177,6 +177,12 @@ counters! {
         /// Messages told UNAVAILABLE.
         unavailable [reason = "unavailable"],
     }
+    #[doc = "Connections and Agents that arrived and were told to come back later."]
+    "opamp_arrivals_deferred_total" {
+        /// Connections and Agents that arrived and were told to come back later
+        /// ([`ServerConfig::arrivals`](crate::ServerConfig::arrivals), [`Load`](crate::Load)).
+        arrivals_deferred,
+    }
     #[doc = "Messages told UNAVAILABLE as all Agents together would have reported more than is kept."]
     "opamp_messages_over_budget_total" {
         /// Messages told UNAVAILABLE as all Agents together would have reported more than is kept

@@ -183,10 +183,7 @@ impl<I> Fleet<I> {
     fn read<'a>(&self, body: &'a [u8]) -> Result<(WireUid, Scan<'a>), (Option<WireUid>, Refusal)> {
         let mut scan = Scan::new(body).map_err(|fault| (fault.uid().copied(), fault.into()))?;
         let uid = self.identify(scan.instance_uid())?;
-        if let Some(pause) = self.unavailable() {
-            let refusal = Refusal::unavailable("the Server is overloaded", Some(pause));
-            return Err((Some(uid), refusal));
-        }
+        self.inner.availability.check().map_err(|refusal| (Some(uid), refusal))?;
         scan.validate_longer_than(LARGE_PART).map_err(|fault| (Some(uid), fault.into()))?;
         Ok((uid, scan))
     }
@@ -234,6 +231,10 @@ impl<I> Fleet<I> {
         let mut changes = Changes::empty();
         let mut reserved = None;
         let mut shard = self.shard_for(route, &key)?;
+        let is_there = shard.slots.get(&key).is_some_and(|slot| slot.is_connected());
+        if !is_there && !shard.renames.contains_key(&key) {
+            self.admit_arrival(route, now.instant)?;
+        }
         if !shard.slots.contains_key(&key) {
             // It stays until the slot is there, so that nobody else is given the uid meanwhile.
             let rename = shard.renames.get(&key).copied();

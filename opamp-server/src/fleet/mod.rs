@@ -35,6 +35,7 @@ mod handling;
 mod inbox;
 mod key;
 mod lookup;
+mod load;
 mod operations;
 mod received;
 mod rename;
@@ -50,6 +51,7 @@ pub use self::authorize::{Authorizer, Claim, Denied};
 pub use self::entry::Change;
 pub use self::handling::{AgentChanges, ChangesToken};
 pub use self::key::{AgentKey, Tenant};
+pub use self::load::Load;
 pub use self::operations::Connected;
 pub use self::received::{Accepted, Received};
 pub use self::restore::{InvalidEntry, Restore, Restored};
@@ -61,6 +63,7 @@ pub use self::watch::{FleetChanges, Watch};
 use self::authorize::Everyone;
 use self::budget::Budget;
 use self::components::Components;
+use self::load::Availability;
 use self::route::RouteShared;
 use self::saving::Saving;
 use self::shard::Shard;
@@ -100,12 +103,9 @@ struct Inner<I> {
     routes: AtomicU64,
     /// The number of the next slot.
     serials: AtomicU64,
-    /// Nanoseconds an Agent is told to stay away; [`AVAILABLE`] if the Server serves.
-    unavailable: AtomicU64,
+    availability: Availability,
     counting: Arc<Counting>,
 }
-
-const AVAILABLE: u64 = u64::MAX;
 
 impl<I> Clone for Fleet<I> {
     fn clone(&self) -> Self {
@@ -140,6 +140,7 @@ impl<I> Fleet<I> {
         let shards = (0..config.shards.max(1)).map(shard).collect();
         let budget = Budget::new(config.max_fleet_bytes);
         let watching = Watching::new(config.shards.max(1));
+        let availability = Availability::new(&config);
         Self {
             inner: Arc::new(Inner {
                 config,
@@ -154,7 +155,7 @@ impl<I> Fleet<I> {
                 watching,
                 routes: AtomicU64::new(0),
                 serials: AtomicU64::new(0),
-                unavailable: AtomicU64::new(AVAILABLE),
+                availability,
                 counting: Arc::default(),
             }),
         }
@@ -247,7 +248,7 @@ impl<I> Fleet<I> {
             identity: Some(identity),
             waker,
         });
-        Route { shared, agents: Vec::new(), offered: Vec::new() }
+        Route { shared, agents: Vec::new(), offered: Vec::new(), arrived: false }
     }
 
     /// Composes the next message to push to an Agent of this route, if there is one: appends its head

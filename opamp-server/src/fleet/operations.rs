@@ -1,12 +1,11 @@
 //! What the operator asks of the registry. Operations take effect at once; where that means to push
 //! something, the Agent's connection is woken, and nothing waits.
 
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::shard::Slot;
 use super::tally::Kind;
-use super::{AVAILABLE, AgentKey, AgentSnapshot, Fleet};
+use super::{AgentKey, AgentSnapshot, Fleet};
 use crate::core::{OperationError, Transport, later};
 
 /// Numbers of Agents with a session.
@@ -93,28 +92,6 @@ impl<I> Fleet<I> {
             let waker = slot.route.waker.as_ref().filter(|_| connected);
             waker.map(|waker| waker.close()).ok_or(OperationError::NotConnected)
         })
-    }
-
-    /// Refuses every message with UNAVAILABLE from now on, and asks Agents to stay away for this long,
-    /// if given (THR-01, THR-03). A Server in trouble sheds load with this.
-    pub fn set_unavailable(&self, retry_after: Option<Duration>) {
-        let nanos =
-            retry_after.map_or(0, |pause| u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX));
-        self.inner.unavailable.store(nanos.min(AVAILABLE - 1), Ordering::Relaxed);
-    }
-
-    /// Serves again.
-    pub fn set_available(&self) {
-        self.inner.unavailable.store(AVAILABLE, Ordering::Relaxed);
-    }
-
-    /// `Some` while messages are refused, with the pause Agents are asked for; zero if none is.
-    #[must_use]
-    pub fn unavailable(&self) -> Option<Duration> {
-        match self.inner.unavailable.load(Ordering::Relaxed) {
-            AVAILABLE => None,
-            nanos => Some(Duration::from_nanos(nanos)),
-        }
     }
 
     pub(super) fn with_slot<T>(

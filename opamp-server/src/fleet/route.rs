@@ -45,6 +45,8 @@ pub struct Route<I> {
     /// The new uids of those who came here under the uid of an Agent that is served elsewhere, at
     /// most one for each of the Agents above.
     pub(super) offered: Vec<(InstanceUid, AgentKey)>,
+    /// An Agent has arrived on it.
+    pub(super) arrived: bool,
 }
 
 pub(super) struct RouteShared<I> {

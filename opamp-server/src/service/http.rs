@@ -144,6 +144,10 @@ impl<H: Handler> Inner<H> {
                 self.handled(key, accepted.queue, accepted.ticket).await;
             }
         }
+        if let Some(pause) = accepted.refusal().and_then(Refusal::retry_after) {
+            // Some clients look for a time to come back nowhere but in the header (THR-06, THR-08).
+            return Err(Rejection::unavailable(pause));
+        }
         let key = accepted.key;
         let mut out = Vec::with_capacity(128);
         if let Some(saver) = self.saver()

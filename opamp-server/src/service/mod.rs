@@ -29,7 +29,8 @@
 //! | another Agent with its uid is connected, and it may have no other | BAD_REQUEST | 403 |
 //! | too many Agents on the connection, too much state | BAD_REQUEST | 200 with BAD_REQUEST |
 //! | *what changed cannot be stored* | UNAVAILABLE | 200 with UNAVAILABLE |
-//! | *the Server is full or overloaded* | UNAVAILABLE; 503 to the handshake | 200 with UNAVAILABLE |
+//! | *too many arrive, the Server is overloaded* | UNAVAILABLE; 503 to the handshake | 503 with `Retry-After` |
+//! | *the Server is full* | UNAVAILABLE | 200 with UNAVAILABLE |
 //! | *the reply is above the limit of what is sent* | UNKNOWN | 200 with UNKNOWN |
 //! | *the Server shuts down* | Close 1001 | the response in progress is finished |
 //!
@@ -343,8 +344,9 @@ impl<H: Handler> OpampService<H> {
         upgrade: hyper::upgrade::OnUpgrade,
     ) -> Result<Response<Body>, Rejection> {
         let response = upgrade::handshake(request)?;
-        let identity = self.inner.admit(request).await?;
         self.inner.check_available()?;
+        let identity = self.inner.admit(request).await;
+        let identity = identity.inspect_err(|_| self.inner.fleet.forget_connection())?;
         let peer = request.extensions.get::<PeerAddr>().map(|peer| peer.0);
         let permit = request.extensions.get::<Permit>().cloned();
         let inner = Arc::clone(&self.inner);
@@ -403,14 +405,13 @@ impl<H: Handler> Inner<H> {
         Err(rejection)
     }
 
-    /// No WebSocket is opened for an Agent that would only be sent away (THR-07, THR-08).
+    /// No WebSocket is opened, and nobody asked about it, for an Agent that would only be sent away
+    /// (THR-07, THR-08).
     fn check_available(&self) -> Result<(), Rejection> {
-        let pause = match self.fleet.unavailable() {
-            Some(pause) => pause,
-            None if self.signals.is_closing() => Duration::ZERO,
-            None => return Ok(()),
-        };
-        Err(Rejection::unavailable(pause))
+        if self.signals.is_closing() {
+            return Err(Rejection::unavailable(Duration::ZERO));
+        }
+        self.fleet.admit_connection(now().instant).map_err(Rejection::unavailable)
     }
 
     /// Starts the task that advances the coarse clock and sweeps the registry, unless it runs.
