@@ -43,6 +43,7 @@ pub mod core;
 mod counters;
 pub mod fleet;
 pub mod gateway;
+pub mod limits;
 #[cfg(feature = "service")]
 pub mod service;
 pub mod websocket;
@@ -57,19 +58,19 @@ pub use crate::counters::{CounterFamily, CounterKind, CounterSample, Counters};
 pub use crate::fleet::{
     AgentKey, AgentSnapshot, Authorizer, Claim, Denied, Fleet, Load, Now, Tenant,
 };
-#[cfg(feature = "tls")]
-pub use crate::service::PeerCertificates;
 #[cfg(feature = "service")]
 pub use crate::service::{
-    AcceptAll, AgentChange, Authorizing, BearerTokens, FilesFull, Handler, OpampService,
-    PackageFile, PackageFiles, PeerAddr, Rejection, Server, ServerBuilder, ServiceConfig,
-    ShutdownHandle, StoreHandle,
+    AcceptAll, AgentChange, Authenticate, Authorizing, BearerTokens, FilesFull, Handler,
+    InvalidNetwork, Network, OpampService, OverloadLimits, PackageFile, PackageFiles, PeerAddr,
+    Rejection, Server, ServerBuilder, ServiceConfig, ShutdownHandle, StoreHandle, TrustedProxies,
 };
 #[cfg(feature = "ca")]
 pub use crate::service::{
     ApprovalError, CertificateAuthority, CertificateIssuing, CertificateRequest, CertificateSerial,
     CsrApproval, IssuedCertificate, KeyAlgorithm, LocalCa, NotIssued, Revocations, Revoked,
 };
+#[cfg(feature = "tls")]
+pub use crate::service::{ClientCertificates, PeerCertificates};
 
 #[cfg(all(doctest, feature = "service"))]
 #[doc = include_str!("../README.md")]

@@ -47,6 +47,8 @@ pub use self::offer::{OfferHash, OfferState, Outcome};
 pub use self::pacing::FullStatePace;
 pub use self::packages::Packages;
 pub use self::rate::Rate;
+#[cfg(feature = "service")]
+pub(crate) use self::rate::Since;
 pub(crate) use self::rate::Spread;
 pub(crate) use self::record::{Anchor, Dealings, Value, ValueKey, Values, Vitals, WantedRecord};
 pub use self::remote_config::RemoteConfig;

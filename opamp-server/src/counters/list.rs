@@ -60,6 +60,17 @@ counters! {
         /// TCP connections of the listener that are open, upgraded ones included.
         listener_connections_open,
     }
+    #[doc = "TCP connections of the listener that were turned away, by the reason."]
+    "opamp_listener_connections_refused_total" {
+        /// Connections turned away as there were as many as there may be
+        /// ([`ServerBuilder::max_connections`](crate::ServerBuilder::max_connections)).
+        connections_crowded [reason = "crowded"],
+        /// Connections turned away as their address had as many as it may
+        /// ([`ServiceConfig::max_connections_per_address`](crate::ServiceConfig::max_connections_per_address)).
+        connections_per_address [reason = "address"],
+        /// Connections of a load balancer that did not begin with the PROXY protocol.
+        connections_without_header [reason = "proxy_protocol"],
+    }
     #[doc = "WebSockets opened."]
     "opamp_websockets_opened_total" {
         /// WebSockets opened.
@@ -86,6 +97,9 @@ counters! {
         websockets_malformed [reason = "malformed"],
         /// WebSockets closed after too many messages for Agents their peer may not speak for.
         websockets_denied [reason = "denied"],
+        /// WebSockets closed as too many messages had arrived in part
+        /// ([`ServiceConfig::max_in_progress`](crate::ServiceConfig::max_in_progress)).
+        websockets_crowded [reason = "crowded"],
         /// WebSockets closed by the operator.
         websockets_ended [reason = "operator"],
         /// WebSockets closed as the Server shut down.

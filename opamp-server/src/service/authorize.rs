@@ -116,6 +116,10 @@ where
         self.handler.stored_identity(stored)
     }
 
+    fn account(&self, identity: &Self::Identity) -> Option<u128> {
+        self.handler.account(identity)
+    }
+
     fn agent_changed(
         &self,
         change: AgentChange<Self::Identity>,

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use super::overload::OverloadLimits;
+use super::proxies::TrustedProxies;
 use super::store::StoreFailure;
+use crate::core::Rate;
 
 /// Times and bounds of the service, beside those of [`ServerConfig`](crate::ServerConfig).
 ///
@@ -21,13 +24,41 @@ pub struct ServiceConfig {
     /// How long [`Handler::admit`](crate::Handler::admit) may take; the request is then answered
     /// with 503. Default: 10 s.
     pub admission_deadline: Duration,
-    /// How long any body of a request may take to arrive, and the longest pause in one; then 408.
+    /// How long any body of a request may take to arrive, and the longest pause in one; then 408. And
+    /// how long any message on a WebSocket may take from its first byte to its last; then Close 1008.
     /// Default: 30 s. A body that keeps up [`min_body_rate`](Self::min_body_rate) may take up to twenty
     /// times as long.
     pub body_deadline: Duration,
     /// Bytes each second, on the whole, that a body has to come at beyond `body_deadline`. Default:
     /// 1,024, which is what very slow links still do.
     pub min_body_rate: u32,
+    /// The frames one WebSocket is read at in a second, control frames and fragments included; 0 is no
+    /// limit. More wait, which its peer notices as a connection that is slow. Default: 20,000, which is
+    /// what a gateway may send for a thousand Agents that all report at once, in fragments.
+    pub max_frames_per_second: u32,
+    /// Bytes of messages that have arrived in part, and of bodies that are unpacked, on all connections
+    /// together. Nobody may hold more than is left free, so alone a message may have half of it: keep
+    /// it at twice the limit of a message at least. Others are closed with code 1013, or told 503. The
+    /// first 4 KiB of each do not count. Default: 256 MiB.
+    pub max_in_progress: usize,
+    /// The proxies whose word about a client's address is taken. Default: none, so that the address is
+    /// that of the connection.
+    pub trusted_proxies: TrustedProxies,
+    /// Connections from one address, or from one network of 64 bits with IPv6; one more is told 429.
+    /// Connections of a trusted proxy count for nobody, its clients' WebSockets do. Default: 5,000, as
+    /// the Agents of a site may share an address.
+    pub max_connections_per_address: usize,
+    /// HTTP requests, handshakes of WebSockets included, from one address; more are told 429. Default:
+    /// 500 each second and 5,000 at once.
+    pub requests_per_address: Rate,
+    /// WebSockets of one [account](crate::Handler::account); one more is told 429. Default: 10,000.
+    pub max_connections_per_account: usize,
+    /// HTTP requests of one [account](crate::Handler::account); more are told 429. Default: 1,000 each
+    /// second and 10,000 at once.
+    pub requests_per_account: Rate,
+    /// When the Server takes itself for overloaded; `None` leaves that to
+    /// [`Fleet::set_load`](crate::Fleet::set_load).
+    pub overload: Option<OverloadLimits>,
     /// How long an HTTP response waits for [`Handler::agent_changed`](crate::Handler::agent_changed),
     /// so that what it sets goes out in that response. Default: 1 s.
     pub reply_deadline: Duration,
@@ -87,6 +118,14 @@ impl Default for ServiceConfig {
             admission_deadline: Duration::from_secs(10),
             body_deadline: Duration::from_secs(30),
             min_body_rate: 1024,
+            max_frames_per_second: 20_000,
+            max_in_progress: 256 * 1024 * 1024,
+            trusted_proxies: TrustedProxies::default(),
+            max_connections_per_address: 5_000,
+            requests_per_address: Rate::per_second(500).with_burst(5_000),
+            max_connections_per_account: 10_000,
+            requests_per_account: Rate::per_second(1_000).with_burst(10_000),
+            overload: Some(OverloadLimits::default()),
             reply_deadline: Duration::from_secs(1),
             min_compressed: 1024,
             first_message_timeout: Duration::from_secs(30),

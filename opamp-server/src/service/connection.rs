@@ -24,6 +24,8 @@ use opamp_proto::frame::{self, HeaderPolicy};
 
 use super::buffers::{Buffers, Writing};
 use super::handler::Handler;
+use super::in_progress::Exhausted;
+use super::incoming::Incoming;
 use super::probes::Probes;
 use super::signal::{Coarse, Signal, coarse};
 use super::websocket::{Fault, Socket};
@@ -98,6 +100,7 @@ struct Connection<H: Handler> {
     outbox: Arc<Outbox>,
     route: Sessions<H>,
     socket: Socket,
+    incoming: Incoming,
     held: Option<Box<Held>>,
     awaiting: Awaiting,
     malformed_in_a_row: u32,
@@ -113,6 +116,10 @@ struct Connection<H: Handler> {
 impl Held {
     /// What came along with the handshake; `None` if that is nothing, and the buffer it was read into
     /// goes.
+    fn size(&self) -> usize {
+        self.message.as_ref().map_or(0, Vec::capacity) + self.rest.capacity()
+    }
+
     fn from_upgrade(read: Bytes) -> Option<Box<Self>> {
         (!read.is_empty()).then(|| Box::new(Self { message: None, rest: read.into() }))
     }
@@ -181,6 +188,7 @@ pub(super) async fn serve<H: Handler>(
         signal,
         outbox,
         socket,
+        incoming: Incoming::new(&inner.shares.in_progress),
         held: Held::from_upgrade(read),
         awaiting: Awaiting::default(),
         malformed_in_a_row: 0,
@@ -268,7 +276,13 @@ impl<H: Handler> Connection<H> {
             self.push_waiting(writing);
             self.probe(writing);
 
-            let reading = self.held.is_none() && !self.socket.owes_pongs();
+            let now = self.inner.signals.now();
+            let paused = !self.incoming.may_read(now, &self.inner.config);
+            if paused {
+                // As soon as the clock goes on.
+                self.signal.due_by(now.saturating_add(1));
+            }
+            let reading = self.held.is_none() && !self.socket.owes_pongs() && !paused;
             let mut readable = false;
             if reading && let Poll::Ready(len) = self.socket.poll_read(read, cx)? {
                 readable = true;
@@ -276,6 +290,7 @@ impl<H: Handler> Connection<H> {
                 self.note_reading();
                 self.take_in(&mut read[..len], writing)?;
                 self.answer_waiting(writing);
+                self.settle(now)?;
                 if reads < READS && self.socket.unsent() < FLUSH_AT {
                     continue;
                 }
@@ -287,7 +302,7 @@ impl<H: Handler> Connection<H> {
                 cx.waker().wake_by_ref();
                 return Ok(());
             }
-            let again = readable || (flushed && self.can_go_on(reading));
+            let again = readable || (flushed && self.can_go_on(reading || paused));
             if !again {
                 return Ok(());
             }
@@ -304,6 +319,25 @@ impl<H: Handler> Connection<H> {
     /// Whether there is room for another reply.
     fn has_room(&self) -> bool {
         self.socket.has_room() && !self.awaiting.is_full()
+    }
+
+    /// Notes what is kept of what was read, all of which is decoded.
+    fn settle(&mut self, now: Coarse) -> Result<(), End> {
+        let held = self.held.as_ref().map_or(0, |held| held.size());
+        let (kept, read) = (self.socket.kept(), self.socket.read());
+        match self.incoming.settle(kept + held, read, now) {
+            Ok(false) => {}
+            Ok(true) => {
+                if let Some(due) = self.incoming.due(read, &self.inner.config) {
+                    self.signal.due_by(due);
+                }
+            }
+            Err(Exhausted) => {
+                let reason = "too many messages are on their way";
+                return Err(End::close(Cause::Crowded, CloseCode::TRY_AGAIN_LATER, reason));
+            }
+        }
+        Ok(())
     }
 
     /// Takes in what was held, as far as there is room for the replies.
@@ -325,6 +359,7 @@ impl<H: Handler> Connection<H> {
             match self.socket.decode(&mut input) {
                 Ok(None) => return Ok(()),
                 Ok(Some(Event::Binary(message))) => {
+                    self.incoming.frame(true);
                     if !self.has_room() {
                         let (message, rest) = (Some(message.into_owned()), input.to_vec());
                         self.held = Some(Box::new(Held { message, rest }));
@@ -332,14 +367,20 @@ impl<H: Handler> Connection<H> {
                     }
                     self.receive(&message, writing)?;
                 }
-                Ok(Some(Event::Ping(payload))) => self.socket.pong(writing, &payload),
+                Ok(Some(Event::Ping(payload))) => {
+                    self.incoming.frame(false);
+                    self.socket.pong(writing, &payload);
+                }
                 Ok(Some(Event::Close(close))) => {
                     self.socket.answer_close(writing, close.as_ref());
                     return Err(End::Closed);
                 }
-                Ok(Some(Event::Pong(payload))) => self.ponged(&payload),
+                Ok(Some(Event::Pong(payload))) => {
+                    self.incoming.frame(false);
+                    self.ponged(&payload);
+                }
                 // Of text the decoder makes a violation.
-                Ok(Some(Event::Text(_))) => {}
+                Ok(Some(Event::Text(_))) => self.incoming.frame(false),
                 Err(fault) => {
                     if let Fault::Violation(violation) = &fault {
                         tracing::debug!(%violation, "WebSocket protocol error");
@@ -556,6 +597,10 @@ impl<H: Handler> Connection<H> {
             return timed_out("the peer does not read");
         }
 
+        let due = self.incoming.due(self.socket.read(), config);
+        if due.is_some_and(|due| due <= now) {
+            return timed_out("a message takes too long");
+        }
         if !times.spoke && over(times.opened, config.first_message_timeout) {
             return timed_out("no message in time");
         }
@@ -583,7 +628,9 @@ impl<H: Handler> Connection<H> {
         };
         let first = times.opened.saturating_add(coarse(config.first_message_timeout));
         let stalled = times.stalled.map(|since| since.saturating_add(coarse(config.write_timeout)));
-        let due = silence.min(stalled.unwrap_or(Coarse::MAX)).min(self.awaiting.due());
+        let message = self.incoming.due(self.socket.read(), config);
+        let due = silence.min(stalled.unwrap_or(Coarse::MAX)).min(message.unwrap_or(Coarse::MAX));
+        let due = due.min(self.awaiting.due());
         self.signal.set_due(if times.spoke { due } else { due.min(first) });
     }
 }

@@ -33,6 +33,11 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Agents that wait.
+    pub(super) fn len(&self) -> usize {
+        self.state().agents.len()
+    }
+
     /// Adds an Agent. True if a worker has to be started.
     fn push(&self, key: AgentKey, max_workers: usize) -> bool {
         let mut state = self.state();

@@ -4,9 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::header::{
-    AUTHORIZATION, CONNECTION, HeaderName, HeaderValue, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE,
-};
+use http::header::{CONNECTION, HeaderName, HeaderValue, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
 use http::{Response, StatusCode, request};
 use opamp_proto::v1;
 
@@ -89,6 +87,15 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// It must return at once and must not call the registry.
     fn store_identity(&self, identity: &Self::Identity) -> Option<Vec<u8>> {
+        let _ = identity;
+        None
+    }
+
+    /// What a peer's connections and requests count for, beside its address, such as a number of the
+    /// customer it belongs to: see
+    /// [`ServiceConfig::max_connections_per_account`](crate::ServiceConfig::max_connections_per_account).
+    /// Asked once for each WebSocket and each HTTP request; it must return at once. Default: nothing.
+    fn account(&self, identity: &Self::Identity) -> Option<u128> {
         let _ = identity;
         None
     }
@@ -209,6 +216,23 @@ impl Rejection {
         Self { header: Some((name, value)), ..self }
     }
 
+    /// What is said to a peer of whom two were asked: a challenge is what it can meet, so those of both.
+    pub(super) fn or_challenge(self, other: Self) -> Self {
+        let challenge = |rejection: &Self| match &rejection.header {
+            Some((WWW_AUTHENTICATE, challenge)) => Some(challenge.clone()),
+            _ => None,
+        };
+        match (challenge(&self), challenge(&other)) {
+            (Some(own), Some(others)) => {
+                let both = [own.as_bytes(), b", ", others.as_bytes()].concat();
+                // What two values are made of, one can be made of.
+                Self::unauthorized(HeaderValue::from_bytes(&both).unwrap_or(own))
+            }
+            (Some(_), None) => self,
+            (None, _) => other,
+        }
+    }
+
     /// The answer to the request.
     pub(super) fn into_response(self) -> Response<Body> {
         let mut response = status(self.status);
@@ -245,64 +269,5 @@ impl Handler for AcceptAll {
 
     async fn admit(&self, _request: &request::Parts) -> Result<(), Rejection> {
         Ok(())
-    }
-}
-
-/// Admits those who present one of a set of bearer tokens (AUTH-01, AUTH-03, AUTH-04).
-///
-/// A handler of one's own can ask it with [`check`](Self::check).
-#[derive(Clone)]
-pub struct BearerTokens {
-    tokens: Vec<Vec<u8>>,
-}
-
-impl BearerTokens {
-    /// Admits these tokens. An empty token is none.
-    pub fn new<T: AsRef<[u8]>>(tokens: impl IntoIterator<Item = T>) -> Self {
-        let tokens = tokens.into_iter().map(|token| token.as_ref().to_vec());
-        Self { tokens: tokens.filter(|token| !token.is_empty()).collect() }
-    }
-
-    /// Whether a request presents one of the tokens. The time this takes says nothing about them but
-    /// their number and lengths.
-    ///
-    /// # Errors
-    ///
-    /// A [`Rejection`] with status 401.
-    pub fn check(&self, request: &request::Parts) -> Result<(), Rejection> {
-        let presented = request.headers.get(AUTHORIZATION).map_or(&[][..], HeaderValue::as_bytes);
-        let token = match presented.split_at_checked("bearer ".len()) {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => token.trim_ascii(),
-            _ => &[],
-        };
-        // Not `any`, which stops at the first.
-        let known = self.tokens.iter().fold(false, |known, own| known | same(own, token));
-        if known {
-            return Ok(());
-        }
-        Err(Rejection::unauthorized(HeaderValue::from_static("Bearer realm=\"OpAMP\"")))
-    }
-}
-
-/// Compares without telling by its duration where the difference is.
-fn same(left: &[u8], right: &[u8]) -> bool {
-    let differing = left
-        .iter()
-        .zip(right)
-        .fold(0, |differing, (left, right)| std::hint::black_box(differing | (left ^ right)));
-    left.len() == right.len() && differing == 0
-}
-
-impl fmt::Debug for BearerTokens {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BearerTokens").field("tokens", &self.tokens.len()).finish()
-    }
-}
-
-impl Handler for BearerTokens {
-    type Identity = ();
-
-    async fn admit(&self, request: &request::Parts) -> Result<(), Rejection> {
-        self.check(request)
     }
 }

@@ -15,6 +15,7 @@ use opamp_proto::gzip::{self, GzipError};
 
 use super::body::Body;
 use super::handler::{Handler, PeerAddr, Rejection};
+use super::in_progress::{Exhausted, Share};
 use super::large::LARGE;
 use super::upload::{self, BodyFault, Pace};
 use super::{Inner, Verdict, now};
@@ -121,7 +122,7 @@ impl<H: Handler> Inner<H> {
     where
         B: http_body::Body<Data: Buf> + Send,
     {
-        let body = self.body(&request.headers, body).await?;
+        let (body, share) = self.body(&request.headers, body).await?;
         let peer = request.extensions.get::<PeerAddr>().map(|peer| peer.0);
         let size = body.len();
         let mut route = self.fleet.open_route(Transport::Http, peer, identity, None);
@@ -131,6 +132,7 @@ impl<H: Handler> Inner<H> {
         if let Some(key) = accepted.key {
             span.record("agent", tracing::field::display(key));
         }
+        drop(share);
         if let Some(refusal) = accepted.refusal() {
             tracing::debug!(agent = ?accepted.key, peer = ?peer, refusal = refusal.text(), "refused");
             if refusal.kind() == RefusalKind::Denied {
@@ -173,7 +175,11 @@ impl<H: Handler> Inner<H> {
     }
 
     /// Reads a request's body, whole and unpacked (SIZE-18, SIZE-21 to SIZE-23).
-    async fn body<B>(&self, headers: &HeaderMap, body: Pin<&mut B>) -> Result<Bytes, Rejection>
+    async fn body<B>(
+        &self,
+        headers: &HeaderMap,
+        body: Pin<&mut B>,
+    ) -> Result<(Bytes, Share), Rejection>
     where
         B: http_body::Body<Data: Buf> + Send,
     {
@@ -185,20 +191,22 @@ impl<H: Handler> Inner<H> {
             return Err(self.oversized());
         }
         let pace = Pace { deadline: self.config.body_deadline, rate: self.config.min_body_rate };
-        let body = match upload::collect(body, limit, declared, pace).await {
+        let mut share = self.shares.in_progress.share();
+        let body = match upload::collect(body, limit, declared, pace, &mut share).await {
             Ok(body) => body,
             Err(BodyFault::TooLarge) => return Err(self.oversized()),
             Err(BodyFault::Broken) => return Err(closing(StatusCode::BAD_REQUEST)),
+            Err(BodyFault::Crowded) => return Err(self.crowded()),
             Err(BodyFault::Slow) => {
                 self.fleet.counting().timed_out.add();
                 return Err(closing(StatusCode::REQUEST_TIMEOUT));
             }
         };
         if coding == Coding::Identity {
-            return Ok(body);
+            return Ok((body, share));
         }
-        match self.unpacked(body, limit).await? {
-            Ok(body) => Ok(body),
+        match self.unpacked(body, limit, &mut share).await? {
+            Ok(body) => Ok((body, share)),
             Err(GzipError::TooLarge { .. }) => Err(self.oversized()),
             Err(_corrupt) => Err(Rejection::with_status(StatusCode::BAD_REQUEST)),
         }
@@ -209,6 +217,7 @@ impl<H: Handler> Inner<H> {
         &self,
         body: Bytes,
         limit: usize,
+        share: &mut Share,
     ) -> Result<Result<Bytes, GzipError>, Rejection> {
         let here = limit.min(LARGE);
         if body.len() <= here {
@@ -217,8 +226,24 @@ impl<H: Handler> Inner<H> {
                 unpacked => return Ok(unpacked),
             }
         }
-        let unpacked = self.large.run(limit, move || gzip::decompress(&body, limit)).await;
-        unpacked.ok_or_else(shutting_down)
+        // Not knowing how large it will be, it takes what it may need, and gives back what it did not.
+        let granted = limit.min(share.most().saturating_sub(body.len()));
+        share.set(body.len() + granted).map_err(|Exhausted| self.crowded())?;
+        let unpacked = self.large.run(limit, move || gzip::decompress(&body, granted)).await;
+        match unpacked.ok_or_else(shutting_down)? {
+            Err(GzipError::TooLarge { .. }) if granted < limit => Err(self.crowded()),
+            unpacked => {
+                let size = unpacked.as_ref().map_or(0, Bytes::len);
+                share.set(size).map_err(|Exhausted| self.crowded())?;
+                Ok(unpacked)
+            }
+        }
+    }
+
+    /// Too many bodies are on their way, or being unpacked.
+    fn crowded(&self) -> Rejection {
+        self.fleet.counting().rejected(503);
+        Rejection::unavailable(self.shares.crowded())
     }
 
     fn oversized(&self) -> Rejection {

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ::http::{Request, StatusCode};
+use ::http::header::{CONNECTION, HeaderValue};
+use ::http::{Request, StatusCode, Version};
 use bytes::Buf;
 use hyper::body::Incoming;
 use hyper::rt::{Sleep, Timer};
@@ -28,15 +29,18 @@ use super::store::{AnyStore, StateStore};
 use super::stream::Socket;
 #[cfg(feature = "tls")]
 use super::tls::{ListenerTls, keep_current};
-use super::{BoxError, OpampService, Permit, ResponseFuture, ServiceConfig, http};
+use super::{BoxError, Network, OpampService, ResponseFuture, ServiceConfig, http};
 use crate::core::ServerConfig;
 use crate::fleet::Fleet;
 
+mod arrival;
 #[cfg(feature = "http2")]
 mod http2;
 
 #[cfg(feature = "http2")]
 pub(super) use self::http2::Exchange;
+
+use self::arrival::{Arrival, Standing};
 
 /// The path that is served unless another is configured (NET-03).
 pub const DEFAULT_PATH: &str = "/v1/opamp";
@@ -46,6 +50,9 @@ pub const DEFAULT_PORT: u16 = 4320;
 
 /// Longer times are cut to this, so that a deadline can be computed.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Connections beyond those that are served that are told so at a time; more are just closed.
+const TURNING_AWAY: usize = 256;
 
 /// The longest pause after a failure to accept a connection.
 const MAX_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -70,7 +77,7 @@ pub struct Server<H: Handler> {
     listener: TcpListener,
     local_addr: SocketAddr,
     options: Options,
-    shutdown: watch::Sender<bool>,
+    shutdown: watch::Sender<Stop>,
 }
 
 /// Configures a [`Server`].
@@ -97,7 +104,12 @@ struct Options {
     header_timeout: Duration,
     idle_timeout: Duration,
     shutdown_deadline: Duration,
+    drain: Duration,
     connections: Arc<Semaphore>,
+    /// Places for connections beyond them, to tell them so.
+    turning_away: Arc<Semaphore>,
+    /// Load balancers that speak the PROXY protocol.
+    balancers: Vec<Network>,
 }
 
 impl Server<AcceptAll> {
@@ -121,7 +133,10 @@ impl Server<AcceptAll> {
                 header_timeout: Duration::from_secs(10),
                 idle_timeout: Duration::from_secs(120),
                 shutdown_deadline: Duration::from_secs(10),
+                drain: Duration::ZERO,
                 connections: Arc::new(Semaphore::new(0)),
+                turning_away: Arc::new(Semaphore::new(TURNING_AWAY)),
+                balancers: Vec::new(),
             },
         }
     }
@@ -184,7 +199,8 @@ impl<A: ToSocketAddrs> ServerBuilder<A> {
         self
     }
 
-    /// Connections served at a time; more wait to be accepted until one ends. Default: 20,000.
+    /// Connections served at a time. Of more, 256 at a time are told 503 with `Retry-After`, and others
+    /// closed at once. Default: 20,000.
     pub const fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
@@ -203,7 +219,23 @@ impl<A: ToSocketAddrs> ServerBuilder<A> {
         self
     }
 
-    /// How long a shutdown waits for connections to close. Default: 10 s.
+    /// Load balancers that begin each connection with the PROXY protocol, version 1 or 2, which says
+    /// whom it comes from: connections from these addresses that do not are closed, and from others
+    /// it is not taken. The header has the time of a request's head. Default: none.
+    pub fn proxy_protocol(mut self, balancers: impl IntoIterator<Item = Network>) -> Self {
+        self.options.balancers = balancers.into_iter().collect();
+        self
+    }
+
+    /// The time over which a shutdown spreads the ends of connections, in no particular order, so that
+    /// their Agents do not all arrive elsewhere at once: choose it by what is left to take them. Default:
+    /// 0 s, all at once.
+    pub fn drain(mut self, over: Duration) -> Self {
+        self.options.drain = over.min(LONGEST_TIMEOUT);
+        self
+    }
+
+    /// How long a shutdown waits for connections to close after that. Default: 10 s.
     pub const fn shutdown_deadline(mut self, deadline: Duration) -> Self {
         self.options.shutdown_deadline = deadline;
         self
@@ -230,20 +262,37 @@ impl<A: ToSocketAddrs> ServerBuilder<A> {
             listener,
             local_addr,
             options: self.options,
-            shutdown: watch::Sender::new(false),
+            shutdown: watch::Sender::new(Stop::No),
         })
     }
 }
 
 /// Asks a [`Server`] to shut down.
 #[derive(Debug, Clone)]
-pub struct ShutdownHandle(watch::Sender<bool>);
+pub struct ShutdownHandle(watch::Sender<Stop>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stop {
+    No,
+    InGoodOrder,
+    AtOnce,
+}
 
 impl ShutdownHandle {
-    /// Has [`Server::run`] stop accepting, finish what is in progress, and return. Returns at once,
-    /// and may be called more than once.
+    /// Has [`Server::run`] stop accepting, close connections over the time for it
+    /// ([`ServerBuilder::drain`]), finish what is in progress, and return. Returns at once, and may be
+    /// called more than once.
     pub fn shutdown(&self) {
-        self.0.send_replace(true);
+        self.raise(Stop::InGoodOrder);
+    }
+
+    /// Has [`Server::run`] end every connection as it is, and return: for who does not want to wait.
+    pub fn shutdown_at_once(&self) {
+        self.raise(Stop::AtOnce);
+    }
+
+    fn raise(&self, stop: Stop) {
+        self.0.send_if_modified(|now| std::mem::replace(now, stop.max(*now)) < stop);
     }
 }
 
@@ -273,12 +322,12 @@ impl<H: Handler> Server<H> {
     }
 
     /// Serves until a [`ShutdownHandle`] says to stop. WebSockets are then closed with code 1001 and
-    /// HTTP responses in progress are finished, within the deadline for it.
+    /// HTTP responses in progress are finished, spread over the time and within the deadline for it.
     ///
     /// Dropping the future stops accepting at once; connections that are open are served on.
     pub async fn run(self) {
         let Self { service, listener, options, shutdown, .. } = self;
-        let deadline = options.shutdown_deadline;
+        let (drain, deadline) = (options.drain, options.shutdown_deadline);
         let mut stop = shutdown.subscribe();
         #[cfg(feature = "tls")]
         let renewing = keep_current(options.tls.clone(), options.tls_reload_interval);
@@ -286,11 +335,24 @@ impl<H: Handler> Server<H> {
         let renewing = std::future::pending::<std::convert::Infallible>();
         tokio::select! {
             never = renewing => match never {},
-            _ = stop.wait_for(|stop| *stop) => {}
+            _ = stop.wait_for(|stop| *stop > Stop::No) => {}
             never = accept(&service, &listener, Arc::new(options)) => match never {},
         }
         drop(listener);
-        service.shutdown(deadline).await;
+        let in_good_order = async {
+            service.drain(drain).await;
+            service.shutdown(deadline).await;
+        };
+        let at_once = async {
+            let handles_are_gone = stop.wait_for(|stop| *stop == Stop::AtOnce).await.is_err();
+            if handles_are_gone {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = in_good_order => {}
+            () = at_once => service.shutdown(Duration::ZERO).await,
+        }
     }
 }
 
@@ -302,11 +364,6 @@ async fn accept<H: Handler>(
 ) -> std::convert::Infallible {
     let mut pause = Duration::ZERO;
     loop {
-        let permit = match Arc::clone(&options.connections).acquire_owned().await {
-            Ok(permit) => permit,
-            // The semaphore is never closed.
-            Err(_closed) => std::future::pending().await,
-        };
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) if is_of_the_connection(&error) => continue,
@@ -321,16 +378,11 @@ async fn accept<H: Handler>(
         pause = Duration::ZERO;
         // A small reply must not wait for the acknowledgement of an earlier one.
         let _ = stream.set_nodelay(true);
-        let connection = Connection {
-            service: service.clone(),
-            options: Arc::clone(&options),
-            peer: PeerAddr(peer),
-            permit: Permit::new(permit, service.fleet().counting_handle()),
-            #[cfg(feature = "tls")]
-            certificates: None,
-        };
+        let place = Arc::clone(&options.connections).try_acquire_owned().ok();
+        let (service, options) = (service.clone(), Arc::clone(&options));
         let socket = Socket::new(stream, service.inner.config.write_timeout);
-        service.inner.signals.spawn(|signal| connection.open(signal, socket));
+        let arrival = Arrival { service: service.clone(), options, peer, place };
+        service.inner.signals.spawn(|signal| arrival.serve(signal, socket));
     }
 }
 
@@ -351,7 +403,7 @@ struct Connection<H: Handler> {
     service: OpampService<H>,
     options: Arc<Options>,
     peer: PeerAddr,
-    permit: Permit,
+    standing: Standing,
     #[cfg(feature = "tls")]
     certificates: Option<PeerCertificates>,
 }
@@ -462,6 +514,15 @@ impl<H: Handler> Connection<H> {
         B: http_body::Body<Data: Buf> + Send + 'static,
         B::Error: Into<BoxError>,
     {
+        if let Standing::TurnedAway(refusal, _) = &self.standing {
+            self.service.fleet().counting().responded(refusal.status().as_u16());
+            let mut response = refusal.clone().into_response();
+            if request.version() < Version::HTTP_2 {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            return Box::pin(std::future::ready(Ok(response)));
+        }
         if request.uri().path() != &*self.options.path {
             if let Some((path, files)) = &self.options.packages
                 && let Some(rest) = request.uri().path().strip_prefix(&**path)
@@ -474,7 +535,9 @@ impl<H: Handler> Connection<H> {
         }
         let extensions = request.extensions_mut();
         extensions.insert(self.peer);
-        extensions.insert(self.permit.clone());
+        if let Standing::Served(permit) = &self.standing {
+            extensions.insert(permit.clone());
+        }
         #[cfg(feature = "tls")]
         if let Some(certificates) = &self.certificates {
             extensions.insert(certificates.clone());

@@ -51,9 +51,10 @@ use tokio::time::MissedTickBehavior;
 use tracing::Instrument as _;
 
 use crate::core::{Changes, ServerConfig};
-use crate::counters::Counting;
 use crate::fleet::{AgentKey, Fleet, Now};
 
+mod admission;
+mod auth;
 mod authorize;
 mod body;
 mod buffers;
@@ -65,10 +66,17 @@ mod dispatch;
 mod error;
 mod handler;
 mod http;
+mod in_progress;
+mod incoming;
 mod large;
 mod listen;
+mod network;
+mod overload;
 mod package_files;
 mod probes;
+mod proxies;
+mod proxy_protocol;
+mod quota;
 mod saver;
 mod signal;
 pub mod store;
@@ -79,6 +87,9 @@ mod upgrade;
 mod upload;
 mod websocket;
 
+#[cfg(feature = "tls")]
+pub use self::auth::ClientCertificates;
+pub use self::auth::{Authenticate, BearerTokens, Both, Either, Mapped};
 pub use self::authorize::Authorizing;
 pub use self::body::Body;
 #[cfg(feature = "ca")]
@@ -91,14 +102,19 @@ pub use self::config::ServiceConfig;
 pub use self::error::{Error, ErrorKind};
 #[cfg(feature = "tls")]
 pub use self::handler::PeerCertificates;
-pub use self::handler::{AcceptAll, AgentChange, BearerTokens, Handler, PeerAddr, Rejection};
+pub use self::handler::{AcceptAll, AgentChange, Handler, PeerAddr, Rejection};
 pub use self::listen::{DEFAULT_PATH, DEFAULT_PORT, Server, ServerBuilder, ShutdownHandle};
+pub use self::network::{InvalidNetwork, Network};
+pub use self::overload::OverloadLimits;
 pub use self::package_files::{FilesFull, PackageFile, PackageFiles};
+pub use self::proxies::TrustedProxies;
 pub use self::saver::StoreHandle;
 
+use self::admission::{Permit, Shares};
 use self::authorize::ByHandler;
 use self::dispatch::Queue;
 use self::large::LargeWork;
+use self::overload::{Guard, Pressure};
 use self::saver::{Saver, Saving, Verdict};
 use self::signal::Signals;
 use self::store::{AnyStore, StateStore};
@@ -157,34 +173,10 @@ struct Inner<H: Handler> {
     workers: Arc<Signals>,
     queue: Queue,
     large: LargeWork,
+    shares: Shares,
     keeps_time: AtomicBool,
     /// `None` without a store.
     saving: Option<Saving>,
-}
-
-/// Keeps a place among the listener's connections for as long as a connection lives, upgraded or not.
-#[derive(Clone)]
-struct Permit {
-    _place: Arc<Place>,
-}
-
-struct Place {
-    _permit: tokio::sync::OwnedSemaphorePermit,
-    counting: Arc<Counting>,
-}
-
-impl Permit {
-    fn new(permit: tokio::sync::OwnedSemaphorePermit, counting: Arc<Counting>) -> Self {
-        counting.listener_connections_accepted.add();
-        counting.listener_connections_open.add();
-        Self { _place: Arc::new(Place { _permit: permit, counting }) }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.counting.listener_connections_open.remove();
-    }
 }
 
 impl<H: Handler> Clone for OpampService<H> {
@@ -248,6 +240,7 @@ impl<H: Handler> OpampService<H> {
         config: ServiceConfig,
         saving: Option<Saving>,
     ) -> Self {
+        let shares = Shares::new(&config);
         Self {
             inner: Arc::new(Inner {
                 handler,
@@ -257,6 +250,7 @@ impl<H: Handler> OpampService<H> {
                 workers: Arc::default(),
                 queue: Queue::default(),
                 large: LargeWork::default(),
+                shares,
                 keeps_time: AtomicBool::new(false),
                 saving,
             }),
@@ -273,6 +267,32 @@ impl<H: Handler> OpampService<H> {
     #[must_use]
     pub fn fleet(&self) -> &Fleet<H::Identity> {
         &self.inner.fleet
+    }
+
+    /// Refuses new WebSockets with 503, and closes those that are open with code 1001, spread evenly over
+    /// a time, so that their Agents do not all arrive elsewhere at once. Returns when the last was told
+    /// to close: [`shutdown`](Self::shutdown) waits until they are closed.
+    ///
+    /// Dropped, it closes no more; they are served on.
+    pub async fn drain(&self, over: Duration) {
+        let signals = &self.inner.signals;
+        signals.refuse();
+        let started = tokio::time::Instant::now();
+        let all = signals.close_all_but(usize::MAX);
+        let mut told = started;
+        let mut open = all;
+        while open > 0 && !over.is_zero() {
+            let left = over.saturating_sub(started.elapsed());
+            // Both are spans that were configured, in parts of a million.
+            let part = left.as_nanos().saturating_mul(1_000_000) / over.as_nanos();
+            let keep = (all as u128).saturating_mul(part) / 1_000_000;
+            open = signals.close_all_but(usize::try_from(keep).unwrap_or(usize::MAX));
+            if told.elapsed() >= DRAIN_REPORT || open == 0 {
+                told = tokio::time::Instant::now();
+                tracing::info!(open, all, ?left, "connections are closed bit by bit");
+            }
+            tokio::time::sleep(DRAIN_STEP.min(left)).await;
+        }
     }
 
     /// Closes every WebSocket with code 1001 and refuses new ones; waits until they are closed and
@@ -304,10 +324,11 @@ impl<H: Handler> OpampService<H> {
         self.inner.keep_time();
         let plain = http::is_plain(request.headers());
         let upgrade = (!plain).then(|| hyper::upgrade::on(&mut request));
-        let (parts, body) = request.into_parts();
-        let answered = match upgrade {
-            None => self.plain(&parts, body).await,
-            Some(upgrade) => self.websocket(&parts, upgrade).await,
+        let (mut parts, body) = request.into_parts();
+        let answered = match (self.inner.check_client(&mut parts), upgrade) {
+            (Err(refusal), _) => Err(refusal),
+            (Ok(()), None) => self.plain(&parts, body).await,
+            (Ok(()), Some(upgrade)) => self.websocket(&parts, upgrade).await,
         };
         let response = answered.unwrap_or_else(|refusal| {
             tracing::debug!(status = refusal.status().as_u16(), "request refused");
@@ -328,6 +349,7 @@ impl<H: Handler> OpampService<H> {
         let answered = async {
             http::check_method(&request.method)?;
             let identity = self.inner.admit(request).await?;
+            self.inner.check_account(&identity)?;
             self.inner.exchange(request, body.as_mut(), identity, &span).await
         };
         let answered = answered.instrument(span.clone()).await;
@@ -346,7 +368,13 @@ impl<H: Handler> OpampService<H> {
         let response = upgrade::handshake(request)?;
         self.inner.check_available()?;
         let identity = self.inner.admit(request).await;
-        let identity = identity.inspect_err(|_| self.inner.fleet.forget_connection())?;
+        let admitted = identity.and_then(|identity| {
+            self.inner.check_account(&identity)?;
+            Ok((self.inner.places(request, &identity)?, identity))
+        });
+        // A stranger takes no place of those who arrive.
+        let admitted = admitted.inspect_err(|_| self.inner.fleet.forget_connection());
+        let (places, identity) = admitted?;
         let peer = request.extensions.get::<PeerAddr>().map(|peer| peer.0);
         let permit = request.extensions.get::<Permit>().cloned();
         let inner = Arc::clone(&self.inner);
@@ -354,7 +382,7 @@ impl<H: Handler> OpampService<H> {
             #[cfg(feature = "ca")]
             inner.note_certificate(request, &signal);
             async move {
-                let _permit = permit;
+                let _places = (permit, places);
                 let deadline = inner.config.first_message_timeout;
                 let span = tracing::debug_span!("websocket", ?peer);
                 match tokio::time::timeout(deadline, upgrade).await {
@@ -408,7 +436,7 @@ impl<H: Handler> Inner<H> {
     /// No WebSocket is opened, and nobody asked about it, for an Agent that would only be sent away
     /// (THR-07, THR-08).
     fn check_available(&self) -> Result<(), Rejection> {
-        if self.signals.is_closing() {
+        if self.signals.is_refusing() {
             return Err(Rejection::unavailable(Duration::ZERO));
         }
         self.fleet.admit_connection(now().instant).map_err(Rejection::unavailable)
@@ -432,6 +460,9 @@ async fn keep_time<H: Handler>(service: Weak<Inner<H>>, tick: Duration) {
     let mut swept = started;
     #[cfg(feature = "ca")]
     let mut revoked = 0;
+    let mut guard =
+        service.upgrade().and_then(|inner| inner.config.overload.clone()).map(Guard::new);
+    let mut looked = started;
     let mut pacing = false;
     loop {
         let now_ticked = interval.tick().await;
@@ -439,6 +470,20 @@ async fn keep_time<H: Handler>(service: Weak<Inner<H>>, tick: Duration) {
         inner.signals.advance(now_ticked - started);
         for key in inner.fleet.settle_duplicates(now()) {
             inner.dispatch(key);
+        }
+        if let Some(guard) = &mut guard {
+            let pressure = Pressure {
+                // What this task is late by, everybody is.
+                delay: tokio::time::Instant::now() - now_ticked,
+                queue: inner.queue.len(),
+            };
+            // A machine that stood still has not been under pressure for that long.
+            let elapsed = (now_ticked - looked).min(tick * 2);
+            looked = now_ticked;
+            if let Some(load) = guard.look(pressure, elapsed) {
+                tracing::warn!(?load, ?pressure, "the load has changed");
+                inner.fleet.set_load(load);
+            }
         }
         #[cfg(feature = "ca")]
         inner.close_revoked(&mut revoked);
@@ -448,6 +493,7 @@ async fn keep_time<H: Handler>(service: Weak<Inner<H>>, tick: Duration) {
         }
         if now_ticked - swept >= sweep_after {
             swept = now_ticked;
+            inner.shares.sweep(now().instant);
             // The last turn may come just after a sweep, so there is one more.
             pacing = inner.fleet.is_pacing(now().instant);
             for key in inner.fleet.sweep(now()) {
@@ -462,6 +508,9 @@ const PACING_PERIOD: Duration = Duration::from_secs(1);
 
 /// The least time to write what has changed at last.
 const MIN_FINISH: Duration = Duration::from_secs(1);
+/// The time between two steps of a drain, and between two reports of how far it is.
+const DRAIN_STEP: Duration = Duration::from_millis(100);
+const DRAIN_REPORT: Duration = Duration::from_secs(2);
 
 /// The longest time between two sweeps of the registry.
 const SWEEP_PERIOD: Duration = Duration::from_secs(5);

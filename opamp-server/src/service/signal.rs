@@ -137,6 +137,7 @@ pub(super) struct Signals {
 
 #[derive(Default)]
 struct Open {
+    refusing: bool,
     closing: bool,
     next: u64,
     connections: HashMap<u64, Connection>,
@@ -183,10 +184,26 @@ impl Signals {
         }
     }
 
+    /// Nobody is to be served who is not yet.
+    pub(super) fn refuse(&self) {
+        self.open().refusing = true;
+    }
+
+    /// Tells all connections but so many to close, whichever they are: the order of a map is as good as
+    /// drawn. Gives the number of those that were not told.
+    pub(super) fn close_all_but(&self, keep: usize) -> usize {
+        let open = self.open();
+        let untold = || open.connections.values().filter(|open| !open.signal.is_closing());
+        let surplus = untold().count().saturating_sub(keep);
+        untold().take(surplus).for_each(|connection| connection.signal.close());
+        untold().count()
+    }
+
     /// Tells every connection, and every one to come, to close.
     pub(super) fn close(&self) {
         let mut open = self.open();
         open.closing = true;
+        open.refusing = true;
         open.connections.values().for_each(|connection| connection.signal.close());
     }
 
@@ -200,8 +217,9 @@ impl Signals {
         }
     }
 
-    pub(super) fn is_closing(&self) -> bool {
-        self.open().closing
+    /// Whether nobody is to be served who is not yet.
+    pub(super) fn is_refusing(&self) -> bool {
+        self.open().refusing
     }
 
     /// Ends every connection at once.

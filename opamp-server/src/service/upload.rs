@@ -15,6 +15,7 @@ use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::handler::Rejection;
+use super::in_progress::{Exhausted, Share};
 
 /// A body may take this many times the deadline at most, however fast it comes.
 const LONGEST: u32 = 20;
@@ -28,6 +29,8 @@ pub(super) enum BodyFault {
     TooLarge,
     Broken,
     Slow,
+    /// Too much of others is on its way.
+    Crowded,
 }
 
 /// How fast a body has to arrive.
@@ -59,6 +62,7 @@ pub(super) async fn collect<B>(
     limit: usize,
     declared: Option<u64>,
     pace: Pace,
+    share: &mut Share,
 ) -> Result<Bytes, BodyFault>
 where
     B: http_body::Body<Data: Buf>,
@@ -92,6 +96,7 @@ where
             let length = chunk.len();
             data.advance(length);
         }
+        share.set(collected.capacity()).map_err(|Exhausted| BodyFault::Crowded)?;
     }
 }
 
@@ -117,12 +122,14 @@ pub(super) async fn discard<B>(
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::sync::Arc;
 
     use futures_util::stream;
     use http_body::Frame;
     use http_body_util::StreamBody;
     use tokio::time::sleep;
 
+    use super::super::in_progress::InProgress;
     use super::*;
 
     const PACE: Pace = Pace { deadline: Duration::from_secs(30), rate: 1024 };
@@ -140,7 +147,8 @@ mod tests {
         });
         let body = std::pin::pin!(StreamBody::new(pieces));
         let started = Instant::now();
-        let collected = collect(body, 64 << 20, None, PACE).await;
+        let mut share = Arc::new(InProgress::new(256 << 20)).share();
+        let collected = collect(body, 64 << 20, None, PACE, &mut share).await;
         (collected.map(|body| body.len()), started.elapsed().as_secs())
     }
 

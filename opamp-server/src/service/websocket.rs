@@ -69,6 +69,11 @@ impl Socket {
         self.stream.written()
     }
 
+    /// The bytes of memory kept of what has arrived in part.
+    pub(super) fn kept(&self) -> usize {
+        self.decoder.held()
+    }
+
     /// Whether there is room to answer another message.
     pub(super) fn has_room(&self) -> bool {
         self.unsent() < HIGH_WATER
@@ -180,6 +185,10 @@ impl Socket {
         Buffers::lend(|Buffers { writing, .. }| {
             self.outgoing(writing).close(Some((code, reason)));
         });
+        if self.decoder.held() > 0 {
+            // The end of a message that nobody waits for is not kept for; the connection's end will do.
+            self.decoder.close();
+        }
         let mut answered = self.is_over(&mut unread);
         // Beyond its time the handshake is given up, whatever its state.
         let _ = tokio::time::timeout(within, async {

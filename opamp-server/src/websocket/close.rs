@@ -27,6 +27,9 @@ impl CloseCode {
     /// 1009: a message above the limit of what is received.
     pub const TOO_LARGE: Self = Self(1009);
 
+    /// 1013: the server cannot serve this now; it may be tried again later.
+    pub const TRY_AGAIN_LATER: Self = Self(1013);
+
     /// A code that may stand in a Close frame: those of RFC 6455 and the IANA registry up to 1014
     /// without the ones that only stand for the absence of a frame, and all from 3000 to 4999.
     #[must_use]

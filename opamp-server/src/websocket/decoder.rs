@@ -112,6 +112,11 @@ impl Decoder {
         }
     }
 
+    /// Decodes nothing any more, and lets go of what arrived in part.
+    pub fn close(&mut self) {
+        self.state = State::Closed;
+    }
+
     /// Takes the next event from the front of the input; call it until there is none.
     ///
     /// The input is unmasked where it stands and shortened by what was taken. Without an event all of

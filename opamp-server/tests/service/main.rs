@@ -16,6 +16,7 @@ mod http2;
 mod identity;
 mod logs;
 mod mount;
+mod proxies;
 mod quirks;
 mod reference_defects;
 mod shutdown;

@@ -304,10 +304,13 @@ async fn a_client_that_does_not_read_its_response_is_dropped_for_the_next() {
     let config = remote_config(&"x".repeat(32 * 1024 * 1024));
     server.fleet.set_remote_config(uid(&UID), config).unwrap();
 
+    server.until(|fleet| fleet.counters().listener_connections_open == 0).await;
     let mut deaf = soon(TcpStream::connect(server.addr)).await.unwrap();
     deaf.write_all(&raw_post(&beat(2))).await.unwrap();
+    // Until then others are told that there is no place.
+    server.until(|fleet| fleet.counters().timed_out == 1).await;
+    server.until(|fleet| fleet.counters().listener_connections_open == 0).await;
     server.check_alive_one_by_one().await;
-    assert_eq!(server.fleet.counters().timed_out, 1);
     let mut rest = Vec::new();
     let _ = soon(deaf.read_to_end(&mut rest)).await;
     assert!(rest.starts_with(b"HTTP/1.1 200"), "it was being served");

@@ -193,6 +193,7 @@ async fn a_client_that_does_not_read_its_response_is_dropped() {
     let large = remote_config(&"x".repeat(32 * 1024 * 1024));
     server.fleet.set_remote_config(uid(&UID), large).unwrap();
 
+    server.until(|fleet| fleet.counters().listener_connections_open == 0).await;
     let mut deaf = connect(&server, &authority, None).await.expect("a handshake");
     let body = beat(2).encode_to_vec();
     let head = format!(
@@ -203,6 +204,8 @@ async fn a_client_that_does_not_read_its_response_is_dropped() {
     deaf.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
     deaf.flush().await.unwrap();
     // It is one connection at a time.
+    server.until(|fleet| fleet.counters().timed_out == 1).await;
+    server.until(|fleet| fleet.counters().listener_connections_open == 0).await;
     let stream = connect(&server, &authority, None).await.expect("a handshake");
     let other = full_report(&OTHER, 1, MASK).encode_to_vec();
     assert_eq!(exchange(stream, post(other)).await.message().instance_uid, &OTHER[..]);

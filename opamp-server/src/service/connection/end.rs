@@ -23,6 +23,7 @@ pub(super) enum Cause {
     Malformed,
     Denied,
     Operator,
+    Crowded,
     Shutdown,
 }
 
@@ -73,6 +74,7 @@ impl<'a, I> Open<'a, I> {
                 Cause::Malformed => &counting.websockets_malformed,
                 Cause::Denied => &counting.websockets_denied,
                 Cause::Operator => &counting.websockets_ended,
+                Cause::Crowded => &counting.websockets_crowded,
                 Cause::Shutdown => &counting.websockets_shut_down,
             },
         };
