@@ -30,5 +30,6 @@ async fn run(args: &ServerArgs) -> Result<(), Failure> {
             failure = server.failed() => return Err(failure),
         }
     }
-    server.stop().await
+    // A second signal is for who does not want to wait.
+    server.stop_until(program::told_to_stop()?).await
 }

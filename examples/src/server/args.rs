@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
 use opamp_proto::{DEFAULT_MAX_MESSAGE_SIZE, MessageLimits, v1};
-use opamp_server::{CustomCapabilities, RemoteConfig, ServerConfig};
+use opamp_server::{CustomCapabilities, Rate, RemoteConfig, ServerConfig, ServiceConfig};
 
 use crate::program::Failure;
 
@@ -89,6 +89,16 @@ pub struct ServerArgs {
     /// one that agreed to it counts as gone when it misses three. Default: none is offered
     #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..))]
     pub heartbeat_interval: Option<u64>,
+
+    /// The time over which a stop spreads the ends of connections, so that the agents do not all
+    /// arrive elsewhere at once. A second signal ends it
+    #[arg(long, value_name = "SECS", default_value_t = 0)]
+    pub drain: u32,
+
+    /// Serves as many connections, requests and agents from one address, and as fast, as there
+    /// are, for a load test from one machine
+    #[arg(long)]
+    pub unlimited: bool,
 
     /// Deviations from the specification to serve. Default: none
     #[arg(long, value_name = "NAME,…", value_enum, value_delimiter = ',')]
@@ -179,6 +189,8 @@ impl ServerArgs {
             custom_capabilities: Vec::new(),
             state: None,
             heartbeat_interval: None,
+            drain: 0,
+            unlimited: false,
             tolerate: Vec::new(),
         }
     }
@@ -192,9 +204,22 @@ impl ServerArgs {
         config.tolerances.legacy_instance_uid = tolerates(Tolerance::LegacyInstanceUid);
         config.tolerances.missing_header = tolerates(Tolerance::MissingHeader);
         config.tolerances.missing_instance_uid = tolerates(Tolerance::MissingInstanceUid);
+        if self.unlimited {
+            config.arrivals = Rate::UNLIMITED;
+        }
         config.custom_capabilities = CustomCapabilities::new(&self.custom_capabilities)
             .map_err(|error| Failure::new(error.to_string()).of_usage())?;
         Ok(config)
+    }
+
+    pub(super) fn service_config(&self) -> ServiceConfig {
+        let mut config = ServiceConfig::default();
+        if self.unlimited {
+            config.max_connections_per_address = usize::MAX;
+            config.requests_per_address = Rate::UNLIMITED;
+            config.max_frames_per_second = 0;
+        }
+        config
     }
 
     /// The configuration to offer to all.

@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use opamp_server::service::tls::ListenerTls;
-use opamp_server::{BearerTokens, Fleet, Server as OpampServer, ServiceConfig, ShutdownHandle};
+use opamp_server::{BearerTokens, Fleet, Server as OpampServer, ShutdownHandle};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -70,18 +70,19 @@ impl Server {
         let mut builder = OpampServer::bind(args.listen)
             .path(&args.path)
             .package_files(PACKAGES, files.served())
+            .drain(Duration::from_secs(args.drain.into()))
             .config(args.server_config()?);
         let tls = certificates::tls(args)?;
         if let Some(tls) = &tls {
             builder = builder.tls(tls.clone());
         }
         let certificates = Certificates::new(args)?;
+        let mut service = args.service_config();
         if let Some(certificates) = &certificates {
-            let mut service = ServiceConfig::default();
             service.certificates = certificates.issuing();
             service.revocations = Some(certificates.revocations());
-            builder = builder.service_config(service);
         }
+        builder = builder.service_config(service);
         if let Some(directory) = &args.state {
             builder = builder.state_store(state::open(directory)?);
         }
@@ -199,18 +200,34 @@ impl Server {
         }
     }
 
-    /// Stops in an orderly way: requests in progress are finished, WebSockets closed.
+    /// Stops in an orderly way: requests in progress are finished, WebSockets closed, over the time for it.
     ///
     /// # Errors
     ///
     /// When a part of it failed.
-    pub async fn stop(mut self) -> Result<(), Failure> {
+    pub async fn stop(self) -> Result<(), Failure> {
+        self.stop_until(std::future::pending()).await
+    }
+
+    /// As [`stop`](Self::stop), until somebody does not want to wait any longer.
+    ///
+    /// # Errors
+    ///
+    /// When a part of it failed.
+    pub async fn stop_until(mut self, at_once: impl Future<Output = ()>) -> Result<(), Failure> {
         self.shutdown.shutdown();
+        let ended = tokio::select! {
+            ended = &mut self.opamp => ended,
+            () = at_once => {
+                self.shutdown.shutdown_at_once();
+                (&mut self.opamp).await
+            }
+        };
         // An admin API that is gone need not be told.
         let _ = self.admin_stop.send(());
         if tokio::time::timeout(ADMIN_STOP_TIMEOUT, &mut self.admin).await.is_err() {
             self.admin.abort();
         }
-        self.opamp.await.map_err(|error| Failure::caused_by("the server", error))
+        ended.map_err(|error| Failure::caused_by("the server", error))
     }
 }

@@ -19,7 +19,7 @@ pub(super) struct Incoming {
     share: Share,
     /// Since when a message is on its way, and the bytes that were read before.
     begun: Option<(Coarse, u64)>,
-    /// Frames since the clock went on last.
+    /// Frames, less what may have come since.
     frames: u32,
     counted: Coarse,
 }
@@ -67,17 +67,14 @@ impl Incoming {
 
     /// Whether more may be read before the clock goes on.
     pub(super) fn may_read(&mut self, now: Coarse, config: &ServiceConfig) -> bool {
+        let rate = config.max_frames_per_second;
         if self.counted != now {
-            (self.counted, self.frames) = (now, 0);
+            let since = now.saturating_sub(self.counted);
+            let come = u64::from(rate).saturating_mul(since) / 1000;
+            self.frames = self.frames.saturating_sub(u32::try_from(come).unwrap_or(u32::MAX));
+            self.counted = now;
         }
-        match config.max_frames_per_second {
-            0 => true,
-            rate => {
-                let millis = u64::try_from(config.tick().as_millis()).unwrap_or(u64::MAX);
-                let allowed = u64::from(rate).saturating_mul(millis) / 1000;
-                u64::from(self.frames) <= allowed
-            }
-        }
+        rate == 0 || self.frames <= rate
     }
 }
 
@@ -119,7 +116,9 @@ mod tests {
             incoming.frame(true);
         }
         assert!(!incoming.may_read(1_000, &config));
-        assert!(incoming.may_read(2_000, &config));
+        (0..99).for_each(|_| incoming.frame(true));
+        assert!(!incoming.may_read(1_900, &config));
+        assert!(incoming.may_read(2_900, &config));
         config.max_frames_per_second = 0;
         (0..1_000_000).for_each(|_| incoming.frame(false));
         assert!(incoming.may_read(2_000, &config));

@@ -9,7 +9,7 @@ use http::{HeaderValue, StatusCode, request};
 use hyper_util::rt::TokioIo;
 use opamp_proto::{AgentCapabilities as Does, Message as _, gzip, v1};
 use opamp_server::{
-    AcceptAll, AgentChange, CustomCapabilities, Handler, OpampService, Rejection, Server,
+    AcceptAll, AgentChange, CustomCapabilities, Fleet, Handler, OpampService, Rejection, Server,
     ServerConfig, ServiceConfig,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -140,8 +140,11 @@ async fn w31_no_stalled_peer_keeps_its_place() {
         stalled.write_all(bytes).await.unwrap();
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert_eq!(server.fleet.counters().listener_connections_open, 1, "{what}");
+        let is_free = |fleet: &Fleet| fleet.counters().listener_connections_open == 0;
+        server.until(is_free).await;
         server.check_alive_one_by_one().await;
         drop(stalled);
+        server.until(is_free).await;
     }
 }
 

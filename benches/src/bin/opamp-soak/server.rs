@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use opamp_proto::v1;
-use opamp_server::{AcceptAll, Fleet, RemoteConfig, Server, ServerConfig};
+use opamp_server::{AcceptAll, Fleet, Rate, RemoteConfig, Server, ServerConfig, ServiceConfig};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::runtime::Handle;
@@ -35,7 +35,12 @@ pub(crate) fn serve(directory: Option<&Path>) -> Result<(), String> {
         let mut config = ServerConfig::default();
         config.retain_disconnected = RETAINED;
         config.http_offline_after = OFFLINE;
-        let mut builder = Server::bind("127.0.0.1:0").config(config);
+        // All of them come from one address.
+        config.arrivals = Rate::UNLIMITED;
+        let mut service = ServiceConfig::default();
+        service.max_connections_per_address = usize::MAX;
+        service.requests_per_address = Rate::UNLIMITED;
+        let mut builder = Server::bind("127.0.0.1:0").config(config).service_config(service);
         if let Some(directory) = directory {
             let read = |name| {
                 std::fs::read(directory.join(name)).map_err(|error| format!("{name}: {error}"))

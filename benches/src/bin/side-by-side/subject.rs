@@ -125,7 +125,9 @@ impl Stage {
         match subject {
             Subject::Socket => command.arg("websocket"),
             Subject::Hyper => command.arg("http"),
-            Subject::Ours | Subject::Go => &mut command,
+            // The load comes from one address.
+            Subject::Ours => command.arg("--unlimited"),
+            Subject::Go => &mut command,
         };
         command.args([listen, "127.0.0.1:0", admin, "127.0.0.1:0"]);
         if tls {
