@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use opamp_proto::{AgentCapabilities as Does, Message as _, v1};
+use opamp_proto::{AgentCapabilities as Does, Message as _, ServerCapabilities, v1};
 use opamp_server::fleet::{Batch, Received, Restored, Route, SaveWaker};
 use opamp_server::{AgentKey, ConnectionSettings, Fleet, Now, Outcome, ServerConfig};
 use proptest::prelude::*;
@@ -240,6 +240,28 @@ fn a_rename_survives_and_takes_everything_along() {
     assert!(agent.remote_config().unwrap().is_own());
     assert_eq!(agent.new_instance_uid(), None);
     assert_eq!(bench.fleet.len(), 1);
+}
+
+#[test]
+fn a_certificate_request_waits_for_its_decision_over_a_restart() {
+    let asking = || {
+        let mut config = config();
+        config.capabilities |= ServerCapabilities::ACCEPTS_CONNECTION_SETTINGS_REQUEST;
+        config
+    };
+    let mut disk = Disk::default();
+    let mut bench = Bench::new();
+    bench.fleet = start(&disk, bench.now, asking()).0;
+    let mut route = bench.websocket();
+    let mut report = full_report(&UID, 1, MASK);
+    let request = v1::CertificateRequest { csr: b"a request".to_vec().into() };
+    report.connection_settings_request = Some(v1::ConnectionSettingsRequest {
+        opamp: Some(v1::OpAmpConnectionSettingsRequest { certificate_request: Some(request) }),
+    });
+    let _ = send_and_save(&mut bench, &mut disk, &mut route, &report);
+    bench.fleet = start(&disk, bench.now, asking()).0;
+    let pending = bench.fleet.pending_certificate(wire(&UID)).expect("it is pending");
+    assert_eq!(&pending.csr[..], b"a request");
 }
 
 #[test]

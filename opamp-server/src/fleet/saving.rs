@@ -187,7 +187,8 @@ impl Saving {
 /// Changes that ask for an Agent to be written before it is answered.
 fn news() -> Changes {
     let parts = Part::STATE.into_iter().map(Part::change);
-    parts.fold(Changes::CAPABILITIES | Changes::INSTANCE_UID, |all, part| all | part)
+    let others = Changes::CAPABILITIES | Changes::INSTANCE_UID | Changes::CERTIFICATE_REQUEST;
+    parts.fold(others, |all, part| all | part)
 }
 
 /// What is noted of an Agent, under the lock of its shard.
@@ -214,10 +215,11 @@ impl<I> Slot<I> {
                 written.parts |= bit(part);
             }
         }
-        let statuses = Changes::REMOTE_CONFIG_STATUS
+        let dealings = Changes::REMOTE_CONFIG_STATUS
             | Changes::CONNECTION_SETTINGS_STATUS
-            | Changes::PACKAGE_STATUSES;
-        written.dealings |= changes.intersects(statuses);
+            | Changes::PACKAGE_STATUSES
+            | Changes::CERTIFICATE_REQUEST;
+        written.dealings |= changes.intersects(dealings);
         written.due = saving.want();
         Noted { due: written.due, queue: !std::mem::replace(&mut written.queued, true) }
     }
