@@ -362,6 +362,12 @@ fn two_agents_on_http_are_told_apart_by_their_numbers() {
     server.post(&named("first", 107));
     assert_eq!(server.fleet.len(), 2);
 
+    // A copy that was told long ago is forgotten: its next number may be anybody's.
+    server.advance(Duration::from_secs(100));
+    let reply = server.post(&named("first", 7));
+    assert_eq!(reply.agent_identification, None);
+    assert_eq!(server.fleet.agent(wire(&UID)).expect("known").sequence_num(), 7);
+
     // One that starts anew, and whose last request of before comes late, is one.
     let mut server = Server::new();
     for number in [100, 1, 101, 2, 3, 1, 2, 4, 5] {

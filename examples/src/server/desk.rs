@@ -52,6 +52,9 @@ impl Handler for Desk {
         if changes.contains(Changes::OFFER_TIMED_OUT) {
             tracing::warn!(agent = %agent.key(), "an agent did not say what became of an offer");
         }
+        if changes.contains(Changes::DUPLICATE) {
+            tracing::warn!(agent = %agent.key(), "another agent came with the same instance uid, and is given one of its own");
+        }
         self.changed.send_replace(());
     }
 }

@@ -285,7 +285,11 @@ impl<I> Fleet<I> {
                 Arrival::StandsBy(how) => {
                     scan.validate()?;
                     let goodbye = scan.part(Part::AgentDisconnect).is_some();
-                    return self.stand_by(route, key, slot, goodbye, how);
+                    let accepted = self.stand_by(route, key, slot, goodbye, how);
+                    if slot.must_be_listed() {
+                        shard.contested.push(key);
+                    }
+                    return accepted;
                 }
                 Arrival::Claims => {
                     scan.validate()?;
@@ -297,8 +301,10 @@ impl<I> Fleet<I> {
                         .then(|| self.claim(route, key, slot, number, now.instant, fresh))
                         .flatten();
                     let accepted = self.stand_by(route, key, slot, goodbye, StandBy::Plain);
-                    if let Some(new) = claimed {
+                    if slot.must_be_listed() {
                         shard.contested.push(key);
+                    }
+                    if let Some(new) = claimed {
                         drop(shard);
                         self.authorize_duplicate(route, key, new);
                     }

@@ -47,11 +47,13 @@ pub(super) struct Others<I> {
     interleaving: Option<Box<Interleaving>>,
     /// The older WebSocket on which the full state was asked for.
     asked: Option<u64>,
+    /// The shard knows that there are some to look at as time passes.
+    listed: bool,
 }
 
 impl<I> Default for Others<I> {
     fn default() -> Self {
-        Self { contest: Contest::default(), interleaving: None, asked: None }
+        Self { contest: Contest::default(), interleaving: None, asked: None, listed: false }
     }
 }
 
@@ -138,6 +140,13 @@ impl<I> Slot<I> {
         let ways = others.flat_map(|others| others.contest.untold());
         ways.filter_map(|way| way.waker.as_ref()).for_each(|waker| waker.wake(&key));
         Changes::DUPLICATE
+    }
+
+    /// Whether the shard has to be told that there are others here.
+    pub(super) fn must_be_listed(&mut self) -> bool {
+        self.others.as_mut().is_some_and(|others| {
+            !others.contest.is_over() && !std::mem::replace(&mut others.listed, true)
+        })
     }
 
     /// The Agent is served on another route than before.
@@ -386,8 +395,11 @@ impl<I> Fleet<I> {
                 if others.contest.advance(now.instant, end, silent) && self.lost(key, slot) {
                     queue.push(*key);
                 }
+                if let Some(others) = &mut slot.others {
+                    others.listed = !others.contest.is_over();
+                }
                 slot.forget_others();
-                slot.others.as_ref().is_some_and(|others| !others.contest.is_over())
+                slot.others.as_ref().is_some_and(|others| others.listed)
             });
             let contested = contested.collect();
             shard.contested = contested;
