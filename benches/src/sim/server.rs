@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use opamp_client::core::Epoch;
 use opamp_proto::{AgentCapabilities, InstanceUid, frame, v1};
-use opamp_server::core::Part;
+use opamp_server::core::{Arrivals, Part, Rate};
 use opamp_server::fleet::{AgentKey, Fleet, Now, Route, RouteWaker, SaveWaker};
 use opamp_server::{RemoteConfig, ServerConfig, Transport};
 
@@ -32,6 +32,7 @@ pub(super) struct Server {
     pub(super) is_up: bool,
     /// When the processor is free.
     free: Micros,
+    arrivals: Option<Arrivals>,
     routes: HashMap<u32, (u32, Route<()>)>,
     connections: u32,
     woken: Arc<Woken>,
@@ -69,6 +70,8 @@ impl Server {
             config,
             is_up: true,
             free: 0,
+            arrivals: { options.admission_rate }
+                .map(|rate| Arrivals::new(Rate::per_second(rate), LONGEST_WAIT)),
             routes: HashMap::new(),
             connections: 0,
             woken: Arc::default(),
@@ -277,7 +280,8 @@ impl Simulation {
     }
 
     fn admit(&mut self) -> Result<(), Duration> {
-        let admitted = Ok(());
+        let now = self.instant();
+        let admitted = self.server.arrivals.as_ref().map_or(Ok(()), |arrivals| arrivals.admit(now));
         self.stats.turned_away += u64::from(admitted.is_err());
         admitted
     }
