@@ -10,11 +10,10 @@
 //! directions full. While too much waits to be sent, at most one more message is read, and held
 //! together with what came along with it.
 
-use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -26,7 +25,6 @@ use super::buffers::{Buffers, Writing};
 use super::handler::Handler;
 use super::in_progress::Exhausted;
 use super::incoming::Incoming;
-use super::probes::Probes;
 use super::signal::{Coarse, Signal, coarse};
 use super::websocket::{Fault, Socket};
 use super::{Inner, now};
@@ -36,56 +34,17 @@ use crate::websocket::{CloseCode, Event, Violation};
 
 mod awaiting;
 mod end;
+mod outbox;
 
 use self::awaiting::Awaiting;
 use self::end::{Cause, End, Open};
+use self::outbox::Outbox;
 
 /// So many replies are written before more is read.
 const FLUSH_AT: usize = 16 * 1024;
 
 /// Times that a connection reads before others have their turn.
 const READS: usize = 4;
-
-/// The Agents of a connection there may be something to push to. Bounded by the number of Agents on
-/// the connection.
-struct Outbox {
-    signal: Arc<Signal>,
-    agents: Mutex<BTreeSet<AgentKey>>,
-    probes: Mutex<Probes>,
-    /// The operator wants the connection closed.
-    closing: AtomicBool,
-}
-
-impl Outbox {
-    fn agents(&self) -> std::sync::MutexGuard<'_, BTreeSet<AgentKey>> {
-        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn probes(&self) -> std::sync::MutexGuard<'_, Probes> {
-        self.probes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.agents().is_empty()
-    }
-}
-
-impl RouteWaker for Outbox {
-    fn wake(&self, key: &AgentKey) {
-        self.agents().insert(*key);
-        self.signal.wake();
-    }
-
-    fn probe(&self, key: &AgentKey, probe: u64) {
-        self.probes().ask(*key, probe);
-        self.signal.wake();
-    }
-
-    fn close(&self) {
-        self.closing.store(true, Ordering::Release);
-        self.signal.wake();
-    }
-}
 
 /// What was read while too much waited to be sent.
 struct Held {
@@ -114,12 +73,13 @@ struct Connection<H: Handler> {
 }
 
 impl Held {
-    /// What came along with the handshake; `None` if that is nothing, and the buffer it was read into
-    /// goes.
+    /// The bytes of memory it holds.
     fn size(&self) -> usize {
         self.message.as_ref().map_or(0, Vec::capacity) + self.rest.capacity()
     }
 
+    /// What came along with the handshake; `None` if that is nothing, and the buffer it was read into
+    /// goes.
     fn from_upgrade(read: Bytes) -> Option<Box<Self>> {
         (!read.is_empty()).then(|| Box::new(Self { message: None, rest: read.into() }))
     }

@@ -108,8 +108,7 @@ mod tests {
 
     #[test]
     fn frames_above_the_rate_wait_for_the_clock() {
-        let mut config = ServiceConfig::default();
-        config.max_frames_per_second = 100;
+        let mut config = ServiceConfig { max_frames_per_second: 100, ..ServiceConfig::default() };
         let mut incoming = incoming();
         for _ in 0..=100 {
             assert!(incoming.may_read(1_000, &config));

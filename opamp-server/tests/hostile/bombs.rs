@@ -50,7 +50,7 @@ async fn many_bombs_below_the_limit_share_a_budget() {
         service.max_in_progress = 4 * MIB;
     })
     .await;
-    let bombs = (0..40).map(|_| send(&stage, packed.clone()));
+    let bombs = (0..16).map(|_| send(&stage, packed.clone()));
     let (mut refused, mut unpacked) = (0, 0);
     for answer in futures_util::future::join_all(bombs).await {
         match answer.status.as_u16() {

@@ -68,7 +68,7 @@ async fn deep_nesting_is_refused() {
             is_refused(&mut socket, &with(field(3, &field(1, &attribute))), "value").await;
         }
         // A group within a group, which no message has.
-        let groups = [vec![0xfb, 0x07]; 1].concat().repeat(levels);
+        let groups = [0xfb, 0x07].repeat(levels);
         is_refused(&mut socket, &with(groups), "groups").await;
     }
     assert_eq!(stage.fleet().len(), 1);

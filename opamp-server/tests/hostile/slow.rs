@@ -97,20 +97,21 @@ async fn a_request_does_not_take_for_ever() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_on_a_websocket_does_not_take_for_ever() {
-    let stage = Stage::new().await;
+    let staged = Stage::new().await;
     let beat = heartbeat(&[1; 16], 1, MASK).encode_to_vec();
-    let whole = message(&beat);
     // A header in bytes; a payload in bytes; fragments in bytes; fragments without content, on and on.
-    let half_a_header = header(0x82, 70_000)[..9].repeat(1);
+    let half_a_header = header(0x82, 70_000)[..9].to_vec();
     let payload = frame(0x82, &[0; 200])[..150].to_vec();
     let fragments = [frame(0x02, &[0]), frame(0x00, &beat[..5]).repeat(20)].concat();
     let empty = [frame(0x02, &[0]), frame(0x00, &[]).repeat(50)].concat();
-    let slow = [half_a_header, payload, fragments, empty].into_iter().cycle().take(40);
-    let peers = slow.map(|bytes| async {
+    let slow = [half_a_header, payload, fragments, empty].into_iter().cycle().zip(1..=40_u8);
+    let stage = &staged;
+    let peers = slow.map(|(bytes, agent)| async move {
         let mut stream = stage.websocket().await;
         // It has been a good Agent so far.
-        stream.write_all(&whole).await.unwrap();
-        let mut answer = [0; 32];
+        let first = heartbeat(&[agent; 16], 1, MASK).encode_to_vec();
+        stream.write_all(&message(&first)).await.unwrap();
+        let mut answer = [0; 256];
         let _ = soon(stream.read(&mut answer)).await.unwrap();
         dribble(stream, bytes, Duration::from_millis(30)).await
     });
@@ -119,7 +120,7 @@ async fn a_message_on_a_websocket_does_not_take_for_ever() {
         assert!((600..4_000).contains(&after.as_millis()), "{after:?}");
     }
     assert_eq!(stage.fleet().counters().websockets_timed_out, 40);
-    stage.assert_unharmed(8 * MIB).await;
+    staged.assert_unharmed(8 * MIB).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,8 +20,8 @@ static TURN: Mutex<()> = Mutex::const_new(());
 
 const UID: [u8; 16] = [0xee; 16];
 
-/// The longest it may wait for an answer, on a machine that others use as well.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// The longest it may wait for an answer, unoptimized and on a machine that others use as well.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Stage {
     pub(crate) server: Running,
@@ -218,11 +218,11 @@ pub(crate) fn close_code(mut bytes: &[u8]) -> Option<u16> {
 /// Ends a connection with a reset.
 pub(crate) fn reset(stream: TcpStream) {
     let stream = stream.into_std().expect("a socket");
-    let _ = rustix_linger(&stream);
+    let _ = linger_no_time(&stream);
     drop(stream);
 }
 
-fn rustix_linger(stream: &std::net::TcpStream) -> std::io::Result<()> {
+fn linger_no_time(stream: &std::net::TcpStream) -> std::io::Result<()> {
     let socket = TcpSocket::from_std_stream(stream.try_clone()?);
     #[allow(deprecated, reason = "a linger of zero does not block")]
     socket.set_linger(Some(Duration::ZERO))
