@@ -265,8 +265,8 @@ fn packages_and_settings_reach_everyone_and_outcomes_come_back() {
     world.offer_telemetry(2);
     world.run_for(Duration::from_secs(120));
     world.restart_server();
-    for agent in 0..4 {
-        world.crash_and_restart(agent, TRANSPORTS[agent]);
+    for (agent, transport) in TRANSPORTS.into_iter().enumerate() {
+        world.crash_and_restart(agent, transport);
     }
     world.run_for(Duration::from_secs(120));
     for agent in 0..4 {
