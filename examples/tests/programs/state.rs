@@ -95,3 +95,31 @@ async fn one_state_directory_is_one_server_s() {
     assert!(stderr.contains("another process has the state file"), "{stderr}");
     assert_eq!(server.program.terminate().await, Some(0));
 }
+
+#[tokio::test]
+async fn what_was_revoked_is_so_after_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ca, key) = crate::support::authority(dir.path());
+    let state = dir.path().join("state");
+    let args = ["--state", state.to_str().unwrap(), "--ca", &ca, "--ca-key", &key];
+    let server = Server::start(&args).await;
+    let uid = "01890a5d-ac96-774b-bcce-b302099a8057";
+    for path in [format!("/v1/agents/{uid}/revocation"), "/v1/revocations/4f2a".to_owned()] {
+        let (status, body) = server.request("PUT", &path, "").await;
+        assert_eq!((status, body.as_str()), (204, ""));
+    }
+    let before = server.json("GET", "/v1/revocations", "").await;
+    server.program.kill().await;
+
+    let server = Server::start(&args).await;
+    assert_eq!(before["revocations"].as_array().unwrap().len(), 2);
+    assert_eq!(server.json("GET", "/v1/revocations", "").await, before);
+    assert_eq!(server.request("DELETE", "/v1/revocations/4f2a", "").await.0, 204);
+    server.program.kill().await;
+
+    let server = Server::start(&args).await;
+    let after = server.json("GET", "/v1/revocations", "").await;
+    let [left] = after["revocations"].as_array().unwrap().as_slice() else { panic!("{after}") };
+    assert_eq!(left["instance_uid"], uid);
+    assert_eq!(server.program.terminate().await, Some(0));
+}

@@ -154,3 +154,17 @@ impl Server {
         }
     }
 }
+
+/// The files of a new authority: its certificate, and its key.
+pub(crate) fn authority(dir: &Path) -> (String, String) {
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let (ca, ca_key) = (path("authority.pem"), path("authority-key.pem"));
+    std::fs::write(&ca, certificate.pem()).unwrap();
+    std::fs::write(&ca_key, key.serialize_pem()).unwrap();
+    (ca, ca_key)
+}

@@ -7,6 +7,7 @@
 //!   30 tenant len uid            an Agent's vitals: number, mask, last seen; written most often
 //!   40 tenant len uid 00         what the Server has to do with the Agent: wanted, offered, renamed
 //!   40 tenant len uid tag        a part of its state, by the number of its field
+//!   50 name                      what whoever drives the registry keeps beside it
 //! ```
 //!
 //! In the order of their keys, what an entry refers to comes before it. Vitals stand together, so that
@@ -26,6 +27,7 @@ const VALUE: u8 = 0x10;
 const DEFAULTS: u8 = 0x20;
 const VITALS: u8 = 0x30;
 const STATE: u8 = 0x40;
+const BESIDE: u8 = 0x50;
 
 const DEALINGS: u8 = 0;
 
@@ -43,6 +45,12 @@ impl Change {
 
     pub(super) const fn remove(key: Vec<u8>) -> Self {
         Self { key, value: None }
+    }
+
+    /// An entry that is not the registry's, with a name of its own.
+    #[cfg(feature = "ca")]
+    pub(crate) fn beside(name: &[u8; 32], value: Option<Bytes>) -> Self {
+        Self { key: [&[BESIDE], &name[..]].concat(), value }
     }
 
     /// The key, at most 64 bytes.
@@ -82,6 +90,11 @@ impl std::fmt::Display for Hex<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
+}
+
+/// Whether an entry is not the registry's.
+pub(crate) fn is_beside(key: &[u8]) -> bool {
+    key.first() == Some(&BESIDE)
 }
 
 /// What an entry holds, by its key.

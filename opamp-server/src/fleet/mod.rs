@@ -49,6 +49,8 @@ mod watch;
 
 pub use self::authorize::{Authorizer, Claim, Denied};
 pub use self::entry::Change;
+#[cfg(feature = "service")]
+pub(crate) use self::entry::is_beside;
 pub use self::handling::{AgentChanges, ChangesToken};
 pub use self::key::{AgentKey, Tenant};
 pub use self::load::Load;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use opamp_proto::{Message as _, WireUid};
 
-use super::entry::{FORMAT, Hex, Kind};
+use super::entry::{FORMAT, Hex, Kind, is_beside};
 use super::inbox::Inbox;
 use super::route::RouteShared;
 use super::shard::{News, PendingRename, Slot};
@@ -93,6 +93,9 @@ impl<I> Restore<'_, I> {
         let kind = Kind::decode(key);
         if !self.versioned && kind != Some(Kind::Version) {
             return Err("what was written first is missing".to_owned());
+        }
+        if is_beside(key) {
+            return Ok(());
         }
         let undecodable = |error: opamp_proto::DecodeError| error.to_string();
         match kind {

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::signal::Signal;
 use super::store::{AnyStore, MAX_PAUSE, StoreError, StoreFailure};
 use super::{Error, ErrorKind, ServiceConfig, now};
-use crate::fleet::{Accepted, Batch, Change, Fleet, Restored, SaveWaker};
+use crate::fleet::{Accepted, Batch, Change, Fleet, Restored, SaveWaker, is_beside};
 
 /// Bytes that are written or loaded at a time.
 const BATCH: usize = 4 * 1024 * 1024;
@@ -38,6 +38,28 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often it is said that the store fails.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+/// What is kept in the store beside the registry.
+pub(super) trait Beside: Send + Sync {
+    /// Takes over an entry.
+    fn restore(&self, value: &[u8]) -> Result<(), &'static str>;
+
+    /// Whether the store is behind; whoever changes that wakes the task.
+    fn has_unsaved(&self) -> bool;
+
+    /// What the store does not have yet, to be written until it has.
+    fn take_unsaved(&self) -> Vec<Change>;
+}
+
+#[cfg(feature = "ca")]
+fn beside(config: &ServiceConfig, work: &Arc<Work>) -> Option<Arc<dyn Beside>> {
+    Some(config.revocations.as_ref()?.keep(Arc::clone(work) as _))
+}
+
+#[cfg(not(feature = "ca"))]
+fn beside(_config: &ServiceConfig, _work: &Arc<Work>) -> Option<Arc<dyn Beside>> {
+    None
+}
 
 /// What connections and requests know of the task that writes.
 pub(super) struct Saver {
@@ -107,7 +129,8 @@ impl Saver {
         let work = Arc::new(Work::default());
         fleet.begin_saving(Arc::clone(&work) as _);
         let started = Instant::now();
-        let restored = load(fleet, &*store).await?;
+        let beside = beside(config, &work);
+        let restored = load(fleet, &*store, beside.as_deref()).await?;
         tracing::info!(
             agents = restored.agents,
             forgotten = restored.forgotten,
@@ -129,6 +152,7 @@ impl Saver {
             fleet: fleet.clone(),
             store,
             saver: Arc::clone(&saver),
+            beside,
             lag: config.store_lag.min(LONGEST_LAG),
             said: None,
         };
@@ -228,8 +252,8 @@ pub struct StoreHandle<I> {
 }
 
 impl<I> StoreHandle<I> {
-    /// Waits until everything that was changed before is stored, such as what an operator has set:
-    /// what was is not lost by any restart. Without a store that is at once.
+    /// Waits until everything that was changed before is stored, such as what an operator has set or
+    /// revoked: what was is not lost by any restart. Without a store that is at once.
     ///
     /// Cancel safe.
     ///
@@ -258,20 +282,40 @@ impl<I> std::fmt::Debug for StoreHandle<I> {
     }
 }
 
-async fn load<I>(fleet: &Fleet<I>, store: &dyn AnyStore) -> Result<Restored, Error> {
+async fn load<I>(
+    fleet: &Fleet<I>,
+    store: &dyn AnyStore,
+    beside: Option<&dyn Beside>,
+) -> Result<Restored, Error> {
     let unusable = |error: StoreError| Error::new(ErrorKind::Store, error);
     let mut restore = fleet.restore(now());
     let mut after = None;
+    let mut ignored = 0;
     loop {
         let entries = store.load(after.as_deref(), BATCH).await.map_err(unusable)?;
-        let Some((last, _)) = entries.last() else { return Ok(restore.finish()) };
+        let Some((last, _)) = entries.last() else { break };
         for (key, value) in &entries {
             restore.add(key, value).map_err(|error| Error::new(ErrorKind::Store, error))?;
+            match beside {
+                Some(beside) if is_beside(key) => beside.restore(value).map_err(|what| {
+                    let text = "a stored entry cannot be read, maybe it is of a later version";
+                    unusable(StoreError::caused_by(text, what))
+                })?,
+                None if is_beside(key) => ignored += 1,
+                _ => {}
+            }
         }
         after = Some(last.clone());
         // There may be a lot, and others have a turn.
         tokio::task::yield_now().await;
     }
+    if ignored > 0 {
+        tracing::warn!(
+            ignored,
+            "certificates are stored as revoked, but the Server has no such list"
+        );
+    }
+    Ok(restore.finish())
 }
 
 /// The task that writes.
@@ -279,6 +323,7 @@ struct Writer<I> {
     fleet: Fleet<I>,
     store: Arc<dyn AnyStore>,
     saver: Arc<Saver>,
+    beside: Option<Arc<dyn Beside>>,
     lag: Duration,
     /// When it was last said that the store fails.
     said: Option<Instant>,
@@ -293,6 +338,10 @@ impl<I> Writer<I> {
             let _ = tokio::time::timeout_at(lagging, work.notify.notified()).await;
             let closing = work.is_closing();
             let due = closing || Instant::now() >= lagging;
+            if self.beside.as_ref().is_some_and(|beside| beside.has_unsaved()) {
+                // They go along with the next batch, so there has to be one.
+                let _ = self.fleet.request_save();
+            }
             let mut first = due;
             while let Some(batch) = self.fleet.take_unsaved(now(), first, BATCH) {
                 first = false;
@@ -314,7 +363,12 @@ impl<I> Writer<I> {
     async fn write(&mut self, batch: Batch) -> bool {
         let mut pause = FIRST_PAUSE;
         let mut closed = None;
-        while let Err(error) = self.attempt(batch.changes()).await {
+        // After the generation has ended: what was changed before somebody waits for it is in it.
+        let changes = match self.beside.as_ref().map(|beside| beside.take_unsaved()) {
+            Some(more) if !more.is_empty() => batch.changes().iter().cloned().chain(more).collect(),
+            _ => Arc::clone(batch.changes()),
+        };
+        while let Err(error) = self.attempt(&changes).await {
             self.failed(&error);
             let work = Arc::clone(&self.saver.work);
             if work.is_closing() {
@@ -328,7 +382,7 @@ impl<I> Writer<I> {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(MAX_PAUSE);
         }
-        let size = batch.changes().iter().map(Change::size).sum::<usize>();
+        let size = changes.iter().map(Change::size).sum::<usize>();
         self.fleet.saved(batch);
         if size > 0 {
             self.fleet.counting().store_writes.add();

@@ -6,11 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
 use opamp_proto::{AgentCapabilities as Does, Message as _, v1};
+use opamp_server::service::store::MemoryStore;
 use opamp_server::service::tls::{ClientAuthentication, server_config_for};
 use opamp_server::{
     AcceptAll, AgentChange, ApprovalError, CertificateAuthority, CertificateIssuing,
     CertificateRequest, Changes, CsrApproval, Handler, IssuedCertificate, KeyAlgorithm, LocalCa,
-    NotIssued, OperationError, Rejection, Revocations, Revoked, Server, ServiceConfig,
+    NotIssued, OperationError, Rejection, Revocations, Revoked, Server, ServiceConfig, StoreHandle,
 };
 use rcgen::{CertificateParams, DnType, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
@@ -242,14 +243,19 @@ impl Authority {
 /// A Server that takes client certificates, and a connection that presents one.
 struct Mutual {
     servers: Authority,
+    clients: Authority,
     ca: LocalCa,
     server: Running,
     revocations: Revocations,
+    stored: StoreHandle<()>,
 }
 
 impl Mutual {
     async fn start() -> Self {
-        let (servers, clients) = (Authority::new(), Authority::new());
+        Self::start_on(Authority::new(), Authority::new(), MemoryStore::default()).await
+    }
+
+    async fn start_on(servers: Authority, clients: Authority, store: MemoryStore) -> Self {
         let own = servers.issue("localhost");
         let tls = server_config_for(
             own.certificate.as_bytes(),
@@ -261,8 +267,9 @@ impl Mutual {
         service.certificates = Some(auto(ca.clone()));
         service.revocations = Some(revocations.clone());
         let server = Server::bind("127.0.0.1:0").tls(tls.unwrap()).service_config(service);
-        let server = run(server.listen(AcceptAll).await.unwrap());
-        Self { servers, ca, server, revocations }
+        let server = server.state_store(store).listen(AcceptAll).await.unwrap();
+        let stored = server.store_handle();
+        Self { servers, clients, ca, server: run(server), revocations, stored }
     }
 
     async fn connect(&self, own: &v1::TlsCertificate) -> TlsStream<TcpStream> {
@@ -318,4 +325,24 @@ async fn revocation_closes_what_is_open_and_keeps_out_what_comes() {
     let stream = mutual.connect(&own).await;
     let answer = exchange(stream, post(beat(5).encode_to_vec())).await;
     assert_eq!(answer.message().error_response, None);
+}
+
+#[tokio::test]
+async fn what_is_revoked_is_so_after_a_crash() {
+    let store = MemoryStore::default();
+    let mutual = Mutual::start_on(Authority::new(), Authority::new(), store.clone()).await;
+    let own = mutual.ca.credentials(uid(&UID)).unwrap();
+    let other = mutual.ca.credentials(uid(&[8; 16])).unwrap();
+    let socket = WebSocket::open(mutual.connect(&own).await, &[]).await;
+    assert!(socket.is_ok());
+    let revoked = Revoked::InstanceUid(uid(&UID).instance_uid().unwrap());
+    mutual.revocations.revoke(revoked.clone(), SystemTime::now()).unwrap();
+    mutual.stored.flush().await.unwrap();
+    mutual.server.task.abort();
+
+    let mutual = Mutual::start_on(mutual.servers, mutual.clients, store).await;
+    assert!(mutual.revocations.contains(&revoked));
+    let refused = WebSocket::open(mutual.connect(&own).await, &[]).await;
+    assert_eq!(refused.err().expect("it is refused").status(), 403);
+    assert!(WebSocket::open(mutual.connect(&other).await, &[]).await.is_ok());
 }

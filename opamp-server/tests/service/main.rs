@@ -19,6 +19,8 @@ mod mount;
 mod proxies;
 mod quirks;
 mod reference_defects;
+#[cfg(feature = "ca")]
+mod revocations;
 mod shutdown;
 mod store;
 #[path = "../support/mod.rs"]

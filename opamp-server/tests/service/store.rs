@@ -19,7 +19,7 @@ use crate::support::{description, full_report, heartbeat, remote_config};
 
 /// A store that does what the test says.
 #[derive(Clone)]
-struct Told {
+pub(crate) struct Told {
     store: MemoryStore,
     orders: Arc<Orders>,
 }
@@ -33,7 +33,7 @@ struct Orders {
 }
 
 impl Told {
-    fn new(store: &MemoryStore) -> Self {
+    pub(crate) fn new(store: &MemoryStore) -> Self {
         let orders = Orders {
             writes: Semaphore::new(Semaphore::MAX_PERMITS),
             fails: AtomicBool::new(false),
@@ -44,19 +44,19 @@ impl Told {
     }
 
     /// Writes hang from now on.
-    fn hang(&self) {
+    pub(crate) fn hang(&self) {
         self.orders.writes.forget_permits(Semaphore::MAX_PERMITS);
     }
 
-    fn go_on(&self) {
+    pub(crate) fn go_on(&self) {
         self.orders.writes.add_permits(1_000_000);
     }
 
-    fn fail(&self, fails: bool) {
+    pub(crate) fn fail(&self, fails: bool) {
         self.orders.fails.store(fails, Ordering::SeqCst);
     }
 
-    fn attempts(&self) -> usize {
+    pub(crate) fn attempts(&self) -> usize {
         self.orders.attempts.load(Ordering::SeqCst)
     }
 }

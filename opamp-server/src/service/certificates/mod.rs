@@ -39,6 +39,7 @@ use crate::core::{
 };
 use crate::fleet::{AgentKey, Fleet};
 
+mod kept;
 mod local_ca;
 mod peer;
 mod request;

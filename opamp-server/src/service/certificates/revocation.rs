@@ -1,15 +1,18 @@
 //! Certificates that are not good any more, although their time is not over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::SystemTime;
 
 use opamp_proto::InstanceUid;
 
+use super::kept::Kept;
 use super::peer::{CertificateSerial, Named};
+use crate::fleet::SaveWaker;
 use crate::service::PeerCertificates;
+use crate::service::saver::Beside;
 
 /// Entries unless another number is given: some MiB.
 const DEFAULT_MAX: usize = 100_000;
@@ -37,9 +40,12 @@ pub struct RevocationsFull;
 /// a second or two. It looks at the certificates that come with the request, so that it holds for
 /// resumed TLS sessions, too.
 ///
-/// The list is in memory: whoever revokes keeps what [`entries`](Self::entries) returns where it survives
-/// a restart, and gives it back with [`revoke`](Self::revoke). Entries of certificates whose time is
-/// over can be [forgotten](Self::forget_older_than).
+/// A service with a [store](crate::service::store) keeps the list there: what was revoked before is in
+/// it again before the first connection is taken. What is revoked counts at once, and survives any
+/// restart from when [`StoreHandle::flush`](crate::StoreHandle::flush) has returned. Without a store the
+/// list is in memory alone: then keep what [`entries`](Self::entries) returns, and give it back with
+/// [`revoke`](Self::revoke). Entries of certificates whose time is over can be
+/// [forgotten](Self::forget_older_than).
 ///
 /// ```
 /// use std::time::SystemTime;
@@ -62,9 +68,34 @@ pub struct Revocations {
 
 struct Shared {
     max: usize,
-    revoked: RwLock<BTreeMap<Revoked, SystemTime>>,
+    list: RwLock<List>,
     /// Counts the changes.
     version: AtomicU64,
+}
+
+#[derive(Default)]
+struct List {
+    revoked: BTreeMap<Revoked, SystemTime>,
+    /// Those who write it to stores.
+    kept: Vec<Weak<Kept>>,
+}
+
+impl List {
+    fn note(&mut self, what: &Revoked) {
+        self.kept.retain(|kept| match kept.upgrade() {
+            Some(kept) => {
+                kept.note(what);
+                true
+            }
+            None => false,
+        });
+    }
+
+    /// Entries come and go, and no store has taken notice for long.
+    fn is_behind(&self, max: usize) -> bool {
+        let behind = |kept: &Weak<Kept>| kept.upgrade().is_some_and(|kept| kept.len() >= max);
+        self.kept.iter().any(behind)
+    }
 }
 
 impl Default for Revocations {
@@ -83,16 +114,16 @@ impl Revocations {
     /// An empty list for up to this many entries.
     #[must_use]
     pub fn with_max(max: usize) -> Self {
-        let (revoked, version) = (RwLock::default(), AtomicU64::new(0));
-        Self { shared: Arc::new(Shared { max, revoked, version }) }
+        let (list, version) = (RwLock::default(), AtomicU64::new(0));
+        Self { shared: Arc::new(Shared { max, list, version }) }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Revoked, SystemTime>> {
-        self.shared.revoked.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, List> {
+        self.shared.list.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<Revoked, SystemTime>> {
-        self.shared.revoked.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> RwLockWriteGuard<'_, List> {
+        self.shared.list.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Revokes certificates. `since` is when that was decided; an earlier time that is known stays.
@@ -101,12 +132,14 @@ impl Revocations {
     ///
     /// [`RevocationsFull`] if there is no room for it.
     pub fn revoke(&self, what: Revoked, since: SystemTime) -> Result<(), RevocationsFull> {
-        let mut revoked = self.write();
-        if !revoked.contains_key(&what) {
-            if revoked.len() >= self.shared.max {
+        let mut list = self.write();
+        if !list.revoked.contains_key(&what) {
+            let max = self.shared.max;
+            if list.revoked.len() >= max || list.is_behind(max.saturating_mul(2)) {
                 return Err(RevocationsFull);
             }
-            revoked.insert(what, since);
+            list.note(&what);
+            list.revoked.insert(what, since);
             self.shared.version.fetch_add(1, Ordering::Release);
         }
         Ok(())
@@ -114,26 +147,39 @@ impl Revocations {
 
     /// Takes an entry from the list. True if it was there.
     pub fn reinstate(&self, what: &Revoked) -> bool {
-        self.write().remove(what).is_some()
+        let mut list = self.write();
+        let removed = list.revoked.remove(what).is_some();
+        if removed {
+            list.note(what);
+        }
+        removed
     }
 
     /// Forgets serial numbers that were revoked before this time: no certificate that was valid then
     /// still is, if the time is long enough ago for what the authority issues.
     pub fn forget_older_than(&self, time: SystemTime) {
-        self.write()
-            .retain(|what, since| matches!(what, Revoked::InstanceUid(_)) || *since >= time);
+        let mut list = self.write();
+        let is_over = |what: &Revoked, since: &SystemTime| {
+            matches!(what, Revoked::Serial(_)) && *since < time
+        };
+        let over = list.revoked.iter().filter(|(what, since)| is_over(what, since));
+        let over: Vec<_> = over.map(|(what, _)| what.clone()).collect();
+        for what in over {
+            list.note(&what);
+            list.revoked.remove(&what);
+        }
     }
 
     /// What is revoked, and since when, in the order of [`Revoked`].
     #[must_use]
     pub fn entries(&self) -> Vec<(Revoked, SystemTime)> {
-        self.read().iter().map(|(what, since)| (what.clone(), *since)).collect()
+        self.read().revoked.iter().map(|(what, since)| (what.clone(), *since)).collect()
     }
 
     /// Whether this is on the list.
     #[must_use]
     pub fn contains(&self, what: &Revoked) -> bool {
-        self.read().contains_key(what)
+        self.read().revoked.contains_key(what)
     }
 
     /// Whether the peer's own certificate is revoked. One that cannot be read is, unless nothing is.
@@ -143,11 +189,32 @@ impl Revocations {
     }
 
     pub(in crate::service) fn covers(&self, named: &Named) -> bool {
-        let revoked = self.read();
+        let revoked = &self.read().revoked;
         revoked.contains_key(&Revoked::Serial(named.serial.clone()))
             || named
                 .instance_uid
                 .is_some_and(|uid| revoked.contains_key(&Revoked::InstanceUid(uid)))
+    }
+
+    /// What is on the list, and will be, is to be written to a store.
+    pub(in crate::service) fn keep(&self, waker: Arc<dyn SaveWaker>) -> Arc<impl Beside + use<>> {
+        let mut list = self.write();
+        let unsaved: BTreeSet<_> = list.revoked.keys().cloned().collect();
+        let kept = Arc::new(Kept::new(self.clone(), unsaved, waker));
+        list.kept.push(Arc::downgrade(&kept));
+        kept
+    }
+
+    /// Takes an entry from a store, even if there is no room for it.
+    pub(super) fn restore(&self, what: Revoked, since: SystemTime) {
+        let mut list = self.write();
+        let known = list.revoked.entry(what).or_insert(since);
+        *known = since.min(*known);
+        self.shared.version.fetch_add(1, Ordering::Release);
+    }
+
+    pub(super) fn since(&self, what: &Revoked) -> Option<SystemTime> {
+        self.read().revoked.get(what).copied()
     }
 
     /// Grows when something is revoked.
@@ -158,7 +225,9 @@ impl Revocations {
 
 impl fmt::Debug for Revocations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Revocations").field("entries", &self.read().len()).finish_non_exhaustive()
+        f.debug_struct("Revocations")
+            .field("entries", &self.read().revoked.len())
+            .finish_non_exhaustive()
     }
 }
 
