@@ -8,6 +8,7 @@ pub mod file;
 pub mod gateway;
 pub mod program;
 pub mod server;
+mod tls;
 
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

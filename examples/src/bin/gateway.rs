@@ -15,9 +15,16 @@ async fn main() -> ExitCode {
 
 async fn run(args: &GatewayArgs) -> Result<(), Failure> {
     let stop = program::told_to_stop()?;
+    let mut reload = program::told_to_reload()?;
     let gateway = Gateway::start(args).await?;
     program::print(format_args!("listening opamp={}", gateway.addr()));
-    stop.await;
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            Some(()) = reload.recv() => gateway.reload(),
+        }
+    }
     gateway.stop().await;
     Ok(())
 }

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use opamp_client::tls::Tls;
 use opamp_proto::{DEFAULT_MAX_MESSAGE_SIZE, MessageLimits};
 use opamp_server::gateway::GatewayConfig;
+use opamp_server::service::tls::{ListenerTls, TlsFiles};
 
 use crate::agent::Header;
 use crate::program::Failure;
@@ -38,9 +40,32 @@ pub struct GatewayArgs {
     #[arg(long = "header", value_name = "NAME=VALUE")]
     pub headers: Vec<Header>,
 
-    /// Trusts the certificate authorities in this PEM file. Default: those the system trusts
+    /// The certificate chain, a PEM file: agents then connect with wss and https. Default: no TLS
+    #[arg(long, value_name = "PEM", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The private key of the certificate, a PEM file
+    #[arg(long, value_name = "PEM", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Requires a client certificate of agents from one of the authorities in this PEM file.
+    /// Default: none
+    #[arg(long, value_name = "PEM", requires = "tls_cert")]
+    pub client_ca: Option<PathBuf>,
+
+    /// Trusts the certificate authorities in this PEM file to name the server. Default: those the
+    /// system trusts
     #[arg(long, value_name = "PEM")]
     pub ca: Option<PathBuf>,
+
+    /// The gateway's own client certificate for the server, a PEM file with the chain; those of
+    /// agents are not passed on. Default: none
+    #[arg(long, value_name = "PEM", requires = "key")]
+    pub cert: Option<PathBuf>,
+
+    /// The private key of the client certificate, a PEM file
+    #[arg(long, value_name = "PEM", requires = "cert")]
+    pub key: Option<PathBuf>,
 
     /// The greatest message passed on, in bytes: what the server takes, or less; at least 1024
     #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MAX_MESSAGE_SIZE,
@@ -59,6 +84,35 @@ impl GatewayArgs {
     pub(super) fn limits(&self) -> MessageLimits {
         let size = self.max_message_size;
         MessageLimits::new().with_max_receive(size).with_max_send(size)
+    }
+
+    /// TLS towards agents, if there is to be some.
+    pub(super) fn tls(&self) -> Result<Option<ListenerTls>, Failure> {
+        let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) else {
+            return Ok(None);
+        };
+        let files = TlsFiles::new(certificate, key);
+        let files = match &self.client_ca {
+            Some(authorities) => files.require_clients_of([authorities]),
+            None => files,
+        };
+        let tls = ListenerTls::from_files(files);
+        Ok(Some(tls.map_err(|error| Failure::caused_by("TLS towards agents", error))?))
+    }
+
+    /// What is trusted to be the server, and who the gateway is there.
+    pub(super) fn upstream_tls(&self) -> Result<Tls, Failure> {
+        let unusable = |error| Failure::caused_by("TLS towards the server", error);
+        let mut tls = match &self.ca {
+            Some(ca) => Tls::new().trust_file(ca).map_err(unusable)?,
+            None => Tls::new().trust_system(),
+        };
+        if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
+            tls = tls.identity_files(cert, key).map_err(unusable)?;
+        }
+        // Whether there is anything the system trusts, say.
+        tls.config().map_err(unusable)?;
+        Ok(tls)
     }
 
     pub(super) fn headers(&self) -> Result<HeaderMap, Failure> {

@@ -1,6 +1,7 @@
 //! The agents' side: accepts their connections, and answers their requests or opens WebSockets.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,15 +19,22 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use opamp_proto::MessageLimits;
 use opamp_proto::gzip::{self, GzipError};
 use opamp_server::gateway::{FromAgent, Gateway};
+use opamp_server::service::tls::ListenerTls;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::create_response;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::hub::{End, Hub, Next};
 use super::socket;
+
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the head of a request may take to arrive, and a connection be kept for another.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -50,6 +58,7 @@ pub(super) struct Downstream {
     pub(super) hub: Arc<Hub>,
     pub(super) path: String,
     pub(super) limits: MessageLimits,
+    pub(super) tls: Option<ListenerTls>,
     pub(super) stopping: watch::Receiver<bool>,
 }
 
@@ -73,7 +82,7 @@ impl Downstream {
                     tokio::spawn(async move {
                         let _permit = permit;
                         tracing::debug!(%peer, "connected");
-                        downstream.serve(stream).await;
+                        downstream.open(stream, peer).await;
                         tracing::debug!(%peer, "gone");
                     });
                 }
@@ -85,9 +94,30 @@ impl Downstream {
         }
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream) {
+    async fn open(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         // A small reply must not wait for the acknowledgement of an earlier one.
         let _ = stream.set_nodelay(true);
+        let Some(tls) = &self.tls else { return self.serve(stream).await };
+        let mut config = ServerConfig::clone(&tls.current());
+        // What is served here.
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let handshake = TlsAcceptor::from(Arc::new(config)).accept(stream);
+        let mut stopping = self.stopping.clone();
+        let secured = tokio::select! {
+            secured = timeout(HANDSHAKE_TIMEOUT, handshake) => secured,
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        };
+        match secured {
+            Ok(Ok(stream)) => self.serve(stream).await,
+            Ok(Err(error)) => tracing::info!(%peer, %error, "TLS handshake failed"),
+            Err(_elapsed) => tracing::info!(%peer, "TLS handshake took too long"),
+        }
+    }
+
+    async fn serve<S>(self: Arc<Self>, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let (upgraded, mut upgrade) = tokio::sync::mpsc::channel(1);
         let service = hyper::service::service_fn(|request| {
             let (this, upgraded) = (Arc::clone(&self), upgraded.clone());

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opamp_server::gateway::GatewayCounters;
+use opamp_server::service::tls::ListenerTls;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -30,6 +31,9 @@ use crate::program::Failure;
 /// How long agents have to take their leave, and what waits to be sent.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often the files of certificates are looked at.
+const RELOAD_PERIOD: Duration = Duration::from_secs(30);
+
 /// How often the counts are logged, if they have changed.
 const LOG_PERIOD: Duration = Duration::from_secs(60);
 
@@ -40,7 +44,8 @@ pub struct Gateway {
     hub: Arc<Hub>,
     stopping: watch::Sender<bool>,
     upstreams: JoinSet<()>,
-    background: [JoinHandle<()>; 3],
+    background: [JoinHandle<()>; 4],
+    tls: Option<ListenerTls>,
 }
 
 impl Gateway {
@@ -51,6 +56,7 @@ impl Gateway {
     /// When the address cannot be listened on, or the arguments cannot be used.
     pub async fn start(args: &GatewayArgs) -> Result<Self, Failure> {
         let upstream = Arc::new(Upstream::new(args)?);
+        let tls = args.tls()?;
         let listener = TcpListener::bind(args.listen).await.map_err(|error| {
             Failure::caused_by(format!("cannot listen on the address {}", args.listen), error)
         })?;
@@ -67,6 +73,7 @@ impl Gateway {
             hub: Arc::clone(&hub),
             path: args.path.clone(),
             limits: args.limits(),
+            tls: tls.clone(),
             stopping: stopped,
         });
         let (timed, logged) = (Arc::clone(&hub), Arc::clone(&hub));
@@ -74,8 +81,9 @@ impl Gateway {
             tokio::spawn(downstream.accept(listener)),
             tokio::spawn(async move { timed.keep_time().await }),
             tokio::spawn(async move { log_counts(&logged).await }),
+            tokio::spawn(keep_current(tls.clone())),
         ];
-        Ok(Self { addr, hub, stopping, upstreams, background })
+        Ok(Self { addr, hub, stopping, upstreams, background, tls })
     }
 
     /// Where agents connect.
@@ -88,6 +96,14 @@ impl Gateway {
     #[must_use]
     pub fn counters(&self) -> GatewayCounters {
         self.hub.with(|gateway, _| gateway.counters())
+    }
+
+    /// Reads the files of certificates again, if there are some; those in use stay if they are not
+    /// usable. The gateway also does so by itself, every half a minute.
+    pub fn reload(&self) {
+        if let Some(tls) = &self.tls {
+            crate::tls::reload(tls);
+        }
     }
 
     /// Stops in an orderly way: agents' connections are closed, what they have said goes to the server,
@@ -108,6 +124,30 @@ impl Gateway {
         let _ = timeout(STOP_TIMEOUT, left).await;
         self.background.iter().for_each(JoinHandle::abort);
         tracing::info!(counts = ?self.counters(), "stopped");
+    }
+}
+
+/// Uses renewed certificates.
+async fn keep_current(tls: Option<ListenerTls>) {
+    let Some(tls) = tls else { return };
+    let mut usable = true;
+    loop {
+        tokio::time::sleep(RELOAD_PERIOD).await;
+        let files = tls.clone();
+        // It ends early with the runtime only.
+        let Ok(reloaded) = tokio::task::spawn_blocking(move || files.reload()).await else {
+            return;
+        };
+        let was_usable = std::mem::replace(&mut usable, reloaded.is_ok());
+        match reloaded {
+            Ok(true) => tracing::info!("renewed certificates are in use"),
+            Ok(false) => {}
+            Err(error) if was_usable => {
+                let what = "the renewed certificates are not usable, the last ones stay";
+                tracing::error!("{}", Failure::caused_by(what, error));
+            }
+            Err(_) => {}
+        }
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) struct Upstream {
     url: String,
     host: String,
     port: u16,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<(Tls, ServerName<'static>)>,
     headers: HeaderMap,
     limits: MessageLimits,
 }
@@ -74,16 +74,11 @@ impl Upstream {
         };
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let tls = if secure {
-            let tls = match &args.ca {
-                Some(ca) => Tls::new().trust_file(ca),
-                None => Ok(Tls::new().trust_system()),
-            };
-            let tls = tls
-                .and_then(|tls| tls.config())
-                .map_err(|error| Failure::caused_by("TLS", error))?;
             let name = ServerName::try_from(host.clone())
                 .map_err(|_| unusable("the host is not usable for TLS"))?;
-            Some((TlsConnector::from(tls), name))
+            Some((args.upstream_tls()?, name))
+        } else if args.ca.is_some() || args.cert.is_some() {
+            return Err(unusable("--ca and --cert are for a wss URL"));
         } else {
             None
         };
@@ -145,7 +140,12 @@ impl Upstream {
         let _ = tcp.set_nodelay(true);
         let io: Box<dyn Io> = match &self.tls {
             None => Box::new(tcp),
-            Some((connector, name)) => {
+            Some((tls, name)) => {
+                // The files may have been renewed since the last time.
+                let tls = tls.clone();
+                let config = tokio::task::spawn_blocking(move || tls.config()).await;
+                let config = config.map_err(|error| failed("TLS", &error))?;
+                let connector = TlsConnector::from(config.map_err(|error| failed("TLS", &error))?);
                 let secured = connector.connect(name.clone(), tcp).await;
                 Box::new(secured.map_err(|error| failed("TLS", &error))?)
             }

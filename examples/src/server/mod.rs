@@ -163,17 +163,8 @@ impl Server {
     /// Reads the files of certificates again, if there are some; those in use stay if they are not
     /// usable. The server also does so by itself, every half a minute.
     pub fn reload(&self) {
-        let Some(tls) = &self.tls else { return };
-        match tls.reload() {
-            Ok(true) => tracing::info!("renewed certificates are in use"),
-            Ok(false) => tracing::info!("the certificates have not changed"),
-            Err(error) => {
-                let error = Failure::caused_by(
-                    "the certificates are not usable, the last ones stay",
-                    error,
-                );
-                tracing::error!("{error}");
-            }
+        if let Some(tls) = &self.tls {
+            crate::tls::reload(tls);
         }
     }
 

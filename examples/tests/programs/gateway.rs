@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{PATIENCE, Program, Server, agent};
+use crate::support::{PATIENCE, Program, Server, agent, certificates};
 use opamp_spec::judges;
 use serde_json::{Value, json};
 
@@ -15,8 +15,11 @@ struct Gateway {
 impl Gateway {
     async fn start(server: &Server, listen: &str) -> Self {
         let upstream = format!("ws://{}", server.opamp);
-        let args = ["--listen", listen, "--upstream", &upstream, "--connections", "2"];
-        let mut program = Program::start(env!("CARGO_BIN_EXE_gateway"), &args);
+        Self::start_with(&["--listen", listen, "--upstream", &upstream, "--connections", "2"]).await
+    }
+
+    async fn start_with(args: &[&str]) -> Self {
+        let mut program = Program::start(env!("CARGO_BIN_EXE_gateway"), args);
         let line = program.line("listening ").await;
         let opamp = line.strip_prefix("listening opamp=").unwrap().to_owned();
         Self { program, opamp }
@@ -109,4 +112,69 @@ async fn agents_find_their_way_back_when_it_returns() {
     server.until("back", |agent| agent["connected"] == true).await;
     assert_eq!(agent.terminate().await, Some(0));
     gateway.program.kill().await;
+}
+
+#[tokio::test]
+async fn tls_on_both_sides_with_certificates_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = certificates(dir.path(), &["localhost", "gateway", "agent"]);
+    let (ca, cert, key) = (path("ca.pem"), path("localhost.pem"), path("localhost-key.pem"));
+    let tls = ["--tls-cert", &cert, "--tls-key", &key, "--client-ca", &ca];
+    let server = Server::start(&tls).await;
+    let port = |addr: &str| addr.rsplit(':').next().unwrap().to_owned();
+    let upstream = format!("wss://localhost:{}", port(&server.opamp));
+    let (own, own_key) = (path("gateway.pem"), path("gateway-key.pem"));
+    let args = ["--listen", "127.0.0.1:0", "--upstream", &upstream, "--ca", &ca];
+    let args = [&args[..], &["--cert", &own, "--key", &own_key], &tls].concat();
+    let gateway = Gateway::start_with(&args).await;
+    let port = port(&gateway.opamp);
+    let (own, own_key) = (path("agent.pem"), path("agent-key.pem"));
+    let mut agents = Vec::new();
+    for scheme in ["wss", "https"] {
+        let url = format!("{scheme}://localhost:{port}");
+        let args = ["--server", &url, "--ca", &ca, "--heartbeat-interval", "0.2"];
+        let mut stranger = agent(&args);
+        stranger.line("connect-failed").await;
+        let mut known = agent(&[&args[..], &["--cert", &own, "--key", &own_key]].concat());
+        known.line("connected").await;
+        agents.push(known);
+    }
+    until(&server, "both connected", |agents| connected(agents) == 2).await;
+
+    // Another authority's certificate in the files: agents that come now are shown that one.
+    let other = tempfile::tempdir().unwrap();
+    let renewed = certificates(other.path(), &["localhost"]);
+    for name in ["localhost.pem", "localhost-key.pem"] {
+        std::fs::copy(renewed(name), path(name)).unwrap();
+    }
+    gateway.program.hang_up().await;
+    let (url, ca) = (format!("wss://localhost:{port}"), renewed("ca.pem"));
+    let newcomer = ["--server", &url, "--ca", &ca, "--cert", &own, "--key", &own_key];
+    // It takes a moment until the gateway has read them, and the agent tries again.
+    let mut newcomer = agent(&newcomer);
+    newcomer.line("connected").await;
+    until(&server, "none was lost", |agents| connected(agents) == 3).await;
+    assert_eq!(gateway.program.terminate().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_server_that_is_somebody_else_is_told_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = certificates(dir.path(), &["localhost"]);
+    let (cert, key) = (path("localhost.pem"), path("localhost-key.pem"));
+    let server = Server::start(&["--tls-cert", &cert, "--tls-key", &key]).await;
+    let upstream = format!("wss://{}", server.opamp);
+    // The certificate is for another name; and then it is of an authority that is not trusted.
+    let other = tempfile::tempdir().unwrap();
+    let others = certificates(other.path(), &[]);
+    let localhost = upstream.replace("127.0.0.1", "localhost");
+    for (upstream, ca, why) in [
+        (&upstream, path("ca.pem"), "not valid for name"),
+        (&localhost, others("ca.pem"), "invalid peer certificate"),
+    ] {
+        let args = ["--listen", "127.0.0.1:0", "--upstream", upstream, "--ca", &ca];
+        let mut gateway = Gateway::start_with(&args).await;
+        let line = gateway.program.logs("cannot connect to the server").await;
+        assert!(line.contains(why), "{line}");
+    }
 }

@@ -1,6 +1,6 @@
 //! The server and the agent, run as a user runs them.
 
-use crate::support::{Server, agent, run};
+use crate::support::{Server, agent, certificates, run};
 use serde_json::{Value, json};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_agent");
@@ -154,19 +154,7 @@ async fn a_server_with_tokens_refuses_agents_without() {
 #[tokio::test]
 async fn tls_asks_for_certificates_on_both_sides() {
     let dir = tempfile::tempdir().unwrap();
-    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let mut authority = rcgen::CertificateParams::default();
-    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let authority = rcgen::CertifiedIssuer::self_signed(authority, key).unwrap();
-    std::fs::write(path("ca.pem"), authority.pem()).unwrap();
-    for name in ["localhost", "agent"] {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &authority).unwrap();
-        std::fs::write(path(&format!("{name}.pem")), certificate.pem()).unwrap();
-        std::fs::write(path(&format!("{name}-key.pem")), key.serialize_pem()).unwrap();
-    }
+    let path = certificates(dir.path(), &["localhost", "agent"]);
     let (ca, cert, key) = (path("ca.pem"), path("localhost.pem"), path("localhost-key.pem"));
     let server = ["--tls-cert", &cert, "--tls-key", &key, "--client-ca", &ca];
     let server = Server::start(&server).await;

@@ -99,7 +99,8 @@ async fn one_state_directory_is_one_server_s() {
 #[tokio::test]
 async fn what_was_revoked_is_so_after_a_crash() {
     let dir = tempfile::tempdir().unwrap();
-    let (ca, key) = crate::support::authority(dir.path());
+    let path = crate::support::certificates(dir.path(), &[]);
+    let (ca, key) = (path("ca.pem"), path("ca-key.pem"));
     let state = dir.path().join("state");
     let args = ["--state", state.to_str().unwrap(), "--ca", &ca, "--ca-key", &key];
     let server = Server::start(&args).await;

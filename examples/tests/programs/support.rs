@@ -54,10 +54,35 @@ impl Program {
             .unwrap_or_else(|_| panic!("it never printed {begin:?}"))
     }
 
+    /// Reads what it logs up to a line with these words; to be called once.
+    pub(crate) async fn logs(&mut self, words: &str) -> String {
+        let mut lines = BufReader::new(self.child.stderr.take().unwrap()).lines();
+        let wait = async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                if line.contains(words) {
+                    return line;
+                }
+            }
+            panic!("it ended without a word of {words:?}");
+        };
+        tokio::time::timeout(PATIENCE, wait)
+            .await
+            .unwrap_or_else(|_| panic!("it never logged {words:?}"))
+    }
+
+    async fn signal(&self, signal: &str) {
+        let id = self.child.id().unwrap().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().await.unwrap().success());
+    }
+
+    /// Sends SIGHUP.
+    pub(crate) async fn hang_up(&self) {
+        self.signal("-HUP").await;
+    }
+
     /// Sends SIGTERM and gives the exit status.
     pub(crate) async fn terminate(mut self) -> Option<i32> {
-        let id = self.child.id().unwrap().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
+        self.signal("-TERM").await;
         let status = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         status.expect("it stops when told to").unwrap().code()
     }
@@ -155,16 +180,24 @@ impl Server {
     }
 }
 
-/// The files of a new authority: its certificate, and its key.
-pub(crate) fn authority(dir: &Path) -> (String, String) {
+/// Files of a new authority, `ca.pem` and `ca-key.pem`, and of certificates for these names, the same
+/// for each. Gives the path of a file.
+pub(crate) fn certificates(dir: &Path, names: &[&str]) -> impl Fn(&str) -> String {
+    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let write = |name: &str, certificate: String, key: &rcgen::KeyPair| {
+        std::fs::write(path(&format!("{name}.pem")), certificate).unwrap();
+        std::fs::write(path(&format!("{name}-key.pem")), key.serialize_pem()).unwrap();
+    };
     let mut params = rcgen::CertificateParams::default();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
     let key = rcgen::KeyPair::generate().unwrap();
-    let certificate = params.self_signed(&key).unwrap();
-    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
-    let (ca, ca_key) = (path("authority.pem"), path("authority-key.pem"));
-    std::fs::write(&ca, certificate.pem()).unwrap();
-    std::fs::write(&ca_key, key.serialize_pem()).unwrap();
-    (ca, ca_key)
+    let authority = rcgen::CertifiedIssuer::self_signed(params, key).unwrap();
+    write("ca", authority.pem(), authority.key());
+    for name in names {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new([(*name).to_owned()]).unwrap();
+        write(name, params.signed_by(&key, &authority).unwrap().pem(), &key);
+    }
+    path
 }
