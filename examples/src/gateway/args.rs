@@ -67,22 +67,35 @@ pub struct GatewayArgs {
     #[arg(long, value_name = "PEM", requires = "cert")]
     pub key: Option<PathBuf>,
 
-    /// The greatest message passed on, in bytes: what the server takes, or less; at least 1024
+    /// The greatest message taken from an agent, in bytes, over WebSocket with its header byte; at
+    /// least 1024
     #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MAX_MESSAGE_SIZE,
         value_parser = crate::server::message_size)]
     pub max_message_size: usize,
+
+    /// The greatest message the server takes and sends, with its header byte: it would close the
+    /// connection of many agents over a larger one. Default: that of --max-message-size, and of an
+    /// HTTP request's body a byte less is passed on, as it has no header yet
+    #[arg(long, value_name = "BYTES", value_parser = crate::server::message_size)]
+    pub server_max_message_size: Option<usize>,
 }
 
 impl GatewayArgs {
     pub(super) fn config(&self) -> GatewayConfig {
         let mut config = GatewayConfig::default();
         config.connections = self.connections.into();
-        config.max_message_bytes = self.max_message_size;
+        config.max_message_bytes = self.server_limits().max_send();
         config
     }
 
+    /// Towards agents: what the server has sent they are sent.
     pub(super) fn limits(&self) -> MessageLimits {
-        let size = self.max_message_size;
+        self.server_limits().with_max_receive(self.max_message_size)
+    }
+
+    /// Towards the server.
+    pub(super) fn server_limits(&self) -> MessageLimits {
+        let size = self.server_max_message_size.unwrap_or(self.max_message_size);
         MessageLimits::new().with_max_receive(size).with_max_send(size)
     }
 

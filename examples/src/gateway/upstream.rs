@@ -89,7 +89,7 @@ impl Upstream {
             host,
             tls,
             headers: args.headers()?,
-            limits: args.limits(),
+            limits: args.server_limits(),
         })
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::support::{PATIENCE, Program, Server, agent, certificates};
+use opamp_proto::{InstanceUid, Message as _, v1};
 use opamp_spec::judges;
 use serde_json::{Value, json};
 
@@ -177,4 +178,48 @@ async fn a_server_that_is_somebody_else_is_told_nothing() {
         let line = gateway.program.logs("cannot connect to the server").await;
         assert!(line.contains(why), "{line}");
     }
+}
+
+/// A full report that has so many bytes.
+fn report_of(size: usize) -> Vec<u8> {
+    let mut report = v1::AgentToServer {
+        instance_uid: InstanceUid::generate().to_bytes(),
+        sequence_num: 1,
+        capabilities: 1,
+        agent_description: Some(v1::AgentDescription::default()),
+        ..Default::default()
+    };
+    let mut name = String::new();
+    while report.encoded_len() < size {
+        name.push_str(&"n".repeat((size - report.encoded_len()).div_ceil(2)));
+        let attribute = v1::KeyValue { key: name.clone(), ..Default::default() };
+        report.agent_description = Some(v1::AgentDescription {
+            identifying_attributes: vec![attribute],
+            ..Default::default()
+        });
+    }
+    assert_eq!(report.encoded_len(), size);
+    report.encode_to_vec()
+}
+
+#[tokio::test]
+async fn a_message_of_the_greatest_size_is_passed_on_and_a_larger_one_harms_nobody() {
+    let _judged = judges(&["SIZE-01", "SIZE-18", "SIZE-23"]);
+    let server = Server::start(&["--max-message-size", "2048"]).await;
+    let upstream = format!("ws://{}", server.opamp);
+    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+    for (agents, of_server, greatest) in [("2047", "2048", 2047), ("2048", "2048", 2047)] {
+        let args = ["--listen", "127.0.0.1:0", "--upstream", &upstream];
+        let sizes = ["--max-message-size", agents, "--server-max-message-size", of_server];
+        let gateway = Gateway::start_with(&[&args[..], &sizes].concat()).await;
+        let url = format!("http://{}/v1/opamp", gateway.opamp);
+        for (size, status) in [(greatest, 200), (greatest + 1, 413), (greatest, 200)] {
+            let request = client.post(&url).header("content-type", "application/x-protobuf");
+            let response = request.body(report_of(size)).send().await.unwrap();
+            assert_eq!(response.status().as_u16(), status, "{agents}: {size}");
+        }
+        assert_eq!(gateway.program.terminate().await, Some(0));
+    }
+    let agents = server.json("GET", "/v1/agents", "").await;
+    assert_eq!(agents["agents"].as_array().unwrap().len(), 4);
 }

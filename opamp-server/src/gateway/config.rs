@@ -24,7 +24,9 @@ pub struct GatewayConfig {
     /// Agents known at a time, those that have just left included. Default: 100,000.
     pub max_agents: usize,
     /// The largest message the Server takes, with its header (SIZE-01); it would close the connection
-    /// for all over a larger one. Default: 64 MiB.
+    /// for all over a larger one. Default: 64 MiB. Of Agents over HTTP, whose messages have no header
+    /// (SIZE-18), a byte less is passed on: where they may send as much as that, let the Server take
+    /// a byte more, and say so here.
     pub max_message_bytes: usize,
     /// Bytes that wait to be sent to the Server, on all connections together; a message beyond that
     /// is refused with UNAVAILABLE. Default: 256 MiB. A single message is taken whatever its size. Each
