@@ -142,6 +142,16 @@ proptest! {
     }
 
     #[test]
+    fn of_files_with_the_same_name_the_last_counts(one in config(), two in config()) {
+        let _judged = opamp_spec::judges(&["CFG-11"]);
+        let joined = [one.encode_to_vec(), two.encode_to_vec()].concat();
+        let merged = AgentConfigMap::decode(&joined[..]).unwrap();
+        let mut expected = one.clone();
+        expected.config_map.extend(two.config_map.clone());
+        prop_assert_eq!(merged, expected);
+    }
+
+    #[test]
     fn configs_that_differ_have_hashes_that_differ(one in config(), two in config()) {
         prop_assert_eq!(config_hash(&one) == config_hash(&two), one == two);
     }

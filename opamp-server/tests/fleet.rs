@@ -156,6 +156,7 @@ fn what_is_kept_is_counted_exactly() {
 
 #[test]
 fn every_part_is_kept_and_decoded() {
+    let _judged = opamp_spec::judges(&["HEALTH-05", "HEALTH-08"]);
     let report = v1::AgentToServer {
         effective_config: Some(v1::EffectiveConfig {
             config_map: Some(remote_config("effective").to_message()),
@@ -174,7 +175,16 @@ fn every_part_is_kept_and_decoded() {
             last_connection_settings_hash: "settings".into(),
             ..Default::default()
         }),
-        health: Some(v1::ComponentHealth { status: "fine".into(), ..Default::default() }),
+        health: Some(v1::ComponentHealth {
+            status: "fine, in no words but the agent's own".into(),
+            attributes: vec![
+                v1::KeyValue::new("text", "of any kind"),
+                v1::KeyValue::new("number", -1_i64),
+                v1::KeyValue::new("share", 0.5),
+                v1::KeyValue::new("flag", true),
+            ],
+            ..Default::default()
+        }),
         ..full_report(&UID, 1, MASK)
     };
     let mut bench = Bench::new();

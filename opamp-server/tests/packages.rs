@@ -116,6 +116,21 @@ fn the_reported_hash_decides_and_the_statuses_say_what_became_of_it() {
 }
 
 #[test]
+fn packages_may_have_files_of_the_same_name() {
+    let _judged = opamp_spec::judges(&["PKG-07"]);
+    let both = Packages::new(offer(&[("one", package("a")), ("two", package("b"))])).unwrap();
+    let mut bench = Bench::new();
+    bench.fleet.set_default_packages(both.clone()).unwrap();
+    let mut route = bench.websocket();
+    let reply = bench.send(&mut route, &full_report(&UID, 1, MASK));
+    let offered = reply.packages_available.expect("they are offered");
+    assert_eq!(offered, both.to_message());
+    let file = |name: &str| offered.packages[name].file.clone().unwrap();
+    assert_eq!(file("one").download_url, file("two").download_url);
+    assert_ne!(file("one").content_hash, file("two").content_hash);
+}
+
+#[test]
 fn packages_that_would_be_of_no_use_are_refused_with_what_to_do() {
     let _judged = opamp_spec::judges(&["PKG-04", "PKG-66", "PKG-70"]);
     let main = |change: &dyn Fn(&mut v1::PackageAvailable)| {

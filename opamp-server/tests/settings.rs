@@ -32,6 +32,14 @@ fn opamp(host: &str) -> Option<v1::OpAmpConnectionSettings> {
     })
 }
 
+/// With a setting that means nothing to anybody but the Agent.
+fn other() -> v1::OtherConnectionSettings {
+    v1::OtherConnectionSettings {
+        other_settings: [("shard".to_owned(), "7".to_owned())].into(),
+        ..Default::default()
+    }
+}
+
 fn every_part() -> v1::ConnectionSettingsOffers {
     v1::ConnectionSettingsOffers {
         hash: Default::default(),
@@ -39,7 +47,7 @@ fn every_part() -> v1::ConnectionSettingsOffers {
         own_metrics: telemetry("metrics"),
         own_traces: telemetry("traces"),
         own_logs: telemetry("logs"),
-        other_connections: [("db".to_owned(), v1::OtherConnectionSettings::default())].into(),
+        other_connections: [("db".to_owned(), other())].into(),
     }
 }
 
@@ -84,7 +92,7 @@ fn outcome(bench: &Bench) -> Outcome {
 fn each_agent_gets_the_parts_it_announces() {
     let _judged = opamp_spec::judges(&[
         "CONN-02", "CONN-03", "CONN-04", "CONN-05", "CONN-06", "CONN-10", "CONN-42", "TEL-02",
-        "TEL-03",
+        "TEL-03", "OTHER-05",
     ]);
     let bits = [
         (Does::ACCEPTS_OPAMP_CONNECTION_SETTINGS, SettingsParts::OPAMP),
@@ -108,12 +116,32 @@ fn each_agent_gets_the_parts_it_announces() {
             let expected = every_part();
             assert!(offer.opamp.is_none() || offer.opamp == expected.opamp);
             assert!(offer.own_logs.is_none() || offer.own_logs == expected.own_logs);
+            let others = &offer.other_connections;
+            assert!(others.is_empty() || *others == expected.other_connections);
             hashes.insert(offer.hash);
         } else {
             assert!(parts.is_empty());
         }
     }
     assert_eq!(hashes.len(), 31, "what an Agent gets has a hash of its own");
+}
+
+#[test]
+fn an_agent_without_headers_is_handed_some() {
+    let _judged = opamp_spec::judges(&["TOFU-05"]);
+    let mut bench = Bench::new();
+    let mut route = bench.websocket();
+    let mask = Does::REPORTS_STATUS.union(Does::ACCEPTS_OPAMP_CONNECTION_SETTINGS);
+    let _ = bench.send(&mut route, &full_report(&UID, 1, mask));
+    let header = v1::Header { key: "authorization".to_owned(), value: "Bearer own".to_owned() };
+    let own = v1::OpAmpConnectionSettings {
+        headers: Some(v1::Headers { headers: vec![header] }),
+        ..opamp("a").unwrap()
+    };
+    let offers = v1::ConnectionSettingsOffers { opamp: Some(own.clone()), ..Default::default() };
+    bench.fleet.set_connection_settings(wire(&UID), settings(offers)).unwrap();
+    let pushed = bench.pushes(&route, &UID).pop().expect("an offer");
+    assert_eq!(pushed.connection_settings.expect("settings").opamp, Some(own));
 }
 
 #[test]

@@ -205,9 +205,21 @@ async fn agent_with(
     memory: Memory,
     authorization: Option<&'static str>,
 ) -> Agent {
+    let tls = Tls::new().trust_pem(server.trust.as_bytes()).unwrap();
+    agent_over(server, scheme, asks, memory, tls, authorization).await
+}
+
+async fn agent_over(
+    server: &Running,
+    scheme: &str,
+    asks: bool,
+    memory: Memory,
+    tls: Tls,
+    authorization: Option<&'static str>,
+) -> Agent {
     let mut builder = Client::builder(format!("{scheme}://{}/v1/opamp", server.addr))
         .identifying_attribute("service.name", "agent")
-        .tls(Tls::new().trust_pem(server.trust.as_bytes()).unwrap())
+        .tls(tls)
         .accept_connection_settings()
         .configure(|config| {
             config.heartbeat_interval = Some(Duration::from_millis(100));
@@ -286,6 +298,25 @@ async fn from_the_common_token_to_a_certificate_of_its_own() {
 }
 
 #[tokio::test]
+async fn a_certificate_to_begin_with_opens_the_door_as_well() {
+    let _judged = opamp_spec::judges(&["CSR-03", "CSR-19"]);
+    let ca = local_ca();
+    let common = InstanceUid::generate();
+    let bootstrap = ca.credentials(common).unwrap();
+    let server = start(ca, CsrApproval::Auto, false).await;
+    let tls = Tls::new().trust_pem(server.trust.as_bytes()).unwrap();
+    let tls = tls.identity_pem(&bootstrap.cert, &bootstrap.private_key).unwrap();
+    let mut agent = agent_over(&server, "wss", true, Memory::default(), tls, None).await;
+    agent.applied().await;
+    let came = server.door.came();
+    let shown = came.iter().map(|who| match who {
+        Who::Agent { uid, .. } => *uid,
+        Who::Newcomer => panic!("it has no token"),
+    });
+    assert_eq!(shown.collect::<Vec<_>>(), [common, agent.uid()]);
+}
+
+#[tokio::test]
 async fn somebody_approves_and_somebody_refuses() {
     let _judged = opamp_spec::judges(&["CSR-10", "CSR-15", "TOFU-02", "TOFU-03", "ERR-14"]);
     for scheme in ["wss", "https"] {
@@ -330,7 +361,7 @@ async fn a_certificate_is_renewed_in_time() {
 
 #[tokio::test]
 async fn a_revoked_certificate_ends_its_session_and_opens_no_other() {
-    let _judged = opamp_spec::judges(&["CSR-13", "AUTH-05"]);
+    let _judged = opamp_spec::judges(&["CSR-13", "AUTH-05", "CONN-37"]);
     let server = start(local_ca(), CsrApproval::Auto, false).await;
     let mut revoked = agent(&server, "wss", true).await;
     let mut bystander = agent(&server, "wss", true).await;

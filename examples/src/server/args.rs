@@ -270,7 +270,16 @@ mod tests {
     }
 
     #[test]
+    fn who_names_no_port_gets_the_registered_one() {
+        let _judged = opamp_spec::judges(&["NET-06"]);
+        let args = ServerArgs::try_parse_from(["server"]).unwrap();
+        assert_eq!(args.listen.port(), opamp_server::service::DEFAULT_PORT);
+        assert_eq!(args.listen.port(), 4320);
+    }
+
+    #[test]
     fn one_file_has_no_name_and_several_have_theirs() {
+        let _judged = opamp_spec::judges(&["CFG-11"]);
         let dir = tempfile::tempdir().unwrap();
         let [a, b] = ["a.yaml", "b.json"].map(|name| dir.path().join(name));
         fs::write(&a, "a: 1").unwrap();

@@ -5,7 +5,7 @@ use futures_util::SinkExt as _;
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use opamp_proto::{Message as _, gzip, v1};
-use opamp_server::AcceptAll;
+use opamp_server::{AcceptAll, CustomCapabilities};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -435,7 +435,28 @@ async fn a_reply_above_the_send_limit_is_never_sent() {
 }
 
 #[tokio::test]
+async fn a_reply_that_does_not_fit_gives_way_to_an_error() {
+    let _judged = opamp_spec::judges(&["ERR-05", "SIZE-14", "SIZE-32"]);
+    let server = start_with(AcceptAll, |config, _| {
+        config.limits = config.limits.with_max_send(200);
+        let names = (0..10).map(|number| format!("org.example.capability{number}"));
+        config.custom_capabilities = CustomCapabilities::new(names).unwrap();
+    })
+    .await;
+    let answer = server.request(post(report(1).encode_to_vec())).await.message();
+    let mut socket = server.websocket().await;
+    socket.send(&report(2)).await;
+    for reply in [answer, socket.recv().await] {
+        let error = reply.error_response.expect("an error");
+        assert_eq!(error.r#type, v1::ServerErrorResponseType::Unknown as i32);
+        assert!(error.error_message.contains("size limit"), "{}", error.error_message);
+    }
+    assert_eq!(server.fleet.counters().unsendable, 2);
+}
+
+#[tokio::test]
 async fn no_reply_at_all_leaves_when_nothing_fits() {
+    let _judged = opamp_spec::judges(&["SIZE-14", "SIZE-32"]);
     // A limit below the size of an acknowledgement is a configuration nobody wants; it is kept.
     let server =
         start_with(AcceptAll, |config, _| config.limits = config.limits.with_max_send(10)).await;

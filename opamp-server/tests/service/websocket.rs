@@ -36,7 +36,7 @@ async fn both_transports_are_served_at_one_path() {
 
 #[tokio::test]
 async fn a_config_is_pushed_and_a_reply_to_a_pipelined_message_is_in_order() {
-    let _judged = opamp_spec::judges(&["WS-11", "CFG-09"]);
+    let _judged = opamp_spec::judges(&["WS-11", "WS-12", "CFG-09"]);
     let server = start().await;
     let mut socket = server.websocket().await;
     socket.send(&report(1)).await;

@@ -53,7 +53,7 @@ fn only_what_changed_is_told() {
 
 #[test]
 fn health_travels_with_all_its_components() {
-    let _judged = opamp_spec::judges(&["HEALTH-07", "HEALTH-08", "DELTA-02"]);
+    let _judged = opamp_spec::judges(&["HEALTH-05", "HEALTH-07", "HEALTH-08", "DELTA-02"]);
     let whole = |deepest: &str| {
         (0..16).fold(health(deepest), |component, level| v1::ComponentHealth {
             healthy: false,
@@ -62,7 +62,7 @@ fn health_travels_with_all_its_components() {
             status_time_unix_nano: 1_700_000_000_000_000_001,
             component_health_map: [("below".to_owned(), component)].into(),
             attributes: vec![v1::KeyValue::new("level", level)],
-            ..health("degraded")
+            ..health("degraded, in no words but the agent's own")
         })
     };
     for transport in TRANSPORTS {
