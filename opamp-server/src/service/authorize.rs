@@ -126,4 +126,14 @@ where
     ) -> impl Future<Output = ()> + Send {
         self.handler.agent_changed(change)
     }
+
+    #[cfg(feature = "ca")]
+    fn approve_certificate(
+        &self,
+        request: &super::CertificateRequest,
+        identity: &Self::Identity,
+        policy: super::CsrApproval,
+    ) -> impl Future<Output = super::CsrApproval> + Send {
+        self.handler.approve_certificate(request, identity, policy)
+    }
 }

@@ -9,7 +9,7 @@ use opamp_proto::{AgentCapabilities as Does, Message as _, v1};
 use opamp_server::service::store::MemoryStore;
 use opamp_server::service::tls::{ClientAuthentication, server_config_for};
 use opamp_server::{
-    AcceptAll, AgentChange, ApprovalError, CertificateAuthority, CertificateIssuing,
+    AcceptAll, AgentChange, ApprovalError, Authorizing, CertificateAuthority, CertificateIssuing,
     CertificateRequest, Changes, CsrApproval, Handler, IssuedCertificate, KeyAlgorithm, LocalCa,
     NotIssued, OperationError, Rejection, Revocations, Revoked, Server, ServiceConfig, StoreHandle,
 };
@@ -173,6 +173,17 @@ async fn the_handler_has_the_last_word() {
     server.post(&report(1)).await;
     refusal(server.post(&asks(2)).await);
     assert_eq!(server.fleet.counters().handler_panics, 1);
+}
+
+#[tokio::test]
+async fn a_policy_beside_the_handler_leaves_its_decisions_to_it() {
+    let _judged = opamp_spec::judges(&["CSR-10", "CSR-15"]);
+    let decides = Decides::default();
+    let handler = Authorizing::new(decides.clone(), |claim| claim.bind());
+    let server = start(handler, auto(Authority::new().local()), |_| {}).await;
+    server.post(&report(1)).await;
+    refusal(server.post(&asks(2)).await);
+    assert_eq!(decides.asked.lock().unwrap().len(), 1);
 }
 
 /// Fails in a way of its own each time.
