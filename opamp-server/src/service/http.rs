@@ -126,8 +126,16 @@ impl<H: Handler> Inner<H> {
         let peer = request.extensions.get::<PeerAddr>().map(|peer| peer.0);
         let size = body.len();
         let mut route = self.fleet.open_route(Transport::Http, peer, identity, None);
-        let fleet = self.fleet.clone();
-        let accept = move || fleet.accept(&mut route, &body, now(), &mut InstanceUid::generate);
+        let inner = Arc::clone(self);
+        let accept = move || {
+            let accepted = inner.fleet.accept(&mut route, &body, now(), &mut InstanceUid::generate);
+            // At once: whoever waits for this may be gone when it is done, and the registry counts on
+            // an Agent to be queued that it said is to be.
+            if let (Some(key), true) = (accepted.key, accepted.queue) {
+                inner.dispatch(key);
+            }
+            accepted
+        };
         let accepted = self.large.run(size, accept).await.ok_or_else(shutting_down)?;
         if let Some(key) = accepted.key {
             span.record("agent", tracing::field::display(key));
@@ -143,7 +151,7 @@ impl<H: Handler> Inner<H> {
             self.note_header(&request.headers, &key);
             super::note_odd_uid(&key, accepted.changes);
             if !accepted.changes.is_empty() {
-                self.handled(key, accepted.queue, accepted.ticket).await;
+                self.handled(key, accepted.ticket).await;
             }
         }
         if let Some(pause) = accepted.refusal().and_then(Refusal::retry_after) {
@@ -163,11 +171,8 @@ impl<H: Handler> Inner<H> {
         Ok(self.respond(&request.headers, key, out).await)
     }
 
-    /// Has the handler look at an Agent's changes, and waits for it within the deadline.
-    async fn handled(self: &Arc<Self>, key: AgentKey, queue: bool, ticket: u64) {
-        if queue {
-            self.dispatch(key);
-        }
+    /// Waits within the deadline for the handler to have looked at an Agent's changes.
+    async fn handled(&self, key: AgentKey, ticket: u64) {
         let handled = std::future::poll_fn(|cx| self.fleet.poll_handled(key, ticket, cx));
         if tokio::time::timeout(self.config.reply_deadline, handled).await.is_err() {
             tracing::debug!(agent = %key, "the response does not wait for the handler any longer");

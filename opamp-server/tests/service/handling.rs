@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::request;
 use opamp_proto::{AgentCapabilities as Does, Message as _, v1};
-use opamp_server::{AgentChange, Changes, Handler, Rejection};
+use opamp_server::{
+    AgentChange, Changes, Handler, OpampService, Rejection, ServerConfig, ServiceConfig,
+};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::client::{MASK, UID, beat, post, report, soon, start_with, uid};
@@ -183,4 +186,33 @@ async fn a_panicking_handler_hurts_neither_the_agent_nor_others() {
     assert!(reply.remote_config.is_some());
     let answer = server.request(post(full_report(&[1; 16], 1, fine).encode_to_vec())).await;
     assert!(answer.message().remote_config.is_some());
+}
+
+/// Large messages are worked on elsewhere, which goes on when nobody waits for it any more.
+#[tokio::test]
+async fn changes_are_handled_although_the_client_has_gone_meanwhile() {
+    let blocks = Blocks::new();
+    blocks.go_on.add_permits(1000);
+    let handler = Shared(Arc::clone(&blocks));
+    let service = OpampService::new(handler, ServerConfig::default(), ServiceConfig::default());
+    let large = v1::AgentToServer {
+        agent_description: Some(description(&"x".repeat(300 * 1024))),
+        ..report(1)
+    };
+    let call = |message: &v1::AgentToServer| {
+        tower_service::Service::call(&mut service.clone(), post(message.encode_to_vec()))
+    };
+    let mut answer = call(&large);
+    let _begun = std::future::poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await;
+    drop(answer);
+    soon(blocks.started.notified()).await;
+    // And so are those that follow.
+    let next = v1::AgentToServer { agent_description: Some(description("y")), ..beat(2) };
+    assert_eq!(call(&next).await.expect("an answer").status(), 200);
+    soon(async {
+        while blocks.calls.load(Ordering::SeqCst) < 2 {
+            blocks.started.notified().await;
+        }
+    })
+    .await;
 }
