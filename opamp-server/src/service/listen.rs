@@ -54,6 +54,10 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Connections beyond those that are served that are told so at a time; more are just closed.
 const TURNING_AWAY: usize = 256;
 
+/// The head of a request: its first line and its fields. Read into memory before anybody is asked who
+/// sends it.
+const MAX_HEAD: usize = 16 * 1024;
+
 /// The longest pause after a failure to accept a connection.
 const MAX_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -478,6 +482,7 @@ impl<H: Handler> Connection<H> {
         let connection = http1::Builder::new()
             .timer(timer)
             .header_read_timeout(self.options.header_timeout)
+            .max_buf_size(MAX_HEAD)
             .serve_connection(TokioIo::new(stream), self)
             .with_upgrades();
         let mut connection = pin!(connection);

@@ -35,7 +35,7 @@ use super::super::body::Body;
 use super::super::handler::Handler;
 use super::super::signal::{Coarse, Signal, coarse};
 use super::super::{ResponseFuture, ServiceConfig};
-use super::{Connection, is_stalled};
+use super::{Connection, MAX_HEAD, is_stalled};
 
 /// Requests of one connection at a time: a proxy may carry those of many Agents.
 const MAX_STREAMS: u32 = 100;
@@ -43,9 +43,6 @@ const MAX_STREAMS: u32 = 100;
 /// What a client may send of one request before it is read, and of all of a connection.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-
-/// The fields of a request's head, unpacked.
-const MAX_HEADER_LIST: u32 = 16 * 1024;
 
 /// What is held of one response for a client that takes none of it.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
@@ -60,12 +57,14 @@ const MAX_FAULTY_RESETS: usize = 100;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const TELLING: usize = 3;
 
-/// How long a client that has sent almost nothing has for a little more.
+/// How long a client that has sent almost nothing is given before it is looked at again: at first, as what
+/// is missing should be on its way, and the double each time, as there may be many of them.
 const PEEK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Whether what arrives first is the preface of HTTP/2. Nothing of it is taken.
 pub(super) async fn is_spoken(stream: &TcpStream) -> io::Result<bool> {
     let mut first = [0; TELLING];
+    let mut pause = PEEK_PAUSE;
     loop {
         let len = stream.peek(&mut first).await?;
         if len == 0 || first[..len] != PREFACE[..len] {
@@ -74,7 +73,8 @@ pub(super) async fn is_spoken(stream: &TcpStream) -> io::Result<bool> {
         if len == TELLING {
             return Ok(true);
         }
-        tokio::time::sleep(PEEK_PAUSE).await;
+        tokio::time::sleep(pause).await;
+        pause *= 2;
     }
 }
 
@@ -263,7 +263,7 @@ where
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(MAX_HEADER_LIST)
+        .max_header_list_size(MAX_HEAD as u32)
         .max_send_buf_size(MAX_SEND_BUFFER)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(MAX_FAULTY_RESETS)
