@@ -43,8 +43,11 @@
 //!
 //! | limit | where | default | beyond it |
 //! | --- | --- | --- | --- |
+//! | the head of a request | – | 16 KiB, 100 fields | 431 |
+//! | requests on one connection of HTTP/2 at a time | – | 100 | wait |
+//! | what one of them, and all of them, send that nobody has read yet | – | 256 KiB, 1 MiB | wait |
 //! | a message, unpacked | S `limits` | 64 MiB | 413; Close 1009 |
-//! | messages that have begun, and bodies that are unpacked, on all connections | V `max_in_progress` | 256 MiB, and 4 KiB for each | 503; Close 1013 |
+//! | messages that have begun, and bodies that are unpacked, on all connections | V `max_in_progress` | 256 MiB, and 4 KiB for each connection of HTTP/1 | 503; Close 1013 |
 //! | the share of one of them | – | what is left free | 503; Close 1013 |
 //! | frames on one WebSocket, control frames included | V `max_frames_per_second` | 20,000/s | wait |
 //! | bytes of replies or pongs that a WebSocket has not taken | – | 64 KiB and one message | it is not read from |

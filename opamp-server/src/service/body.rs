@@ -22,6 +22,8 @@ const PIECE: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub struct Body {
     rest: Bytes,
+    /// What comes after it: a part that others may be sent as well.
+    shared: Bytes,
     /// Told of each piece that is taken.
     #[cfg(feature = "http2")]
     exchange: Option<super::listen::Exchange>,
@@ -31,9 +33,15 @@ impl Body {
     pub(super) fn new(content: Bytes) -> Self {
         Self {
             rest: content,
+            shared: Bytes::new(),
             #[cfg(feature = "http2")]
             exchange: None,
         }
+    }
+
+    /// A body in two parts, the second of which is not copied.
+    pub(super) fn with_shared(content: Bytes, shared: Bytes) -> Self {
+        Self { shared, ..Self::new(content) }
     }
 
     /// The body as a part of an exchange, which is over when all of it is taken.
@@ -57,6 +65,9 @@ impl http_body::Body for Body {
             exchange.moved();
         }
         if this.rest.is_empty() {
+            this.rest = std::mem::take(&mut this.shared);
+        }
+        if this.rest.is_empty() {
             return Poll::Ready(None);
         }
         let piece = this.rest.split_to(this.rest.len().min(PIECE));
@@ -64,11 +75,11 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty()
+        self.rest.is_empty() && self.shared.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.rest.len() as u64)
+        SizeHint::with_exact(self.rest.len() as u64 + self.shared.len() as u64)
     }
 }
 
@@ -80,15 +91,17 @@ mod tests {
 
     #[tokio::test]
     async fn all_of_it_comes_in_pieces() {
-        for size in [0, 1, PIECE, PIECE + 1, 5 * PIECE] {
-            let content: Bytes = (0..size).map(|index| index as u8).collect();
-            let mut body = Body::new(content.clone());
-            assert_eq!(http_body::Body::size_hint(&body).exact(), Some(size as u64));
+        for (own, shared) in [(0, 0), (1, 0), (0, 1), (PIECE, 1), (PIECE + 1, 5 * PIECE)] {
+            let content: Bytes = (0..own + shared).map(|index| index as u8).collect();
+            let mut body = Body::with_shared(content.slice(..own), content.slice(own..));
+            assert_eq!(http_body::Body::size_hint(&body).exact(), Some(content.len() as u64));
             let mut received = Vec::new();
             while let Some(frame) = body.frame().await {
                 let piece = frame.unwrap().into_data().unwrap();
                 assert!(!piece.is_empty() && piece.len() <= PIECE);
                 received.extend_from_slice(&piece);
+                let left = content.len() - received.len();
+                assert_eq!(http_body::Body::size_hint(&body).exact(), Some(left as u64));
             }
             assert_eq!(received, content);
             assert!(http_body::Body::is_end_stream(&body));

@@ -39,7 +39,7 @@ pub struct ServiceConfig {
     /// Bytes of messages that have arrived in part, and of bodies that are unpacked, on all connections
     /// together. Nobody may hold more than is left free, so alone a message may have half of it: keep
     /// it at twice the limit of a message at least. Others are closed with code 1013, or told 503. The
-    /// first 4 KiB of each do not count. Default: 256 MiB.
+    /// first 4 KiB of each do not count, but over HTTP/2, where a connection has many. Default: 256 MiB.
     pub max_in_progress: usize,
     /// The proxies whose word about a client's address is taken. Default: none, so that the address is
     /// that of the connection.

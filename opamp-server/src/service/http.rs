@@ -9,7 +9,7 @@ use http::header::{
     ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap,
     HeaderValue,
 };
-use http::{Method, Response, StatusCode, request};
+use http::{Method, Response, StatusCode, Version, request};
 use opamp_proto::InstanceUid;
 use opamp_proto::gzip::{self, GzipError};
 
@@ -122,7 +122,7 @@ impl<H: Handler> Inner<H> {
     where
         B: http_body::Body<Data: Buf> + Send,
     {
-        let (body, share) = self.body(&request.headers, body).await?;
+        let (body, share) = self.body(request, body).await?;
         let peer = request.extensions.get::<PeerAddr>().map(|peer| peer.0);
         let size = body.len();
         let mut route = self.fleet.open_route(Transport::Http, peer, identity, None);
@@ -164,11 +164,10 @@ impl<H: Handler> Inner<H> {
             && saver.wait(&self.fleet, accepted.unsaved).await == Verdict::Refuse
         {
             saver.refuse(&self.fleet, accepted, &mut out);
-            return Ok(self.respond(&request.headers, key, out).await);
+            return Ok(self.respond(&request.headers, key, out, None).await);
         }
         let tail = self.fleet.reply(accepted, now(), &mut out);
-        out.extend_from_slice(tail.as_deref().unwrap_or_default());
-        Ok(self.respond(&request.headers, key, out).await)
+        Ok(self.respond(&request.headers, key, out, tail).await)
     }
 
     /// Waits within the deadline for the handler to have looked at an Agent's changes.
@@ -182,12 +181,13 @@ impl<H: Handler> Inner<H> {
     /// Reads a request's body, whole and unpacked (SIZE-18, SIZE-21 to SIZE-23).
     async fn body<B>(
         &self,
-        headers: &HeaderMap,
+        request: &request::Parts,
         body: Pin<&mut B>,
     ) -> Result<(Bytes, Share), Rejection>
     where
         B: http_body::Body<Data: Buf> + Send,
     {
+        let headers = &request.headers;
         let coding = coding(headers)?;
         let limit = self.fleet.config().limits.max_receive();
         let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
@@ -196,8 +196,11 @@ impl<H: Handler> Inner<H> {
             return Err(self.oversized());
         }
         let pace = Pace { deadline: self.config.body_deadline, rate: self.config.min_body_rate };
-        let mut share = self.shares.in_progress.share();
-        let body = match upload::collect(body, limit, declared, pace, &mut share).await {
+        let mut share = match request.version {
+            Version::HTTP_2 => self.shares.in_progress.share_of_many(),
+            _ => self.shares.in_progress.share(),
+        };
+        let body = match upload::collect(body, limit, pace, &mut share).await {
             Ok(body) => body,
             Err(BodyFault::TooLarge) => return Err(self.oversized()),
             Err(BodyFault::Broken) => return Err(closing(StatusCode::BAD_REQUEST)),
@@ -257,25 +260,31 @@ impl<H: Handler> Inner<H> {
     }
 
     /// Puts a message into a response, or if it is too large an error in its place (SIZE-30 to
-    /// SIZE-32, reading A10).
+    /// SIZE-32, reading A10). The tail is not copied, as many may be sent the same at a time, but packed
+    /// for each of those who take that.
     async fn respond(
         &self,
         headers: &HeaderMap,
         key: Option<AgentKey>,
-        mut message: Vec<u8>,
+        mut head: Vec<u8>,
+        tail: Option<Bytes>,
     ) -> Response<Body> {
-        if let Some(replacement) = self.unsendable(key.as_ref(), message.len()) {
-            message = replacement;
+        let mut tail = tail.unwrap_or_default();
+        if let Some(replacement) = self.unsendable(key.as_ref(), head.len() + tail.len()) {
+            (head, tail) = (replacement, Bytes::new());
         }
+        let size = head.len() + tail.len();
         let counting = self.fleet.counting();
         counting.http_messages_sent.add();
-        counting.http_bytes_sent.add_all(message.len() as u64);
+        counting.http_bytes_sent.add_all(size as u64);
         let mut response = Response::new(Body::default());
         response.headers_mut().insert(CONTENT_TYPE, PROTOBUF);
-        if message.len() >= self.config.min_compressed && accepts_gzip(headers) {
-            if let Some(packed) =
-                self.large.run(message.len(), move || gzip::compress(&message)).await
-            {
+        if size >= self.config.min_compressed && accepts_gzip(headers) {
+            let pack = move || {
+                head.extend_from_slice(&tail);
+                gzip::compress(&head)
+            };
+            if let Some(packed) = self.large.run(size, pack).await {
                 response.headers_mut().insert(CONTENT_ENCODING, GZIP);
                 *response.body_mut() = Body::new(packed.into());
                 return response;
@@ -283,7 +292,7 @@ impl<H: Handler> Inner<H> {
             // Only while the runtime shuts down.
             return status(StatusCode::SERVICE_UNAVAILABLE);
         }
-        *response.body_mut() = Body::new(message.into());
+        *response.body_mut() = Body::with_shared(head.into(), tail);
         response
     }
 

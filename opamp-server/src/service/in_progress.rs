@@ -13,7 +13,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What every connection may hold without being asked.
+/// What every connection may hold without being asked. With HTTP/2 it has many requests, so there is
+/// nothing that goes without.
 pub(super) const FREE: usize = 4 * 1024;
 
 /// The budget of all.
@@ -27,6 +28,8 @@ pub(super) struct InProgress {
 #[derive(Debug)]
 pub(super) struct Share {
     budget: Arc<InProgress>,
+    /// What does not count.
+    free: usize,
     bytes: usize,
 }
 
@@ -43,9 +46,14 @@ impl InProgress {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Nothing of it, to begin with.
+    /// Nothing of it, to begin with, and a little beside for a connection of its own.
     pub(super) fn share(self: &Arc<Self>) -> Share {
-        Share { budget: Arc::clone(self), bytes: 0 }
+        Share { budget: Arc::clone(self), free: FREE, bytes: 0 }
+    }
+
+    /// Nothing of it, to begin with, for one of many on a connection: everything counts.
+    pub(super) fn share_of_many(self: &Arc<Self>) -> Share {
+        Share { budget: Arc::clone(self), free: 0, bytes: 0 }
     }
 }
 
@@ -56,7 +64,7 @@ impl Share {
     ///
     /// [`Exhausted`] if that is more than would be left for others; then it still counts for what it had.
     pub(super) fn set(&mut self, bytes: usize) -> Result<(), Exhausted> {
-        let bytes = bytes.saturating_sub(FREE);
+        let bytes = bytes.saturating_sub(self.free);
         if bytes > self.bytes {
             let more = bytes - self.bytes;
             let with = |used: usize| {
@@ -75,7 +83,7 @@ impl Share {
     /// The most the holder could have now, in all.
     pub(super) fn most(&self) -> usize {
         let others = self.budget.used().saturating_sub(self.bytes);
-        self.budget.limit.saturating_sub(others) / 2 + FREE
+        self.budget.limit.saturating_sub(others) / 2 + self.free
     }
 }
 
@@ -126,6 +134,8 @@ mod tests {
         let mut share = budget.share();
         assert_eq!((share.set(FREE), share.set(FREE + 1)), (Ok(()), Err(Exhausted)));
         assert_eq!(share.most(), FREE);
+        let mut one_of_many = budget.share_of_many();
+        assert_eq!((one_of_many.set(1), one_of_many.most()), (Err(Exhausted), 0));
     }
 
     proptest! {

@@ -20,9 +20,6 @@ use super::in_progress::{Exhausted, Share};
 /// A body may take this many times the deadline at most, however fast it comes.
 const LONGEST: u32 = 20;
 
-/// What a declared length reserves at most. It is a hint that costs the client nothing.
-const MAX_RESERVED: usize = 32 * 1024;
-
 /// Why a body is not read to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BodyFault {
@@ -56,11 +53,10 @@ impl Pace {
     }
 }
 
-/// Reads a body whole. `declared` is the length the request states.
+/// Reads a body whole. Memory is taken for what has arrived: to state a length costs the client nothing.
 pub(super) async fn collect<B>(
     mut body: Pin<&mut B>,
     limit: usize,
-    declared: Option<u64>,
     pace: Pace,
     share: &mut Share,
 ) -> Result<Bytes, BodyFault>
@@ -69,8 +65,7 @@ where
 {
     let started = Instant::now();
     let mut last = started;
-    let expected = declared.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
-    let mut collected = Vec::with_capacity(expected.min(MAX_RESERVED));
+    let mut collected = Vec::new();
     loop {
         let frame = match pace.next(started, last, collected.len()) {
             Some(deadline) => timeout_at(deadline, body.frame()).await,
@@ -148,7 +143,7 @@ mod tests {
         let body = std::pin::pin!(StreamBody::new(pieces));
         let started = Instant::now();
         let mut share = Arc::new(InProgress::new(256 << 20)).share();
-        let collected = collect(body, 64 << 20, None, PACE, &mut share).await;
+        let collected = collect(body, 64 << 20, PACE, &mut share).await;
         (collected.map(|body| body.len()), started.elapsed().as_secs())
     }
 

@@ -9,6 +9,7 @@ mod bombs;
 mod client;
 mod crowds;
 mod floods;
+mod requests;
 mod shapes;
 mod slow;
 #[path = "../support/mod.rs"]

@@ -1,0 +1,99 @@
+//! What plain requests can make the Server hold: heads, bodies that are announced, answers nobody takes.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http::Request;
+use http_body::Frame;
+use http_body_util::StreamBody;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use opamp_proto::Message as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::client::{MASK, soon};
+use crate::support::{full_report, remote_config};
+use crate::witness::{Stage, rest_of};
+
+const MIB: usize = 1024 * 1024;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_without_end_is_not_kept() {
+    let stage = Stage::new().await;
+    let field = format!("x-field: {}\r\n", "x".repeat(4 * 1024 - 11));
+    let peers = (0..100).map(|_| async {
+        let (mut reading, mut writing) = stage.connect().await.into_split();
+        writing.write_all(b"POST /v1/opamp HTTP/1.1\r\nhost: x\r\n").await.unwrap();
+        for _ in 0..75 {
+            if writing.write_all(field.as_bytes()).await.is_err() {
+                break;
+            }
+        }
+        rest_of(&mut reading).await
+    });
+    for said in futures_util::future::join_all(peers).await {
+        // A reset may have taken the answer with it.
+        assert!(said.is_empty() || said.starts_with(b"HTTP/1.1 431"), "{said:?}");
+    }
+    stage.assert_unharmed(8 * MIB).await;
+}
+
+/// Says how much is to come, and sends a byte of it.
+#[cfg(feature = "http2")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_length_that_is_stated_costs_nothing() {
+    let stage = Stage::new().await;
+    let connections = (0..20).map(|_| async {
+        let connected = hyper::client::conn::http2::handshake(
+            TokioExecutor::new(),
+            TokioIo::new(stage.connect().await),
+        );
+        let (client, connection) = connected.await.unwrap();
+        tokio::spawn(connection);
+        let requests = (0..100).map(|_| {
+            let mut client = client.clone();
+            let byte = stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[0])))]);
+            let request = Request::post(format!("http://{}/v1/opamp", stage.server.addr))
+                .header("content-type", "application/x-protobuf")
+                .header("content-length", 60 * MIB)
+                .body(StreamBody::new(byte.chain(stream::pending())))
+                .unwrap();
+            async move { client.send_request(request).await.map(|answer| answer.status().as_u16()) }
+        });
+        futures_util::future::join_all(requests).await
+    });
+    for status in soon(futures_util::future::join_all(connections)).await.into_iter().flatten() {
+        assert!(matches!(status, Ok(408) | Err(_)), "{status:?}");
+    }
+    // Two thousand requests, with what this end has of them.
+    stage.assert_unharmed(32 * MIB).await;
+}
+
+/// Every client asks and takes no more than the beginning of its answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_with_a_large_offer_that_nobody_takes_hold_it_once() {
+    let stage = Stage::with(|_, service| service.write_timeout = Duration::from_secs(3)).await;
+    let config = remote_config(&"x".repeat(8 * MIB));
+    stage.fleet().set_default_remote_config(config).unwrap();
+    let mut deaf = Vec::new();
+    for agent in 0..20_u8 {
+        let body = full_report(&[agent; 16], 1, MASK).encode_to_vec();
+        let head = format!(
+            "POST /v1/opamp HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-protobuf\r\n\
+             content-length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut stream = stage.connect().await;
+        stream.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
+        deaf.push(stream);
+    }
+    for stream in &mut deaf {
+        let mut first = [0; 15];
+        soon(stream.read_exact(&mut first)).await.unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200 OK");
+    }
+    stage.server.until(|fleet| fleet.counters().timed_out == 20).await;
+    drop(deaf);
+    stage.assert_unharmed(48 * MIB).await;
+}
