@@ -127,6 +127,7 @@ fn an_agent_is_known_after_a_restart_as_it_was_and_asked_for_nothing() {
     assert_eq!(reply.flags, 0);
     bench.fleet.set_remote_config(wire(&UID), remote_config("own")).unwrap();
     bench.fleet.set_default_connection_settings(settings("wss://all.example/")).unwrap();
+    save(&bench, &mut disk, false);
     bench.advance(Duration::from_secs(5));
     let beat = bench.send(&mut route, &heartbeat(&UID, 2, MASK));
     assert!(beat.remote_config.is_some() && beat.connection_settings.is_some());
@@ -161,6 +162,50 @@ fn an_agent_is_known_after_a_restart_as_it_was_and_asked_for_nothing() {
     let _ = bench.fleet.sweep(bench.now);
     let after = bench.fleet.agent(wire(&UID)).unwrap();
     assert_eq!(after.remote_config().unwrap().outcome(), Outcome::TimedOut);
+}
+
+#[test]
+fn settings_are_stored_before_they_are_offered() {
+    let _judged = opamp_spec::judges(&["CONN-09"]);
+    let (mut bench, mut disk) = (saving(), Disk::default());
+    let (mut route, woken) = bench.woken_websocket();
+    let _ = send_and_save(&mut bench, &mut disk, &mut route, &full_report(&UID, 1, MASK));
+    for (number, all) in [(2, false), (4, true)] {
+        let _ = woken.take();
+        let wanted = settings(&format!("wss://{number}.example/"));
+        match all {
+            false => drop(bench.fleet.set_connection_settings(wire(&UID), wanted).unwrap()),
+            true => {
+                bench.fleet.clear_connection_settings(wire(&UID)).unwrap();
+                bench.fleet.set_default_connection_settings(wanted).unwrap();
+            }
+        }
+        let _ = woken.take();
+        assert_eq!(bench.pushes(&route, &UID), []);
+        let reply = bench.send(&mut route, &heartbeat(&UID, number, MASK));
+        assert_eq!(reply.connection_settings, None);
+        assert!(!bench.fleet.is_saved(bench.fleet.settings_held_until(wire(&UID))));
+        // A batch is under way, and the operator wants something else.
+        let batch = bench.fleet.take_unsaved(bench.now, false, 1_000_000).unwrap();
+        bench.fleet.set_remote_config(wire(&UID), remote_config(&number.to_string())).unwrap();
+        disk.write(&batch);
+        bench.fleet.saved(batch);
+        save(&bench, &mut disk, false);
+        assert_eq!(
+            woken.take().last(),
+            Some(&wire(&UID).into()),
+            "it is told when they are stored"
+        );
+        let pushed = bench.pushes(&route, &UID);
+        assert!(pushed.iter().any(|push| push.connection_settings.is_some()), "{pushed:?}");
+        assert!(bench.fleet.is_saved(bench.fleet.settings_held_until(wire(&UID))));
+    }
+    let mut again = saving();
+    let _ = restart(&mut again, &disk);
+    assert_eq!(
+        again.fleet.connection_settings(wire(&UID)),
+        bench.fleet.connection_settings(wire(&UID))
+    );
 }
 
 #[test]

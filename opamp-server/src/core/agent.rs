@@ -48,6 +48,8 @@ pub struct Terms<'a> {
     pub(super) config: &'a ServerConfig,
     pub(super) desired: &'a Desired,
     pub(super) pace: Option<&'a FullStatePace>,
+    /// Connection settings are not offered for now.
+    pub(super) holds_settings: bool,
 }
 
 impl<'a> Terms<'a> {
@@ -55,13 +57,20 @@ impl<'a> Terms<'a> {
     /// their own.
     #[must_use]
     pub const fn new(config: &'a ServerConfig, desired: &'a Desired) -> Self {
-        Self { config, desired, pace: None }
+        Self { config, desired, pace: None, holds_settings: false }
     }
 
     /// Asks for the full state in turn, not at once.
     #[must_use]
     pub const fn paced(self, pace: &'a FullStatePace) -> Self {
         Self { pace: Some(pace), ..self }
+    }
+
+    /// Offers no connection settings for now, if that is so: the Server is not sure to remember them
+    /// (CONN-09).
+    #[must_use]
+    pub const fn holding_settings(self, holds_settings: bool) -> Self {
+        Self { holds_settings, ..self }
     }
 
     /// When it is the turn of an Agent to be asked for its full state.

@@ -316,7 +316,8 @@ impl Agent {
         let reports = self.accepts(AgentCapabilities::REPORTS_CONNECTION_SETTINGS_STATUS);
         let pause = terms.config.offer_pause;
         let offers = ServerCapabilities::OFFERS_CONNECTION_SETTINGS;
-        let is_due = terms.config.capabilities.contains(offers)
+        let is_due = !terms.holds_settings
+            && terms.config.capabilities.contains(offers)
             && self.offered.settings.is_due(hash, reports, pause, now);
         is_due.then_some(settings)
     }

@@ -168,6 +168,7 @@ impl<I> Fleet<I> {
         let mut shard = self.shard(&key);
         match shard.slot(&key, config) {
             Some((slot, terms)) => {
+                let terms = terms.holding_settings(slot.holds_settings(&self.inner.saving));
                 let composed = slot.reply(due, terms, now, out);
                 self.count(&mut slot.agent, false);
                 composed
@@ -367,6 +368,7 @@ impl<I> Fleet<I> {
         let answer = match (new_instance_uid, out) {
             (None, Some(out)) if noted.due == 0 => {
                 let refusal = due.refusal().cloned();
+                let terms = terms.holding_settings(slot.holds_settings(&self.inner.saving));
                 let (tail, push) = slot.reply(due, terms, now, out);
                 self.count(&mut slot.agent, false);
                 Answer::Composed { tail, push, refusal }

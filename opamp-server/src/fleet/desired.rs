@@ -3,7 +3,8 @@
 //!
 //! What is set is offered to each Agent that accepts it, pushed at once over a WebSocket and with the
 //! next request over HTTP, until the Agent has said that it has it; a later value replaces an earlier
-//! one (CFG-09, HTTP-10, CONN-42, TEL-04, PKG-02). What became of it is in the Agent's
+//! one (CFG-09, HTTP-10, CONN-42, TEL-04, PKG-02). Connection settings are offered once they are stored,
+//! where there is a store (CONN-09). What became of it is in the Agent's
 //! [`AgentSnapshot`](super::AgentSnapshot).
 
 use std::time::Instant;
@@ -41,19 +42,15 @@ impl<I> Fleet<I> {
     /// sent; the configuration is then as it was (SIZE-12, SIZE-30).
     pub fn set_default_remote_config(&self, config: RemoteConfig) -> Result<(), OperationError> {
         self.check(ServerCapabilities::OFFERS_REMOTE_CONFIG, config.encoded_len())?;
-        self.change_default(
-            |desired| desired.remote_config = Some(config.clone()),
-            |own| own.remote_config.is_none(),
-        );
+        self.change_default(Kind::RemoteConfig, |desired| {
+            desired.remote_config = Some(config.clone());
+        });
         Ok(())
     }
 
     /// Stops to offer a configuration to Agents that have none of their own. They keep what they have.
     pub fn clear_default_remote_config(&self) {
-        self.change_default(
-            |desired| desired.remote_config = None,
-            |own| own.remote_config.is_none(),
-        );
+        self.change_default(Kind::RemoteConfig, |desired| desired.remote_config = None);
     }
 
     /// Sets the connection settings for all Agents that have none of their own; each gets the parts
@@ -67,20 +64,16 @@ impl<I> Fleet<I> {
         settings: ConnectionSettings,
     ) -> Result<(), OperationError> {
         self.check(ServerCapabilities::OFFERS_CONNECTION_SETTINGS, settings.encoded_len())?;
-        self.change_default(
-            |desired| desired.connection_settings = Some(settings.clone()),
-            |own| own.connection_settings.is_none(),
-        );
+        self.change_default(Kind::ConnectionSettings, |desired| {
+            desired.connection_settings = Some(settings.clone());
+        });
         Ok(())
     }
 
     /// Stops to offer connection settings to Agents that have none of their own. They keep what they
     /// have.
     pub fn clear_default_connection_settings(&self) {
-        self.change_default(
-            |desired| desired.connection_settings = None,
-            |own| own.connection_settings.is_none(),
-        );
+        self.change_default(Kind::ConnectionSettings, |desired| desired.connection_settings = None);
     }
 
     /// Sets the packages for all Agents that have none of their own (PKG-02).
@@ -90,28 +83,35 @@ impl<I> Fleet<I> {
     /// [`OperationError::NotOffered`] and [`OperationError::TooLarge`], as for configurations.
     pub fn set_default_packages(&self, packages: Packages) -> Result<(), OperationError> {
         self.check(ServerCapabilities::OFFERS_PACKAGES, packages.encoded_len())?;
-        self.change_default(
-            |desired| desired.packages = Some(packages.clone()),
-            |own| own.packages.is_none(),
-        );
+        self.change_default(Kind::Packages, |desired| {
+            desired.packages = Some(packages.clone());
+        });
         Ok(())
     }
 
     /// Stops to offer packages to Agents that have none of their own. They keep what they have.
     pub fn clear_default_packages(&self) {
-        self.change_default(|desired| desired.packages = None, |own| own.packages.is_none());
+        self.change_default(Kind::Packages, |desired| desired.packages = None);
     }
 
-    /// Changes what is wanted for all, which concerns those to whom it applies.
-    fn change_default(&self, change: impl Fn(&mut Desired), applies: impl Fn(&Desired) -> bool) {
+    /// Changes what is wanted of a kind for all, which concerns those that have nothing of their own.
+    fn change_default(&self, kind: Kind, change: impl Fn(&mut Desired)) {
+        let concerns = |own: &Desired| match kind {
+            Kind::RemoteConfig => own.remote_config.is_none(),
+            Kind::ConnectionSettings => own.connection_settings.is_none(),
+            Kind::Packages => own.packages.is_none(),
+            Kind::Command | Kind::CustomMessage => false,
+        };
+        // No generation is handed out before all shards agree.
+        let changing = self.inner.saving.change_defaults(kind == Kind::ConnectionSettings);
         for (place, mut shard) in self.shards().enumerate() {
             change(&mut shard.desired);
-            for slot in shard.slots.values_mut().filter(|slot| applies(slot.agent.own())) {
+            for slot in shard.slots.values_mut().filter(|slot| concerns(slot.agent.own())) {
                 slot.wake();
                 self.inner.watching.note(place, &mut slot.changed_at);
             }
         }
-        self.inner.saving.note_defaults();
+        drop(changing);
     }
 
     fn check(&self, offers: ServerCapabilities, size: usize) -> Result<(), OperationError> {

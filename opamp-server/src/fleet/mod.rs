@@ -42,6 +42,7 @@ mod rename;
 mod restore;
 mod route;
 mod saving;
+mod settings_hold;
 mod shard;
 mod snapshot;
 mod tally;
@@ -268,7 +269,11 @@ impl<I> Fleet<I> {
         if slot.route.id != route.shared.id {
             return self.poll_rename(slot, route, now.instant, out).then_some(Push { tail: None });
         }
+        let terms = terms.holding_settings(slot.holds_settings(&self.inner.saving));
         let push = slot.agent.poll_push(terms, now.instant, out);
+        if push.as_ref().is_some_and(|push| push.tail.is_some()) {
+            slot.note_offers();
+        }
         self.count(&mut slot.agent, true);
         push
     }

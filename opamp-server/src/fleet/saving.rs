@@ -14,13 +14,13 @@
 //!   message ──▶ mark, wait for generation n          take_unsaved      write       saved
 //!   operator ──▶ mark                        ───▶ n+1 begins ──▶ batches … ──▶ last one: n is saved
 //!                                                                                   │
-//!                                            replies of generation n are sent ◀─────┘
+//!                       replies of generation n are sent, settings of it are offered ◀┘
 //! ```
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use opamp_proto::Message as _;
 
@@ -64,11 +64,13 @@ pub(super) struct Saving {
     waker: OnceLock<Arc<dyn SaveWaker>>,
     /// The generation that changes belong to now; the first is 1.
     generation: AtomicU64,
-    saved: AtomicU64,
+    pub(super) saved: AtomicU64,
     /// The latest generation that somebody waits for.
     wanted: AtomicU64,
     /// What all Agents should have was changed.
     defaults: AtomicBool,
+    /// The generation that connection settings for all belong to.
+    pub(super) default_settings: AtomicU64,
     collector: Mutex<Collector>,
 }
 
@@ -83,6 +85,8 @@ pub(super) struct Collector {
     pub(super) defaults: Vec<ValueKey>,
     /// Entries found in the store that are of no use.
     pub(super) useless: Vec<Vec<u8>>,
+    /// Agents of which settings may be held back until the generation being handed out is saved.
+    pub(super) held: Vec<AgentKey>,
 }
 
 /// A walk through all shards.
@@ -106,6 +110,8 @@ pub(super) struct Written {
     queued: bool,
     /// Replies have to wait for this generation.
     due: u64,
+    /// What the operator wants belongs to this generation.
+    pub(super) wanted: u64,
     stored: Stored,
     /// Where the store has the Agent that has another instance uid now.
     was: Option<Box<(AgentKey, Stored)>>,
@@ -142,6 +148,7 @@ impl Default for Saving {
             saved: AtomicU64::new(0),
             wanted: AtomicU64::new(0),
             defaults: AtomicBool::new(false),
+            default_settings: AtomicU64::new(0),
             collector: Mutex::default(),
         }
     }
@@ -152,7 +159,7 @@ impl Saving {
         self.waker.get().is_some()
     }
 
-    pub(super) fn collector(&self) -> std::sync::MutexGuard<'_, Collector> {
+    pub(super) fn collector(&self) -> MutexGuard<'_, Collector> {
         lock(&self.collector)
     }
 
@@ -175,12 +182,19 @@ impl Saving {
         }
     }
 
-    /// The operator wants something else for all.
-    pub(super) fn note_defaults(&self) {
-        if self.is_on() {
-            self.defaults.store(true, Ordering::Release);
-            self.want();
+    /// The operator is about to want something else for all. No generation begins before what this
+    /// returns is dropped, so the change belongs to the one under way.
+    pub(super) fn change_defaults(&self, settings: bool) -> Option<MutexGuard<'_, Collector>> {
+        if !self.is_on() {
+            return None;
         }
+        let collector = self.collector();
+        self.defaults.store(true, Ordering::Release);
+        let generation = self.want();
+        if settings {
+            self.default_settings.store(generation, Ordering::Release);
+        }
+        Some(collector)
     }
 }
 
@@ -231,7 +245,7 @@ impl<I> Slot<I> {
         }
         let written = self.written.get_or_insert_default();
         written.dealings = true;
-        saving.want();
+        written.wanted = saving.want();
         Noted { due: 0, queue: !std::mem::replace(&mut written.queued, true) }
     }
 
@@ -271,10 +285,10 @@ impl<I> Slot<I> {
     fn write(&mut self, holder: Option<Vec<u8>>, out: &mut Out<'_>) -> Option<(AgentKey, Stored)> {
         let key = self.key();
         let Some(written) = &mut self.written else { return None };
-        let due = written.due;
+        let (due, wanted) = (written.due, written.wanted);
         let Written { parts, dealings, mut stored, was, .. } = std::mem::take(&mut **written);
         // As long as that is not saved, a repetition of what is being written has to wait as well.
-        written.due = due;
+        (written.due, written.wanted) = (due, wanted);
         for part in Part::STATE {
             match self.agent.state().encoded(part) {
                 Some(content) if parts & bit(part) != 0 => {
@@ -341,6 +355,7 @@ struct Out<'a> {
     changes: Vec<Change>,
     size: usize,
     references: &'a mut HashMap<ValueKey, usize>,
+    held: &'a mut Vec<AgentKey>,
 }
 
 impl Out<'_> {
@@ -426,9 +441,9 @@ impl<I> Fleet<I> {
     pub fn take_unsaved(&self, now: Now, lagging: bool, max_bytes: usize) -> Option<Batch> {
         let saving = &self.inner.saving;
         let mut collector = saving.collector();
-        let Collector { versioned, pass, references, defaults, useless } = &mut *collector;
+        let Collector { versioned, pass, references, defaults, useless, held } = &mut *collector;
         let now = Anchor::new(now.instant, now.system);
-        let mut out = Out { now, changes: Vec::new(), size: 0, references };
+        let mut out = Out { now, changes: Vec::new(), size: 0, references, held };
         let current = match pass {
             Some(pass) => pass,
             None => {
@@ -461,6 +476,7 @@ impl<I> Fleet<I> {
     pub fn saved(&self, batch: Batch) {
         if let Some(generation) = batch.completes {
             self.inner.saving.saved.fetch_max(generation, Ordering::AcqRel);
+            self.release_settings(generation);
         }
     }
 
@@ -513,6 +529,9 @@ impl<I> Fleet<I> {
             if let Some(slot) = shard.slots.get_mut(&key) {
                 let identity = slot.route.identity.as_ref().filter(|_| !slot.released);
                 let holder = identity.and_then(|it| self.inner.authorizer.store_identity(it));
+                if slot.holds_settings(&self.inner.saving) {
+                    out.held.push(slot.key());
+                }
                 moved.extend(slot.write(holder, out));
             }
         }

@@ -160,11 +160,14 @@ impl<H: Handler> Inner<H> {
         }
         let key = accepted.key;
         let mut out = Vec::with_capacity(128);
-        if let Some(saver) = self.saver()
-            && saver.wait(&self.fleet, accepted.unsaved).await == Verdict::Refuse
-        {
-            saver.refuse(&self.fleet, accepted, &mut out);
-            return Ok(self.respond(&request.headers, key, out, None).await);
+        if let Some(saver) = self.saver() {
+            if saver.wait(&self.fleet, accepted.unsaved).await == Verdict::Refuse {
+                saver.refuse(&self.fleet, accepted, &mut out);
+                return Ok(self.respond(&request.headers, key, out, None).await);
+            }
+            // A certificate that was issued just now need not wait for the next request.
+            let held = key.map_or(0, |key| self.fleet.settings_held_until(key));
+            let _left_out_if_not = saver.wait(&self.fleet, held).await;
         }
         let tail = self.fleet.reply(accepted, now(), &mut out);
         Ok(self.respond(&request.headers, key, out, tail).await)
