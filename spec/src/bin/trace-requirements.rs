@@ -9,7 +9,7 @@ use opamp_spec::traceability::{CaseReport, Side, Traceability};
 const HELP: &str = "\
 Says which executed tests and conformance cases judge each row of the requirements catalogue.
 
-usage: trace-requirements [--client REPORT.json] [--server REPORT.json] [--write FILE]
+usage: trace-requirements [--client REPORT.json] [--server REPORT.json] [--write FILE | --check FILE]
 
 Tests leave their records below target/debug/traceability when they run; remove that directory and
 run `cargo test --workspace` for records of the present tests alone.
@@ -17,13 +17,16 @@ run `cargo test --workspace` for records of the present tests alone.
   --client REPORT.json  what the conformance tester said of a client (a report of --json)
   --server REPORT.json  the same of a server
   --write FILE          write the report as Markdown, such as spec/TRACEABILITY.md
+  --check FILE          fail if the file is not what would be written
   --help                this text
 
-Exit status: 0 every row is judged or has a reason in spec/reasons.csv; 1 otherwise; 2 bad usage.";
+Exit status: 0 every row is judged or has a reason in spec/reasons.csv, and the file to be checked is
+up to date; 1 otherwise; 2 bad usage.";
 
 struct Args {
     reports: Vec<(Side, CaseReport)>,
     write: Option<String>,
+    check: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -50,17 +53,49 @@ fn main() -> ExitCode {
         println!("{problem}");
     }
     println!("{} records of tests, {} problems", records.len(), made.problems().len());
-    if made.problems().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let is_stale = args.check.is_some_and(|path| {
+        let difference = difference(&path, &made.to_markdown());
+        if let Some(difference) = &difference {
+            println!("{path} is out of date, make it anew with --write: {difference}");
+        }
+        difference.is_some()
+    });
+    match made.problems().is_empty() && !is_stale {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+/// Where a file first differs from what it should be.
+fn difference(path: &str, expected: &str) -> Option<String> {
+    let found = match std::fs::read_to_string(path) {
+        Ok(found) => found,
+        Err(error) => return Some(error.to_string()),
+    };
+    let (mut found, mut expected) = (found.lines(), expected.lines());
+    for line in 1.. {
+        match (found.next(), expected.next()) {
+            (None, None) => break,
+            (found, expected) if found == expected => {}
+            (found, expected) => {
+                let [found, expected] =
+                    [found, expected].map(|line| line.unwrap_or("the end of the file"));
+                return Some(format!("line {line} is\n  {found}\nand should be\n  {expected}"));
+            }
+        }
+    }
+    None
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Args>, String> {
-    let mut parsed = Args { reports: Vec::new(), write: None };
+    let mut parsed = Args { reports: Vec::new(), write: None, check: None };
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
         match arg.as_str() {
             "--client" => parsed.reports.push((Side::Client, read(&value()?)?)),
             "--server" => parsed.reports.push((Side::Server, read(&value()?)?)),
             "--write" => parsed.write = Some(value()?),
+            "--check" => parsed.check = Some(value()?),
             "--help" | "-h" => return Ok(None),
             _ => return Err(format!("{arg} is unknown; see --help")),
         }
