@@ -243,6 +243,10 @@ impl<H: Handler> Connection<H> {
                 self.signal.due_by(now.saturating_add(1));
             }
             let reading = self.held.is_none() && !self.socket.owes_pongs() && !paused;
+            if !reading {
+                // The silence of a peer that is not listened to says nothing.
+                (self.times.last_read, self.times.pinged) = (now, None);
+            }
             let mut readable = false;
             if reading && let Poll::Ready(len) = self.socket.poll_read(read, cx)? {
                 readable = true;
@@ -316,10 +320,12 @@ impl<H: Handler> Connection<H> {
     /// Takes in what was read.
     fn take_in(&mut self, mut input: &mut [u8], writing: &mut Writing) -> Result<(), End> {
         loop {
-            match self.socket.decode(&mut input) {
+            let decoded = self.socket.decode(&mut input);
+            self.incoming.frames(self.socket.take_frames());
+            match decoded {
                 Ok(None) => return Ok(()),
                 Ok(Some(Event::Binary(message))) => {
-                    self.incoming.frame(true);
+                    self.incoming.complete();
                     if !self.has_room() {
                         let (message, rest) = (Some(message.into_owned()), input.to_vec());
                         self.held = Some(Box::new(Held { message, rest }));
@@ -327,20 +333,14 @@ impl<H: Handler> Connection<H> {
                     }
                     self.receive(&message, writing)?;
                 }
-                Ok(Some(Event::Ping(payload))) => {
-                    self.incoming.frame(false);
-                    self.socket.pong(writing, &payload);
-                }
+                Ok(Some(Event::Ping(payload))) => self.socket.pong(writing, &payload),
                 Ok(Some(Event::Close(close))) => {
                     self.socket.answer_close(writing, close.as_ref());
                     return Err(End::Closed);
                 }
-                Ok(Some(Event::Pong(payload))) => {
-                    self.incoming.frame(false);
-                    self.ponged(&payload);
-                }
+                Ok(Some(Event::Pong(payload))) => self.ponged(&payload),
                 // Of text the decoder makes a violation.
-                Ok(Some(Event::Text(_))) => self.incoming.frame(false),
+                Ok(Some(Event::Text(_))) => {}
                 Err(fault) => {
                     if let Fault::Violation(violation) = &fault {
                         tracing::debug!(%violation, "WebSocket protocol error");

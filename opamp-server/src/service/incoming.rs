@@ -29,12 +29,14 @@ impl Incoming {
         Self { share: budget.share(), begun: None, frames: 0, counted: 0 }
     }
 
-    /// A frame, or what is left of a message, has arrived.
-    pub(super) fn frame(&mut self, is_message: bool) {
-        self.frames = self.frames.saturating_add(1);
-        if is_message {
-            self.begun = None;
-        }
+    /// So many frames have begun.
+    pub(super) const fn frames(&mut self, frames: u32) {
+        self.frames = self.frames.saturating_add(frames);
+    }
+
+    /// What is left of a message has arrived.
+    pub(super) const fn complete(&mut self) {
+        self.begun = None;
     }
 
     /// All that was read is decoded, and so many bytes are kept of what is not complete. True if that
@@ -97,9 +99,9 @@ mod tests {
         assert_eq!(incoming.due(100 + 10 * 1024, &config), Some(45_000));
         assert_eq!(incoming.due(u64::MAX, &config), Some(605_000));
         // The next one begins anew, even if it came along.
-        incoming.frame(false);
+        incoming.frames(1);
         assert_eq!(incoming.settle(10, 200, 10_000), Ok(false));
-        incoming.frame(true);
+        incoming.complete();
         assert_eq!(incoming.settle(10, 300, 11_000), Ok(true));
         assert_eq!(incoming.due(300, &config), Some(41_000));
         assert_eq!(incoming.settle(0, 300, 12_000), Ok(false));
@@ -112,14 +114,14 @@ mod tests {
         let mut incoming = incoming();
         for _ in 0..=100 {
             assert!(incoming.may_read(1_000, &config));
-            incoming.frame(true);
+            incoming.frames(1);
         }
         assert!(!incoming.may_read(1_000, &config));
-        (0..99).for_each(|_| incoming.frame(true));
+        incoming.frames(99);
         assert!(!incoming.may_read(1_900, &config));
         assert!(incoming.may_read(2_900, &config));
         config.max_frames_per_second = 0;
-        (0..1_000_000).for_each(|_| incoming.frame(false));
+        incoming.frames(1_000_000);
         assert!(incoming.may_read(2_000, &config));
     }
 }

@@ -170,6 +170,11 @@ impl Socket {
         self.decoder.decode(input).map_err(Fault::Violation)
     }
 
+    /// The frames that have begun since the last call.
+    pub(super) const fn take_frames(&mut self) -> u32 {
+        self.decoder.take_frames()
+    }
+
     /// Closes with the closing handshake, and takes no longer than this (CLOSE-04). `unread` is what
     /// was read and not decoded.
     ///

@@ -41,6 +41,8 @@ pub enum Event<'a> {
 pub struct Decoder {
     max_message: usize,
     text: bool,
+    /// Since they were asked for.
+    frames: u32,
     state: State,
 }
 
@@ -84,7 +86,7 @@ impl Decoder {
     /// A decoder for messages of up to `max_message` bytes, which refuses text.
     #[must_use]
     pub const fn new(max_message: usize) -> Self {
-        Self { max_message, text: false, state: State::Between }
+        Self { max_message, text: false, frames: 0, state: State::Between }
     }
 
     /// Accepts text messages as well.
@@ -110,6 +112,12 @@ impl Decoder {
                 size_of::<Partial>() + partial.control.capacity() + message
             }
         }
+    }
+
+    /// The frames that have begun since the last call, fragments and control frames included: there may be
+    /// many without an event.
+    pub const fn take_frames(&mut self) -> u32 {
+        mem::replace(&mut self.frames, 0)
     }
 
     /// Decodes nothing any more, and lets go of what arrived in part.
@@ -148,6 +156,7 @@ impl Decoder {
                     match Header::parse(input)? {
                         Some((header, len)) => {
                             self.check(&header, None)?;
+                            self.frames = self.frames.saturating_add(1);
                             take(input, len);
                             if header.last && header.len <= input.len() as u64 {
                                 // The length is at most that of the input, which is a usize.
@@ -167,6 +176,7 @@ impl Decoder {
                 && let Some(header) = partial.header(input)?
             {
                 self.check(&header, partial.message.as_ref())?;
+                self.frames = self.frames.saturating_add(1);
                 partial.begin(header);
             }
             let event = partial.payload(input)?;

@@ -92,6 +92,23 @@ async fn pings_whose_answers_nobody_reads_are_held_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn fragments_without_a_message_are_read_at_a_bounded_rate() {
+    let stage = Stage::with(|_, service| {
+        service.max_frames_per_second = 10_000;
+        service.body_deadline = Duration::from_millis(500);
+    })
+    .await;
+    let mut stream = stage.websocket().await;
+    stream.write_all(&message(&full_report(&[1; 16], 1, MASK).encode_to_vec())).await.unwrap();
+    stream.write_all(&frame(0x02, &[0])).await.unwrap();
+    let empty = frame(0x00, &[]).repeat(1_000);
+    let (times, _) = flood(stream, &empty, Duration::from_secs(3)).await;
+    // What the kernel takes on both ends is most of it.
+    assert!(times < 2_000, "{times} thousand");
+    stage.assert_unharmed(16 * MIB).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_million_empty_fragments_are_no_message() {
     let stage = Stage::new().await;
     let floods = (0..4).map(|_| async {

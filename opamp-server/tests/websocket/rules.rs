@@ -67,6 +67,26 @@ fn fragments_with_control_frames_in_between() {
 }
 
 #[test]
+fn frames_are_counted_whether_or_not_they_make_a_message() {
+    let frames = [
+        frame(FIN | BINARY, b"whole"),
+        frame(BINARY, b"a fragment"),
+        frame(FIN | PING, b""),
+        frame(CONTINUATION, b""),
+        frame(CONTINUATION, b""),
+    ];
+    let bytes = encoded(&frames);
+    for at_once in [1, 3, bytes.len()] {
+        let mut decoder = Decoder::new(100);
+        for piece in bytes.clone().chunks_mut(at_once) {
+            let mut input = piece;
+            while decoder.decode(&mut input).expect("no violation").is_some() {}
+        }
+        assert_eq!((decoder.take_frames(), decoder.take_frames()), (5, 0), "{at_once}");
+    }
+}
+
+#[test]
 fn a_message_that_is_there_as_a_whole_is_borrowed() {
     let mut bytes = encoded(&[frame(FIN | BINARY, *b"whole"), frame(FIN | BINARY, *b"too")]);
     let at = bytes.as_ptr_range();
