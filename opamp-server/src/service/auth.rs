@@ -1,10 +1,12 @@
 //! Ready pieces to find out who a peer is, and ways to combine them (AUTH-01 to AUTH-04).
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use http::header::{AUTHORIZATION, HeaderValue};
 use http::request;
+use sha2::{Digest as _, Sha256};
 
 #[cfg(feature = "tls")]
 use super::handler::PeerCertificates;
@@ -126,16 +128,17 @@ where
 /// Knows those who present one of a set of bearer tokens (AUTH-01, AUTH-03, AUTH-04), each with an
 /// identity. Clones share the set, which can be replaced while the Server serves.
 ///
+/// Of a token its SHA-256 is kept and looked up: what a look-up costs does not depend on how many there
+/// are, so each Agent of a large fleet can have its own, and its time tells nothing about them.
+///
 /// As a [`Handler`] it admits them, and has nothing to do when an Agent changes.
 #[derive(Clone)]
 pub struct BearerTokens<I = ()> {
-    tokens: Arc<RwLock<Arc<[Known<I>]>>>,
+    tokens: Arc<RwLock<Arc<Known<I>>>>,
 }
 
-struct Known<I> {
-    token: Box<[u8]>,
-    identity: I,
-}
+/// The identities by the digests of their tokens.
+type Known<I> = HashMap<[u8; 32], I>;
 
 impl BearerTokens {
     /// Admits these tokens. An empty token is none.
@@ -157,22 +160,22 @@ impl<I> BearerTokens<I> {
         *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = tokens;
     }
 
-    fn tokens(&self) -> Arc<[Known<I>]> {
+    fn tokens(&self) -> Arc<Known<I>> {
         Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-fn known<I, T: AsRef<[u8]>>(tokens: impl IntoIterator<Item = (T, I)>) -> Arc<[Known<I>]> {
-    let known = tokens.into_iter().map(|(token, identity)| {
-        let token = token.as_ref().into();
-        Known { token, identity }
-    });
-    known.filter(|known| !known.token.is_empty()).collect()
+fn known<I, T: AsRef<[u8]>>(tokens: impl IntoIterator<Item = (T, I)>) -> Arc<Known<I>> {
+    let tokens = tokens.into_iter().filter(|(token, _)| !token.as_ref().is_empty());
+    Arc::new(tokens.map(|(token, identity)| (digest(token.as_ref()), identity)).collect())
+}
+
+fn digest(token: &[u8]) -> [u8; 32] {
+    Sha256::digest(token).into()
 }
 
 impl<I: Clone> BearerTokens<I> {
-    /// Whose token a request presents. The time this takes says nothing about the tokens but their
-    /// number and lengths.
+    /// Whose token a request presents.
     ///
     /// # Errors
     ///
@@ -183,24 +186,10 @@ impl<I: Clone> BearerTokens<I> {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => token.trim_ascii(),
             _ => &[],
         };
-        let tokens = self.tokens();
-        // Not `find`, which stops at the first.
-        let owner = tokens.iter().fold(None, |owner, known| match same(&known.token, token) {
-            true => Some(&known.identity),
-            false => owner,
-        });
         let challenge = HeaderValue::from_static("Bearer realm=\"OpAMP\"");
-        owner.cloned().ok_or_else(|| Rejection::unauthorized(challenge))
+        let owner = self.tokens().get(&digest(token)).cloned();
+        owner.ok_or_else(|| Rejection::unauthorized(challenge))
     }
-}
-
-/// Compares without telling by its duration where the difference is.
-fn same(left: &[u8], right: &[u8]) -> bool {
-    let differing = left
-        .iter()
-        .zip(right)
-        .fold(0, |differing, (left, right)| std::hint::black_box(differing | (left ^ right)));
-    left.len() == right.len() && differing == 0
 }
 
 impl<I> fmt::Debug for BearerTokens<I> {
@@ -291,6 +280,17 @@ mod tests {
         assert_eq!((check(Some("Bearer b")), check(Some("Bearer c"))), (Ok(20), Ok(30)));
         let text = format!("{tokens:?}");
         assert_eq!(text, "BearerTokens { tokens: 2 }");
+    }
+
+    #[test]
+    fn each_agent_of_a_fleet_may_have_a_token_of_its_own() {
+        let token = |number: u32| format!("token-{number:08}");
+        let fleet = 0..50_000;
+        let tokens = BearerTokens::with_identities(fleet.clone().map(|one| (token(one), one)));
+        for one in fleet {
+            let value = format!("Bearer {}", token(one));
+            assert_eq!(tokens.check(&request(Some(&value))).ok(), Some(one));
+        }
     }
 
     /// Says one thing.
