@@ -58,7 +58,7 @@ pub trait Handler: Send + Sync + 'static {
     /// tenant.
     ///
     /// It must return at once: what has to be looked up is looked up in [`admit`](Self::admit) and
-    /// carried by the identity.
+    /// carried by the identity. A panic is answered with 500, and ends a WebSocket.
     fn tenant(&self, identity: &Self::Identity) -> Tenant {
         let _ = identity;
         Tenant::default()
@@ -94,7 +94,8 @@ pub trait Handler: Send + Sync + 'static {
     /// What a peer's connections and requests count for, beside its address, such as a number of the
     /// customer it belongs to: see
     /// [`ServiceConfig::max_connections_per_account`](crate::ServiceConfig::max_connections_per_account).
-    /// Asked once for each WebSocket and each HTTP request; it must return at once. Default: nothing.
+    /// Asked once for each WebSocket and each HTTP request; it must return at once. A panic is answered with
+    /// 500. Default: nothing.
     fn account(&self, identity: &Self::Identity) -> Option<u128> {
         let _ = identity;
         None
@@ -169,36 +170,49 @@ pub struct PeerAddr(pub SocketAddr);
 pub struct PeerCertificates(pub std::sync::Arc<[rustls::pki_types::CertificateDer<'static>]>);
 
 /// A request is refused, with this status.
+///
+/// ```
+/// use http::HeaderValue;
+/// use http::header::{LINK, WWW_AUTHENTICATE};
+/// use opamp_server::Rejection;
+///
+/// let rejection = Rejection::unauthorized(HeaderValue::from_static("Bearer"))
+///     .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Basic"))
+///     .with_header(LINK, HeaderValue::from_static("</enrol>; rel=help"));
+/// assert_eq!(rejection.status(), 401);
+/// ```
 #[derive(Debug, Clone)]
 pub struct Rejection {
     status: StatusCode,
-    header: Option<(HeaderName, HeaderValue)>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Rejection {
     /// 401: who the peer is could not be established (AUTH-03). The challenge says how to do it, for
     /// example `Bearer` (AUTH-04).
     #[must_use]
-    pub const fn unauthorized(challenge: HeaderValue) -> Self {
-        Self { status: StatusCode::UNAUTHORIZED, header: Some((WWW_AUTHENTICATE, challenge)) }
+    pub fn unauthorized(challenge: HeaderValue) -> Self {
+        Self::with_status(StatusCode::UNAUTHORIZED).with_header(WWW_AUTHENTICATE, challenge)
     }
 
     /// 403: the peer is known and may not.
     #[must_use]
     pub const fn forbidden() -> Self {
-        Self { status: StatusCode::FORBIDDEN, header: None }
+        Self::with_status(StatusCode::FORBIDDEN)
     }
 
     /// 429: the peer asks too often (THR-06 to THR-08).
     #[must_use]
     pub fn too_many_requests(retry_after: Duration) -> Self {
-        Self { status: StatusCode::TOO_MANY_REQUESTS, header: Some(retry(retry_after)) }
+        Self::with_status(StatusCode::TOO_MANY_REQUESTS)
+            .with_header(RETRY_AFTER, seconds(retry_after))
     }
 
     /// 503: the server has too much to do (THR-06 to THR-08).
     #[must_use]
     pub fn unavailable(retry_after: Duration) -> Self {
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, header: Some(retry(retry_after)) }
+        Self::with_status(StatusCode::SERVICE_UNAVAILABLE)
+            .with_header(RETRY_AFTER, seconds(retry_after))
     }
 
     /// The status of the answer.
@@ -209,27 +223,26 @@ impl Rejection {
 
     /// Any status.
     pub(super) const fn with_status(status: StatusCode) -> Self {
-        Self { status, header: None }
+        Self { status, headers: Vec::new() }
     }
 
-    pub(super) fn with_header(self, name: HeaderName, value: HeaderValue) -> Self {
-        Self { header: Some((name, value)), ..self }
+    /// Adds a header to the answer, beside those of the same name that it has.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
     }
 
     /// What is said to a peer of whom two were asked: a challenge is what it can meet, so those of both.
-    pub(super) fn or_challenge(self, other: Self) -> Self {
-        let challenge = |rejection: &Self| match &rejection.header {
-            Some((WWW_AUTHENTICATE, challenge)) => Some(challenge.clone()),
-            _ => None,
-        };
-        match (challenge(&self), challenge(&other)) {
-            (Some(own), Some(others)) => {
-                let both = [own.as_bytes(), b", ", others.as_bytes()].concat();
-                // What two values are made of, one can be made of.
-                Self::unauthorized(HeaderValue::from_bytes(&both).unwrap_or(own))
+    pub(super) fn or_challenge(mut self, other: Self) -> Self {
+        let is_challenge = |(name, _): &(HeaderName, _)| name == WWW_AUTHENTICATE;
+        match (self.headers.iter().any(is_challenge), other.headers.iter().any(is_challenge)) {
+            (true, true) => {
+                self.headers.extend(other.headers.into_iter().filter(is_challenge));
+                self
             }
-            (Some(_), None) => self,
-            (None, _) => other,
+            (true, false) => self,
+            (false, _) => other,
         }
     }
 
@@ -241,7 +254,9 @@ impl Rejection {
             headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
             headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         }
-        headers.extend(self.header);
+        for (name, value) in self.headers {
+            headers.append(name, value);
+        }
         response
     }
 }
@@ -254,10 +269,10 @@ impl fmt::Display for Rejection {
 
 impl std::error::Error for Rejection {}
 
-fn retry(after: Duration) -> (HeaderName, HeaderValue) {
+fn seconds(time: Duration) -> HeaderValue {
     // The header counts whole seconds, and 0 would be an invitation.
-    let seconds = after.as_secs().saturating_add(u64::from(after.subsec_nanos() > 0));
-    (RETRY_AFTER, HeaderValue::from(seconds.max(1)))
+    let seconds = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
+    HeaderValue::from(seconds.max(1))
 }
 
 /// Admits everyone, and has nothing to do when an Agent changes.

@@ -325,11 +325,19 @@ impl<H: Handler> OpampService<H> {
         let plain = http::is_plain(request.headers());
         let upgrade = (!plain).then(|| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
-        let answered = match (self.inner.check_client(&mut parts), upgrade) {
-            (Err(refusal), _) => Err(refusal),
-            (Ok(()), None) => self.plain(&parts, body).await,
-            (Ok(()), Some(upgrade)) => self.websocket(&parts, upgrade).await,
+        let answered = async {
+            self.inner.check_client(&mut parts)?;
+            match upgrade {
+                None => self.plain(&parts, body).await,
+                Some(upgrade) => self.websocket(&parts, upgrade).await,
+            }
         };
+        // What the handler says of an identity is asked in several places.
+        let answered = AssertUnwindSafe(answered).catch_unwind().await.unwrap_or_else(|_panic| {
+            self.inner.fleet.counting().handler_panics.add();
+            tracing::error!("the handler panicked over an identity");
+            Err(Rejection::with_status(StatusCode::INTERNAL_SERVER_ERROR))
+        });
         let response = answered.unwrap_or_else(|refusal| {
             tracing::debug!(status = refusal.status().as_u16(), "request refused");
             refusal.into_response()

@@ -3,9 +3,10 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
+use http::header::{LINK, SERVER};
 use http::{HeaderValue, StatusCode, request};
 use opamp_proto::Message as _;
-use opamp_server::{AgentChange, BearerTokens, Handler, PeerAddr, Rejection};
+use opamp_server::{AgentChange, BearerTokens, Handler, PeerAddr, Rejection, Tenant};
 use tokio::sync::mpsc;
 
 use crate::client::{UID, beat, post, report, soon, start_with, uid};
@@ -66,6 +67,9 @@ impl Handler for Moody {
             Some(b"challenge") => Err(Rejection::unauthorized(HeaderValue::from_static("Basic"))),
             Some(b"panic") => panic!("as asked for"),
             Some(b"sleep") => std::future::pending().await,
+            Some(b"explain") => Err(Rejection::forbidden()
+                .with_header(SERVER, HeaderValue::from_static("ours"))
+                .with_header(LINK, HeaderValue::from_static("</enrol>; rel=help"))),
             _ => Ok(()),
         }
     }
@@ -85,6 +89,8 @@ async fn every_rejection_has_its_status_and_header() {
         ("challenge", 401, Some(("www-authenticate", "Basic"))),
         ("panic", 500, None),
         ("sleep", 503, Some(("retry-after", "1"))),
+        ("explain", 403, Some(("server", "ours"))),
+        ("explain", 403, Some(("link", "</enrol>; rel=help"))),
     ] {
         let refused = server.websocket_with(&[("mood", mood)]).await.err().expect("no upgrade");
         assert_eq!(refused.status(), status, "{mood}");
@@ -98,6 +104,46 @@ async fn every_rejection_has_its_status_and_header() {
         }
     }
     assert_eq!(server.fleet.counters().handler_panics, 2);
+    server.check_alive().await;
+}
+
+/// Panics over what it is asked about an identity.
+struct Clumsy;
+
+impl Handler for Clumsy {
+    type Identity = &'static str;
+
+    async fn admit(&self, request: &request::Parts) -> Result<&'static str, Rejection> {
+        let asked = |name| request.headers.contains_key(name);
+        Ok(["tenant", "account"].into_iter().find(|name| asked(*name)).unwrap_or_default())
+    }
+
+    fn tenant(&self, identity: &&'static str) -> Tenant {
+        assert_ne!(*identity, "tenant", "as asked for");
+        Tenant::default()
+    }
+
+    fn account(&self, identity: &&'static str) -> Option<u128> {
+        assert_ne!(*identity, "account", "as asked for");
+        None
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_over_an_identity_is_answered_for() {
+    let server = start_with(Clumsy, |_, _| {}).await;
+    for panics in ["tenant", "account"] {
+        let mut request = post(report(1).encode_to_vec());
+        request.headers_mut().insert(panics, HeaderValue::from_static("yes"));
+        assert_eq!(server.request(request).await.status, 500, "{panics}");
+    }
+    let refused = server.websocket_with(&[("account", "yes")]).await.err().expect("no upgrade");
+    assert_eq!(refused.status(), 500);
+    // Of its tenant it is asked when the WebSocket is open.
+    let mut socket = server.websocket_with(&[("tenant", "yes")]).await.expect("an upgrade");
+    socket.recv_end().await;
+    let counters = server.fleet.counters();
+    assert_eq!((counters.handler_panics, counters.responses_500), (3, 3));
     server.check_alive().await;
 }
 
