@@ -56,14 +56,37 @@ impl Queue {
     }
 }
 
+/// A worker that has been counted, until the queue says that there is nothing to do. One that ends
+/// otherwise is missed by nobody: the next Agent in the queue has another started.
+struct Worker<H: Handler> {
+    inner: Arc<Inner<H>>,
+    done: bool,
+}
+
+impl<H: Handler> Worker<H> {
+    fn next(&mut self) -> Option<AgentKey> {
+        let next = self.inner.queue.pop();
+        self.done = next.is_none();
+        next
+    }
+}
+
+impl<H: Handler> Drop for Worker<H> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.inner.queue.state().workers -= 1;
+        }
+    }
+}
+
 impl<H: Handler> Inner<H> {
     /// Has the handler called for an Agent the registry wants queued.
     pub(super) fn dispatch(self: &Arc<Self>, key: AgentKey) {
         if self.queue.push(key, self.config.handler_concurrency) {
-            let inner = Arc::clone(self);
+            let mut worker = Worker { inner: Arc::clone(self), done: false };
             self.workers.spawn(|_| async move {
-                while let Some(key) = inner.queue.pop() {
-                    inner.handle(key).await;
+                while let Some(key) = worker.next() {
+                    worker.inner.handle(key).await;
                 }
             });
         }

@@ -456,13 +456,30 @@ impl<H: Handler> Inner<H> {
         {
             return;
         }
+        let keeper = Timekeeper(Arc::downgrade(self));
         #[expect(clippy::disallowed_methods, reason = "it ends when the service is dropped")]
-        tokio::spawn(keep_time(Arc::downgrade(self), self.config.tick()));
+        tokio::spawn(keep_time(keeper, self.config.tick()));
     }
 }
 
-async fn keep_time<H: Handler>(service: Weak<Inner<H>>, tick: Duration) {
+/// The task that keeps the time. Its runtime may end before the service does: then the next request
+/// starts another, on its own.
+struct Timekeeper<H: Handler>(Weak<Inner<H>>);
+
+impl<H: Handler> Drop for Timekeeper<H> {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.keeps_time.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+async fn keep_time<H: Handler>(keeper: Timekeeper<H>, tick: Duration) {
+    let service = &keeper.0;
     let started = tokio::time::Instant::now();
+    // The clock goes on where it stopped, if it did.
+    let stopped = service.upgrade().map_or(0, |inner| inner.signals.now());
+    let stopped = Duration::from_millis(stopped);
     let mut interval = tokio::time::interval(tick);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut swept = started;
@@ -475,7 +492,7 @@ async fn keep_time<H: Handler>(service: Weak<Inner<H>>, tick: Duration) {
     loop {
         let now_ticked = interval.tick().await;
         let Some(inner) = service.upgrade() else { return };
-        inner.signals.advance(now_ticked - started);
+        inner.signals.advance(stopped + (now_ticked - started));
         for key in inner.fleet.settle_duplicates(now()) {
             inner.dispatch(key);
         }
