@@ -198,6 +198,10 @@ async fn approve_agent<I>(
 ) -> Result<StatusCode, Refused> {
     let certificates = of(&admin)?;
     let agent = admin.fleet.agent(uid).ok_or(OperationError::UnknownAgent)?;
+    if self::agent(&uid).is_ok_and(|revoked| certificates.revocations.contains(&revoked)) {
+        let why = "the certificates of this Agent are revoked";
+        return Err(Refused(StatusCode::CONFLICT, why.to_owned()));
+    }
     let failed = |error: String| Refused(StatusCode::INTERNAL_SERVER_ERROR, error);
     let credentials =
         certificates.ca.credentials(uid).map_err(|error| failed(error.to_string()))?;

@@ -357,3 +357,53 @@ async fn what_is_revoked_is_so_after_a_crash() {
     assert_eq!(refused.err().expect("it is refused").status(), 403);
     assert!(WebSocket::open(mutual.connect(&other).await, &[]).await.is_ok());
 }
+
+#[tokio::test]
+async fn who_is_revoked_gets_no_certificate_whoever_approves() {
+    let revoked = Revoked::InstanceUid(uid(&UID).instance_uid().unwrap());
+    let issuing = CertificateIssuing::new(Authority::new().local(), ENDPOINT).unwrap();
+    let list = Revocations::new();
+    let with_list = |service: &mut ServiceConfig| service.revocations = Some(list.clone());
+    let server = start(AcceptAll, issuing.clone(), with_list).await;
+    server.post(&report(1)).await;
+    server.post(&asks(2)).await;
+    list.revoke(revoked.clone(), SystemTime::now()).unwrap();
+    let pending = server.fleet.pending_certificate(uid(&UID)).unwrap().id;
+    let approved = issuing.approve(&server.fleet, uid(&UID), pending).await;
+    assert!(matches!(approved, Err(ApprovalError::NotIssued(_))), "{approved:?}");
+    assert!(refusal(server.post(&beat(3)).await).contains("revoked"));
+
+    // Nor one that was being signed.
+    let (list, signed) = (Revocations::new(), Arc::new(tokio::sync::Semaphore::new(0)));
+    let slow = Slow { ca: Authority::new().local(), may_sign: Arc::clone(&signed) };
+    let issuing = CertificateIssuing::new(slow, ENDPOINT).unwrap();
+    let with_list = |service: &mut ServiceConfig| service.revocations = Some(list.clone());
+    let server = start(AcceptAll, issuing.clone(), with_list).await;
+    server.post(&report(1)).await;
+    server.post(&asks(2)).await;
+    let pending = server.fleet.pending_certificate(uid(&UID)).unwrap().id;
+    let mut approving = std::pin::pin!(issuing.approve(&server.fleet, uid(&UID), pending));
+    tokio::select! {
+        biased;
+        approved = &mut approving => panic!("nothing is signed yet: {approved:?}"),
+        () = std::future::ready(()) => {}
+    }
+    list.revoke(revoked, SystemTime::now()).unwrap();
+    signed.add_permits(1);
+    let approved = soon(approving).await;
+    assert!(matches!(approved, Err(ApprovalError::NotIssued(_))), "{approved:?}");
+    assert!(refusal(server.post(&beat(3)).await).contains("revoked"));
+}
+
+/// Signs when it may.
+struct Slow {
+    ca: LocalCa,
+    may_sign: Arc<tokio::sync::Semaphore>,
+}
+
+impl CertificateAuthority for Slow {
+    async fn issue(&self, request: &CertificateRequest) -> Result<IssuedCertificate, NotIssued> {
+        let _permit = self.may_sign.acquire().await.expect("it is never closed");
+        self.ca.issue(request).await
+    }
+}

@@ -153,6 +153,8 @@ pub enum ApprovalError {
 pub struct CertificateIssuing {
     authority: Arc<dyn Authority>,
     endpoint: Arc<RwLock<String>>,
+    /// The lists of the services that it issues for.
+    revocations: Arc<RwLock<Vec<Revocations>>>,
     heartbeat_interval_seconds: u64,
     approval: CsrApproval,
     deadline: Duration,
@@ -173,6 +175,7 @@ impl CertificateIssuing {
         let issuing = Self {
             authority: Arc::new(authority),
             endpoint: Arc::default(),
+            revocations: Arc::default(),
             heartbeat_interval_seconds: 30,
             approval: CsrApproval::Manual,
             deadline: Duration::from_secs(30),
@@ -197,6 +200,24 @@ impl CertificateIssuing {
 
     fn endpoint(&self) -> String {
         self.endpoint.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A service with this list issues by it.
+    fn heed(&self, list: &Revocations) {
+        let mut lists = self.revocations.write().unwrap_or_else(PoisonError::into_inner);
+        if !lists.iter().any(|known| known.is_same(list)) {
+            lists.push(list.clone());
+        }
+    }
+
+    /// Whoever asks for it, an Agent whose certificates are revoked gets no other.
+    fn check_revoked(&self, agent: AgentKey) -> Result<(), NotIssued> {
+        let lists = self.revocations.read().unwrap_or_else(PoisonError::into_inner);
+        let uid = agent.uid().instance_uid().map(Revoked::InstanceUid);
+        match uid.is_some_and(|uid| lists.iter().any(|list| list.contains(&uid))) {
+            true => Err(NotIssued::new("the certificates of this Agent are revoked")),
+            false => Ok(()),
+        }
     }
 
     /// What happens with requests unless the handler says otherwise
@@ -262,7 +283,10 @@ impl CertificateIssuing {
         request: &CertificateRequest,
     ) -> Result<(), ApprovalError> {
         let (agent, id) = (request.agent(), request.id());
-        let call = async { self.authority.issue(request).await };
+        let call = async {
+            self.check_revoked(agent)?;
+            self.authority.issue(request).await
+        };
         let call = AssertUnwindSafe(call).catch_unwind();
         let issued = match tokio::time::timeout(self.deadline, call).await {
             Ok(Ok(issued)) => issued,
@@ -275,6 +299,8 @@ impl CertificateIssuing {
                 Err(NotIssued::failed())
             }
         };
+        // The authority may have taken long.
+        let issued = issued.and_then(|issued| self.check_revoked(agent).map(|()| issued));
         let issued = issued.and_then(|issued| checked(issued, request));
         let certificate = match issued {
             Ok(certificate) => certificate,
@@ -398,8 +424,8 @@ impl<H: Handler> Inner<H> {
             Ok(request) => request,
             Err(invalid) => return refuse(&invalid.to_string()),
         };
-        if self.is_revoked(agent) {
-            return refuse("the certificates of this Agent are revoked");
+        if let Err(revoked) = issuing.check_revoked(agent) {
+            return refuse(&revoked.reason);
         }
         let call =
             async { self.handler.approve_certificate(&request, identity, issuing.approval).await };
@@ -425,18 +451,14 @@ impl<H: Handler> Inner<H> {
             }
         }
     }
-
-    fn is_revoked(&self, agent: AgentKey) -> bool {
-        let uid = agent.uid().instance_uid();
-        let revocations = self.config.revocations.as_ref();
-        uid.zip(revocations)
-            .is_some_and(|(uid, revocations)| revocations.contains(&Revoked::InstanceUid(uid)))
-    }
 }
 
-/// What is announced where certificates are issued (CSR-24).
+/// What is announced where certificates are issued (CSR-24), none of them to those who are revoked.
 pub(super) fn announced(mut server: ServerConfig, service: &ServiceConfig) -> ServerConfig {
-    if service.certificates.is_some() {
+    if let Some(issuing) = &service.certificates {
+        if let Some(revocations) = &service.revocations {
+            issuing.heed(revocations);
+        }
         server.capabilities |= ServerCapabilities::ACCEPTS_CONNECTION_SETTINGS_REQUEST;
     }
     server

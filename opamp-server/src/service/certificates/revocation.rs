@@ -23,7 +23,9 @@ const DEFAULT_MAX: usize = 100_000;
 pub enum Revoked {
     /// The one with this serial number, of whatever authority.
     Serial(CertificateSerial),
-    /// All that name this Agent, those to come included: it is given no further one.
+    /// All that name this Agent, those to come included: it is given no further one, whoever approves
+    /// of its request. Who offers one that was not asked for
+    /// ([`LocalCa::credentials`](super::LocalCa::credentials)) has to look by themselves.
     InstanceUid(InstanceUid),
 }
 
@@ -215,6 +217,10 @@ impl Revocations {
 
     pub(super) fn since(&self, what: &Revoked) -> Option<SystemTime> {
         self.read().revoked.get(what).copied()
+    }
+
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// Grows when something is revoked.
