@@ -60,7 +60,7 @@ impl Place {
             return Self {
                 tls: matches!(scheme, "wss" | "https"),
                 authority: authority.to_owned(),
-                path: path.to_owned(),
+                path: if path.is_empty() { args.path.clone() } else { path.to_owned() },
             };
         }
         Self {

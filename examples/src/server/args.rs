@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
+use http::Uri;
 use opamp_proto::{DEFAULT_MAX_MESSAGE_SIZE, MessageLimits, v1};
 use opamp_server::{CustomCapabilities, Rate, RemoteConfig, ServerConfig, ServiceConfig};
 
@@ -58,9 +59,9 @@ pub struct ServerArgs {
     #[arg(long, value_enum, default_value = "manual", requires = "ca")]
     pub csr: Csr,
 
-    /// Where agents reach the server, a URL that offers of connection settings repeat. Default: the
-    /// address it listens on
-    #[arg(long, value_name = "URL")]
+    /// Where agents reach the server, a ws, wss, http or https URL that offers of connection settings
+    /// repeat. Without a path it gets that of --path. Default: the address it listens on
+    #[arg(long, value_name = "URL", value_parser = endpoint)]
     pub endpoint: Option<String>,
 
     /// Requires `Authorization: Bearer TOKEN` with this token, or another if repeated.
@@ -153,9 +154,27 @@ pub enum Tolerance {
 }
 
 pub(crate) fn path(text: &str) -> Result<String, String> {
-    match text.starts_with('/') && !text.contains(['?', '#']) {
+    // As requests have it: nothing in it is to be read otherwise.
+    let parsed = text.parse::<Uri>();
+    match text.is_ascii() && parsed.is_ok_and(|uri| text.starts_with('/') && uri.path() == text) {
         true => Ok(text.to_owned()),
-        false => Err("a path starts with / and has neither query nor fragment".to_owned()),
+        false => {
+            Err("a path starts with /, is written as in a URL and has neither query nor fragment"
+                .to_owned())
+        }
+    }
+}
+
+fn endpoint(text: &str) -> Result<String, String> {
+    let wrong = || "not a ws, wss, http or https URL with a host".to_owned();
+    let uri = text.parse::<Uri>().map_err(|_| wrong())?;
+    let schemes = ["ws", "wss", "http", "https"];
+    let authority =
+        uri.authority().filter(|_| uri.scheme_str().is_some_and(|it| schemes.contains(&it)));
+    let authority = authority.filter(|it| !it.host().is_empty()).ok_or_else(wrong)?;
+    match authority.as_str().contains('@') || text.contains('#') {
+        true => Err("an endpoint has neither credentials nor a fragment".to_owned()),
+        false => Ok(text.to_owned()),
     }
 }
 
@@ -316,6 +335,23 @@ mod tests {
         assert_eq!(tolerances("missing-header,legacy-instance-uid"), (true, true, false));
         assert_eq!(tolerances("missing-instance-uid"), (false, false, true));
         assert_eq!(tolerances("all"), (true, true, true));
+    }
+
+    #[test]
+    fn a_path_and_an_endpoint_are_what_agents_can_ask_for() {
+        for right in ["/", "/v1/opamp", "/a%20b"] {
+            assert_eq!(path(right), Ok(right.to_owned()));
+        }
+        for wrong in ["", "opamp", "/a b", "/a?b", "/a#b", "http://host/a", "/é"] {
+            assert!(path(wrong).is_err(), "{wrong}");
+        }
+        for right in ["ws://a", "wss://a:1/b", "http://[::1]:1/b?c", "https://a.b/"] {
+            assert_eq!(endpoint(right), Ok(right.to_owned()));
+        }
+        for wrong in ["", "a", "/a", "ftp://a", "ws://", "ws://u:p@a", "ws://a#b", "ws:a", "a:1/b"]
+        {
+            assert!(endpoint(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -38,6 +38,9 @@ async fn help_is_there_and_bad_usage_is_told() {
         (SERVER, &["--tolerate", "everything"]),
         (SERVER, &["--listen", "nowhere"]),
         (SERVER, &["--path", "opamp"]),
+        (SERVER, &["--path", "/o pamp"]),
+        (SERVER, &["--endpoint", "localhost:4320"]),
+        (SERVER, &["--endpoint", "ftp://localhost"]),
         (SERVER, &["--token", ""]),
         (SERVER, &["--max-message-size", "100"]),
     ] {
