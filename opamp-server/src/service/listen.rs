@@ -3,18 +3,16 @@
 
 use std::error::Error as _;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::http::header::{CONNECTION, HeaderValue};
-use ::http::{Request, StatusCode, Version};
+use ::http::{Request, StatusCode};
 use bytes::Buf;
 use hyper::body::Incoming;
-use hyper::rt::{Sleep, Timer};
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::sync::{Semaphore, watch};
@@ -29,11 +27,12 @@ use super::store::{AnyStore, StateStore};
 use super::stream::Socket;
 #[cfg(feature = "tls")]
 use super::tls::{ListenerTls, keep_current};
-use super::{BoxError, Network, OpampService, ResponseFuture, ServiceConfig, http};
+use super::{BoxError, Network, OpampService, ResponseFuture, ServiceConfig, http, upload};
 use crate::core::ServerConfig;
 use crate::fleet::Fleet;
 
 mod arrival;
+mod head_timer;
 #[cfg(feature = "http2")]
 mod http2;
 
@@ -41,6 +40,7 @@ mod http2;
 pub(super) use self::http2::Exchange;
 
 use self::arrival::{Arrival, Standing};
+use self::head_timer::HeadTimer;
 
 /// The path that is served unless another is configured (NET-03).
 pub const DEFAULT_PATH: &str = "/v1/opamp";
@@ -425,7 +425,11 @@ impl<H: Handler> Connection<H> {
         // Boxed, as its state is large and soon done with.
         let handshake = Box::pin(acceptor.accept(socket));
         let peer = self.peer.0;
-        match tokio::time::timeout(self.options.handshake_timeout, handshake).await {
+        let done = tokio::select! {
+            done = tokio::time::timeout(self.options.handshake_timeout, handshake) => done,
+            () = signal.closed() => return,
+        };
+        match done {
             Ok(Ok(stream)) => {
                 let presented = stream.get_ref().1.peer_certificates();
                 self.certificates = presented.map(|presented| PeerCertificates(presented.into()));
@@ -475,13 +479,11 @@ impl<H: Handler> Connection<H> {
     {
         let peer = self.peer.0;
         let fleet = self.service.fleet().clone();
-        let timer = HeadTimer {
-            after_the_first: self.options.idle_timeout.saturating_sub(self.options.header_timeout),
-            first: AtomicBool::new(true),
-        };
+        let Options { idle_timeout, header_timeout, .. } = *self.options;
+        let timer = HeadTimer::new(idle_timeout.saturating_sub(header_timeout));
         let connection = http1::Builder::new()
             .timer(timer)
-            .header_read_timeout(self.options.header_timeout)
+            .header_read_timeout(header_timeout)
             .max_buf_size(MAX_HEAD)
             .serve_connection(TokioIo::new(stream), self)
             .with_upgrades();
@@ -520,13 +522,9 @@ impl<H: Handler> Connection<H> {
         B::Error: Into<BoxError>,
     {
         if let Standing::TurnedAway(refusal, _) = &self.standing {
-            self.service.fleet().counting().responded(refusal.status().as_u16());
             let mut response = refusal.clone().into_response();
-            if request.version() < Version::HTTP_2 {
-                let close = HeaderValue::from_static("close");
-                response.headers_mut().insert(CONNECTION, close);
-            }
-            return Box::pin(std::future::ready(Ok(response)));
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            return self.decline(request, response);
         }
         if request.uri().path() != &*self.options.path {
             if let Some((path, files)) = &self.options.packages
@@ -535,8 +533,7 @@ impl<H: Handler> Connection<H> {
             {
                 return Box::pin(std::future::ready(Ok(files.answer(&request))));
             }
-            self.service.fleet().counting().responded(StatusCode::NOT_FOUND.as_u16());
-            return Box::pin(std::future::ready(Ok(http::status(StatusCode::NOT_FOUND))));
+            return self.decline(request, http::status(StatusCode::NOT_FOUND));
         }
         let extensions = request.extensions_mut();
         extensions.insert(self.peer);
@@ -549,29 +546,24 @@ impl<H: Handler> Connection<H> {
         }
         hyper::service::Service::call(&self.service, request)
     }
-}
 
-/// Hyper counts the time for a request's head from the end of the request before, idle time
-/// included. So the first head of a connection, which comes from a stranger, has the time that is
-/// due to a head, and the further ones have the idle time on top.
-struct HeadTimer {
-    after_the_first: Duration,
-    first: AtomicBool,
-}
-
-impl Timer for HeadTimer {
-    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
-        TokioTimer::new().sleep(duration)
-    }
-
-    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
-        let first = self.first.swap(false, Ordering::Relaxed);
-        let more = if first { Duration::ZERO } else { self.after_the_first };
-        TokioTimer::new().sleep_until(deadline + more)
-    }
-
-    fn now(&self) -> Instant {
-        TokioTimer::new().now()
+    /// Answers without regard to the body, but not before the client has sent it, or it might lose the
+    /// answer.
+    fn decline<B>(
+        &self,
+        request: Request<B>,
+        response: ::http::Response<super::Body>,
+    ) -> ResponseFuture
+    where
+        B: http_body::Body<Data: Buf> + Send + 'static,
+    {
+        self.service.fleet().counting().responded(response.status().as_u16());
+        let within = self.service.inner.config.close_timeout;
+        Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            upload::discard(&parts.headers, pin!(body), response.status(), within).await;
+            Ok(response)
+        })
     }
 }
 

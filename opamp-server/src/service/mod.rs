@@ -325,11 +325,14 @@ impl<H: Handler> OpampService<H> {
         let plain = http::is_plain(request.headers());
         let upgrade = (!plain).then(|| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
+        let checked = self.inner.check_client(&mut parts);
         let answered = async {
-            self.inner.check_client(&mut parts)?;
             match upgrade {
-                None => self.plain(&parts, body).await,
-                Some(upgrade) => self.websocket(&parts, upgrade).await,
+                None => self.plain(&parts, body, checked).await,
+                Some(upgrade) => {
+                    checked?;
+                    self.websocket(&parts, upgrade).await
+                }
             }
         };
         // What the handler says of an identity is asked in several places.
@@ -346,7 +349,12 @@ impl<H: Handler> OpampService<H> {
         response
     }
 
-    async fn plain<B>(&self, request: &request::Parts, body: B) -> Result<Response<Body>, Rejection>
+    async fn plain<B>(
+        &self,
+        request: &request::Parts,
+        body: B,
+        checked: Result<(), Rejection>,
+    ) -> Result<Response<Body>, Rejection>
     where
         B: http_body::Body<Data: Buf> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -355,6 +363,7 @@ impl<H: Handler> OpampService<H> {
         let peer = request.extensions.get::<PeerAddr>().map(|peer| peer.0);
         let span = tracing::debug_span!("request", ?peer, agent = tracing::field::Empty);
         let answered = async {
+            checked?;
             http::check_method(&request.method)?;
             let identity = self.inner.admit(request).await?;
             self.inner.check_account(&identity)?;
@@ -363,7 +372,7 @@ impl<H: Handler> OpampService<H> {
         let answered = answered.instrument(span.clone()).await;
         if let Err(refusal) = &answered {
             let within = self.inner.config.close_timeout;
-            upload::discard(&request.headers, body, refusal, within).await;
+            upload::discard(&request.headers, body, refusal.status(), within).await;
         }
         answered
     }

@@ -14,7 +14,6 @@ use http::status::StatusCode;
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::handler::Rejection;
 use super::in_progress::{Exhausted, Share};
 
 /// A body may take this many times the deadline at most, however fast it comes.
@@ -101,12 +100,12 @@ where
 pub(super) async fn discard<B>(
     headers: &HeaderMap,
     mut body: Pin<&mut B>,
-    refusal: &Rejection,
+    status: StatusCode,
     within: Duration,
 ) where
     B: http_body::Body<Data: Buf>,
 {
-    if headers.contains_key(EXPECT) || refusal.status() == StatusCode::REQUEST_TIMEOUT {
+    if headers.contains_key(EXPECT) || status == StatusCode::REQUEST_TIMEOUT {
         return;
     }
     let rest = async { while let Some(Ok(_)) = body.frame().await {} };

@@ -97,3 +97,49 @@ async fn answers_with_a_large_offer_that_nobody_takes_hold_it_once() {
     drop(deaf);
     stage.assert_unharmed(48 * MIB).await;
 }
+
+/// A client that sends all of its request before it looks at the answer, on a link that is not fast.
+async fn post_slowly(stage: &Stage, path: &str) -> String {
+    let mut stream = stage.connect().await;
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-protobuf\r\n\
+         content-length: {}\r\n\r\n",
+        8 * 1024 * 1024
+    );
+    stream.write_all(head.as_bytes()).await.expect("it is sent");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    for _ in 0..8 {
+        stream.write_all(&vec![0; MIB]).await.expect("it is taken");
+    }
+    let mut answer = Vec::new();
+    while !answer.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
+        soon(stream.read_buf(&mut answer)).await.expect("an answer");
+    }
+    String::from_utf8(answer).expect("a head").to_ascii_lowercase()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let _judged = opamp_spec::judges(&["THR-06", "THR-07"]);
+    let stage = Stage::with(|_, service| {
+        service.requests_per_address = opamp_server::Rate::per_second(1).with_burst(1);
+        service.close_timeout = Duration::from_secs(5);
+    })
+    .await;
+    assert!(post_slowly(&stage, "/elsewhere").await.starts_with("http/1.1 404"));
+    stage.websocket().await;
+    let throttled = post_slowly(&stage, "/v1/opamp").await;
+    assert!(throttled.starts_with("http/1.1 429"), "{throttled}");
+    assert!(throttled.contains("retry-after: "), "{throttled}");
+    stage.assert_unharmed(8 * MIB).await;
+
+    let stage = Stage::built(
+        |_, service| service.close_timeout = Duration::from_secs(5),
+        |builder| builder.max_connections(1),
+    )
+    .await;
+    let crowded = post_slowly(&stage, "/v1/opamp").await;
+    assert!(crowded.starts_with("http/1.1 503"), "{crowded}");
+    assert!(crowded.contains("retry-after: "), "{crowded}");
+    stage.assert_unharmed(8 * MIB).await;
+}

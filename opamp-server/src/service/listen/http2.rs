@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ::http::header::{CONNECTION, UPGRADE};
 use ::http::{Request, Response};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -204,7 +205,11 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Watched<H> {
         let exchanges = Arc::clone(&self.exchanges);
         let answered = self.connection.answer(request.map(|body| Upload { body, exchanges }));
         Box::pin(async move {
-            let response = answered.await?;
+            let mut response = answered.await?;
+            // They are about a connection of HTTP/1.
+            for name in [CONNECTION, UPGRADE] {
+                response.headers_mut().remove(name);
+            }
             Ok(response.map(|body| body.of(exchange)))
         })
     }
