@@ -68,7 +68,6 @@ impl Signal {
     /// Waits until the server wants the connection closed. Nobody else may wait on the signal meanwhile.
     ///
     /// Cancel safe.
-    #[cfg(feature = "http2")]
     pub(super) async fn closed(&self) {
         std::future::poll_fn(|cx| {
             self.register(cx);

@@ -9,6 +9,7 @@ use opamp_proto::Message as _;
 use opamp_server::{
     AcceptAll, AgentChange, Handler, OpampService, Rejection, Server, ServerConfig, ServiceConfig,
 };
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -16,6 +17,7 @@ use crate::client::{
     MASK, UID, WebSocket, beat, framed, post, report, run, soon, start, start_with, uid,
 };
 use crate::support::{full_report, heartbeat};
+use crate::tls::Authority;
 
 #[tokio::test]
 async fn websockets_are_closed_with_1001_and_the_handshake_is_completed() {
@@ -203,4 +205,33 @@ async fn who_does_not_want_to_wait_does_not_have_to() {
     // What was asked for is not taken back.
     server.shutdown.shutdown();
     soon(server.task).await.expect("no panic");
+}
+
+/// Nothing is in progress with somebody who has not said what it wants.
+#[tokio::test]
+async fn those_who_have_not_asked_for_anything_are_not_waited_for() {
+    let issued = Authority::new().issue("localhost");
+    let tls = opamp_server::service::tls::server_config(
+        issued.certificate.as_bytes(),
+        issued.key.as_bytes(),
+        None,
+    );
+    let bind = || Server::bind("127.0.0.1:0");
+    let balancer = "127.0.0.0/8".parse().unwrap();
+    for (server, says) in [
+        (bind(), &b""[..]),
+        (bind(), b"P"),
+        (bind().tls(tls.unwrap()), &[22, 3, 1, 2]),
+        (bind().proxy_protocol([balancer]), b"PROXY "),
+    ] {
+        let server = run(server.listen(AcceptAll).await.unwrap());
+        let mut silent = TcpStream::connect(server.addr).await.unwrap();
+        silent.write_all(says).await.unwrap();
+        // Nothing says when this was read.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let started = tokio::time::Instant::now();
+        server.shutdown.shutdown();
+        soon(server.task).await.expect("no panic");
+        assert!(started.elapsed() < Duration::from_secs(5), "{says:?}");
+    }
 }

@@ -34,8 +34,14 @@ impl<H: Handler> Arrival<H> {
     /// Serves the connection to its end.
     pub(super) async fn serve(mut self, signal: Arc<Signal>, mut socket: Socket<TcpStream>) {
         let is_balanced = self.is_of_balancer();
-        if is_balanced && !self.learn_client(&mut socket).await {
-            return;
+        if is_balanced {
+            let known = tokio::select! {
+                known = self.learn_client(&mut socket) => known,
+                () = signal.closed() => false,
+            };
+            if !known {
+                return;
+            }
         }
         let Some(standing) = self.standing(is_balanced) else { return };
         let Self { service, options, peer, .. } = self;
