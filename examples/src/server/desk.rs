@@ -1,11 +1,16 @@
 //! Who may connect, and who is told when an agent changes.
 
-use opamp_proto::v1;
+use opamp_proto::{InstanceUid, v1};
+use opamp_server::fleet::{Claim, Denied};
 use opamp_server::{AgentChange, BearerTokens, Changes, Handler, PeerCertificates, Rejection};
 use tokio::sync::watch;
 
 use super::heartbeat::Heartbeat;
 use super::mailbox::Mailbox;
+
+/// The agent that a peer's certificate names, if it has one that does: it speaks for no agent that
+/// others speak for. Who comes without, or with a token that all have, could be anyone.
+pub type Peer = Option<InstanceUid>;
 
 /// Admits agents that present a token, if one is asked for, and passes on that something changed.
 pub(super) struct Desk {
@@ -19,17 +24,27 @@ pub(super) struct Desk {
 }
 
 impl Handler for Desk {
-    type Identity = ();
+    type Identity = Peer;
 
-    async fn admit(&self, request: &axum::http::request::Parts) -> Result<(), Rejection> {
+    async fn admit(&self, request: &axum::http::request::Parts) -> Result<Peer, Rejection> {
         // The listener has verified it.
-        if self.certificates && request.extensions.get::<PeerCertificates>().is_some() {
-            return Ok(());
+        let certificates = request.extensions.get::<PeerCertificates>();
+        if !self.certificates || certificates.is_none() {
+            self.tokens.as_ref().map_or(Ok(()), |tokens| tokens.check(request))?;
         }
-        self.tokens.as_ref().map_or(Ok(()), |tokens| tokens.check(request))
+        Ok(certificates.and_then(PeerCertificates::instance_uid))
     }
 
-    async fn agent_changed(&self, change: AgentChange<()>) {
+    fn authorize(&self, claim: Claim<'_, Peer>) -> Result<(), Denied> {
+        let Some(named) = claim.identity() else { return Ok(()) };
+        match claim.holder() {
+            // One that was given another uid has the certificate of the old one at first.
+            Some(Some(holder)) if holder != named => claim.only(*named),
+            _ => Ok(()),
+        }
+    }
+
+    async fn agent_changed(&self, change: AgentChange<Peer>) {
         let AgentChange { agent, changes, custom_messages, fleet, .. } = change;
         if let Some(heartbeat) = &self.heartbeat {
             heartbeat.offer(&fleet, &agent);

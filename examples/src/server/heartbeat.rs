@@ -4,8 +4,9 @@
 use std::sync::{Arc, OnceLock};
 
 use opamp_proto::{AgentCapabilities, v1};
-use opamp_server::{AgentSnapshot, ConnectionSettings, Fleet};
+use opamp_server::{AgentSnapshot, ConnectionSettings};
 
+use super::Fleet;
 use super::admin::Place;
 
 /// Offers an interval to agents that have no connection settings yet.

@@ -17,12 +17,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use opamp_server::service::tls::ListenerTls;
-use opamp_server::{BearerTokens, Fleet, Server as OpampServer, ShutdownHandle};
+use opamp_server::{BearerTokens, Server as OpampServer, ShutdownHandle};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 pub use self::args::{Csr, ServerArgs, Token, Tolerance};
+pub use self::desk::Peer;
 
 use self::admin::{Admin, PACKAGES, Place};
 pub(crate) use self::args::{message_size, path};
@@ -35,6 +36,9 @@ use crate::program::Failure;
 
 /// How long requests to the admin API may take to finish at the end.
 const ADMIN_STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The registry of the agents.
+pub type Fleet = opamp_server::Fleet<Peer>;
 
 /// A running server.
 #[derive(Debug)]

@@ -171,6 +171,44 @@ async fn tls_asks_for_certificates_on_both_sides() {
 }
 
 #[tokio::test]
+async fn a_certificate_of_one_agent_does_not_speak_for_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let uids = ["01890a5d-ac96-774b-bcce-b302099a8057", "01890a5d-ac96-774b-bcce-b302099a8058"];
+    let path = certificates(dir.path(), &["localhost", uids[0], uids[1]]);
+    let (ca, cert, key) = (path("ca.pem"), path("localhost.pem"), path("localhost-key.pem"));
+    let server = ["--tls-cert", &cert, "--tls-key", &key, "--client-ca", &ca];
+    let server = Server::start(&server).await;
+    let port = server.opamp.rsplit(':').next().unwrap();
+    let url = |scheme: &str| format!("{scheme}://localhost:{port}");
+    let start = |scheme: &str, uid: &str, of: &str| {
+        let (cert, key) = (path(&format!("{of}.pem")), path(&format!("{of}-key.pem")));
+        let url = url(scheme);
+        let own = ["--instance-uid", uid, "--cert", &cert, "--key", &key];
+        agent(&[&["--server", &url, "--ca", &ca], &own[..]].concat())
+    };
+    let mut known = start("wss", uids[0], uids[0]);
+    known.line("connected").await;
+    let reported = server.until("reported", |agent| agent["health"]["healthy"] == true).await;
+    for (scheme, line) in [("wss", "refused"), ("https", "connect-failed")] {
+        let mut other = start(scheme, uids[0], uids[1]);
+        let line = other.line(line).await;
+        assert!(line.contains("403") || line.contains("another instance uid"), "{line}");
+    }
+    let after = server.until("as before", |agent| agent["connected"] == true).await;
+    assert_eq!(after["remote_addr"], reported["remote_addr"]);
+
+    // One that is given another uid goes on with its certificate.
+    let renamed =
+        server.json("POST", &format!("/v1/agents/{}/new-instance-uid", uids[0]), "").await;
+    known.line("instance-uid-changed").await;
+    let is_renamed = |agent: &Value| agent["instance_uid"] == renamed["new_instance_uid"];
+    server.until("renamed", is_renamed).await;
+    let path = format!("/v1/agents/{}/restart", renamed["new_instance_uid"].as_str().unwrap());
+    assert_eq!(server.request("POST", &path, "").await.0, 202);
+    known.line("restarted").await;
+}
+
+#[tokio::test]
 async fn the_admin_api_says_what_is_wrong() {
     let server = Server::start(&["--max-message-size", "2048"]).await;
     let unknown = "/v1/agents/01890a5d-ac96-774b-bcce-b302099a8057";

@@ -182,8 +182,9 @@ impl Server {
 
 /// Files of a new authority, `ca.pem` and `ca-key.pem`, and of certificates for these names, the same
 /// for each. Gives the path of a file.
-pub(crate) fn certificates(dir: &Path, names: &[&str]) -> impl Fn(&str) -> String {
-    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+pub(crate) fn certificates(dir: &Path, names: &[&str]) -> impl Fn(&str) -> String + use<> {
+    let dir = dir.to_owned();
+    let path = move |name: &str| dir.join(name).to_str().unwrap().to_owned();
     let write = |name: &str, certificate: String, key: &rcgen::KeyPair| {
         std::fs::write(path(&format!("{name}.pem")), certificate).unwrap();
         std::fs::write(path(&format!("{name}-key.pem")), key.serialize_pem()).unwrap();
@@ -196,7 +197,8 @@ pub(crate) fn certificates(dir: &Path, names: &[&str]) -> impl Fn(&str) -> Strin
     write("ca", authority.pem(), authority.key());
     for name in names {
         let key = rcgen::KeyPair::generate().unwrap();
-        let params = rcgen::CertificateParams::new([(*name).to_owned()]).unwrap();
+        let mut params = rcgen::CertificateParams::new([(*name).to_owned()]).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, *name);
         write(name, params.signed_by(&key, &authority).unwrap().pem(), &key);
     }
     path

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use opamp_examples::agent::{Agent, AgentArgs, Attribute};
 use opamp_examples::program::Failure;
-use opamp_examples::server::{Server, ServerArgs};
+use opamp_examples::server::{Fleet, Server, ServerArgs};
 use opamp_proto::WireUid;
-use opamp_server::{AgentSnapshot, Fleet};
+use opamp_server::AgentSnapshot;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
