@@ -28,6 +28,7 @@ fn every_scenario_ends_with_a_whole_fleet() {
             Scenario::RestartLost,
             Scenario::Storm,
             Scenario::Rollout,
+            Scenario::FlakyRollout,
         ] {
             let report = play(scenario, |options| options.transport = transport);
             for phase in &report.phases {
