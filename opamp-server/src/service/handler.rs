@@ -159,7 +159,8 @@ pub struct AgentChange<I> {
     pub fleet: Fleet<I>,
 }
 
-/// The address of a request's peer, in the request's extensions.
+/// The address of a request's peer, in the request's extensions. [`Server`](crate::Server) puts it there; the
+/// host of a mounted [`OpampService`](crate::OpampService) has to, or there are no limits by address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerAddr(pub SocketAddr);
 

@@ -24,7 +24,8 @@ const MAX_STEPS: usize = 32;
 /// there are none.
 ///
 /// A proxy that is configured here has to write the header itself, in addition to what it received:
-/// one that only passes it on lets every client choose its address.
+/// one that only passes it on lets every client choose its address. And so does a network that has clients as
+/// well: what they say of others is taken for a proxy's word.
 ///
 /// ```
 /// use opamp_server::TrustedProxies;

@@ -182,3 +182,39 @@ async fn a_shutdown_ends_the_connection_in_good_order() {
     soon(connection).await.expect("no panic").expect("a good end");
     soon(server.task).await.expect("it returns");
 }
+
+/// As whoever wants none of them would write it.
+#[tokio::test]
+async fn times_without_end_are_no_limits() {
+    let mut config = ServiceConfig::default();
+    for time in [
+        &mut config.admission_deadline,
+        &mut config.body_deadline,
+        &mut config.reply_deadline,
+        &mut config.first_message_timeout,
+        &mut config.ping_interval,
+        &mut config.pong_timeout,
+        &mut config.write_timeout,
+        &mut config.close_timeout,
+        &mut config.handler_deadline,
+    ] {
+        *time = Duration::MAX;
+    }
+    let server = Server::bind("127.0.0.1:0")
+        .service_config(config)
+        .header_timeout(Duration::MAX)
+        .idle_timeout(Duration::MAX)
+        .drain(Duration::ZERO)
+        .shutdown_deadline(Duration::MAX);
+    let server = run(server.listen(AcceptAll).await.unwrap());
+    let (mut client, connection) = connect(&server).await;
+    for number in 1..10 {
+        let answer = exchange(&mut client, post(&server, &report(number))).await;
+        assert_eq!(answer.message().error_response, None);
+    }
+    server.check_alive().await;
+    server.shutdown.shutdown();
+    drop(client);
+    let _ = soon(connection).await;
+    soon(server.task).await.expect("no panic");
+}

@@ -36,7 +36,7 @@ use super::super::body::Body;
 use super::super::handler::Handler;
 use super::super::signal::{Coarse, Signal, coarse};
 use super::super::{ResponseFuture, ServiceConfig};
-use super::{Connection, MAX_HEAD, is_stalled};
+use super::{Connection, LONGEST_TIMEOUT, MAX_HEAD, is_stalled};
 
 /// Requests of one connection at a time: a proxy may carry those of many Agents.
 const MAX_STREAMS: u32 = 100;
@@ -246,6 +246,11 @@ impl http_body::Body for Upload {
     }
 }
 
+/// A time that hyper can add to another, and that passes.
+fn bounded(time: Duration) -> Duration {
+    time.clamp(Duration::from_millis(10), LONGEST_TIMEOUT)
+}
+
 /// Serves a connection to its end.
 pub(super) async fn serve<H, S>(connection: Connection<H>, signal: &Signal, stream: S)
 where
@@ -272,8 +277,8 @@ where
         .max_send_buf_size(MAX_SEND_BUFFER)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(MAX_FAULTY_RESETS)
-        .keep_alive_interval(inner.config.ping_interval)
-        .keep_alive_timeout(inner.config.pong_timeout)
+        .keep_alive_interval(bounded(inner.config.ping_interval))
+        .keep_alive_timeout(bounded(inner.config.pong_timeout))
         .serve_connection(TokioIo::new(stream), Watched { connection, exchanges });
     let mut serving = pin!(serving);
     let mut told = false;
