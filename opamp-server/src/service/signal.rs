@@ -221,6 +221,11 @@ impl Signals {
         self.open().refusing
     }
 
+    /// Whether everything is to end.
+    pub(super) fn is_closing(&self) -> bool {
+        self.open().closing
+    }
+
     /// Ends every connection at once.
     pub(super) fn abort(&self) {
         let open = self.open();

@@ -39,7 +39,16 @@ where
     }
     drop(socket);
     soon(shutdown).await;
+    // The host may go on a while longer.
+    let stream = TcpStream::connect(addr).await.unwrap();
+    let answer = exchange(stream, post(beat(3).encode_to_vec())).await;
+    assert_eq!((answer.status.as_u16(), &answer.headers["retry-after"]), (503, &one()));
+    assert_eq!(service.fleet().agent(uid(&UID)).unwrap().sequence_num(), 2);
     server.abort();
+}
+
+fn one() -> http::HeaderValue {
+    http::HeaderValue::from(1)
 }
 
 #[tokio::test]
