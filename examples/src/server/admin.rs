@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, JsonRejection, QueryRejection};
+use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRef, FromRequestParts, Path, Query, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
@@ -192,6 +192,12 @@ impl From<OperationError> for Refused {
     }
 }
 
+impl From<PathRejection> for Refused {
+    fn from(rejection: PathRejection) -> Self {
+        Self(rejection.status(), rejection.body_text())
+    }
+}
+
 impl From<QueryRejection> for Refused {
     fn from(rejection: QueryRejection) -> Self {
         Self(rejection.status(), rejection.body_text())
@@ -217,9 +223,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Uid {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
-        let text = Path::<String>::from_request_parts(parts, state).await;
-        let Path(text) =
-            text.map_err(|rejection| Refused(rejection.status(), rejection.body_text()))?;
+        let Path(text) = Path::<String>::from_request_parts(parts, state).await?;
         parse_uid(&text).map(Self)
     }
 }

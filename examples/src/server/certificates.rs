@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -168,8 +169,9 @@ fn pending<I>(
 async fn approve_request<I>(
     State(admin): State<Admin<I>>,
     Uid(uid): Uid,
-    Query(which): Query<Which>,
+    which: Result<Query<Which>, QueryRejection>,
 ) -> Result<StatusCode, Refused> {
+    let Query(which) = which?;
     let certificates = of(&admin)?;
     let request = pending(&admin, &uid, &which)?;
     match certificates.issuing.approve(&admin.fleet, uid, request).await {
@@ -182,8 +184,9 @@ async fn approve_request<I>(
 async fn refuse_request<I>(
     State(admin): State<Admin<I>>,
     Uid(uid): Uid,
-    Query(which): Query<Which>,
+    which: Result<Query<Which>, QueryRejection>,
 ) -> Result<StatusCode, Refused> {
+    let Query(which) = which?;
     of(&admin)?;
     let request = pending(&admin, &uid, &which)?;
     let reason = which.reason.as_deref().unwrap_or("the operator refused the certificate");
@@ -267,7 +270,8 @@ async fn reinstate_agent<I>(
     remove(&admin, &agent(&uid)?)
 }
 
-fn serial(text: &str) -> Result<Revoked, Refused> {
+fn serial(text: Result<Path<String>, PathRejection>) -> Result<Revoked, Refused> {
+    let Path(text) = text?;
     let serial: Result<CertificateSerial, _> = text.parse();
     let serial = serial.map_err(|error| Refused(StatusCode::BAD_REQUEST, error.to_string()))?;
     Ok(Revoked::Serial(serial))
@@ -275,14 +279,14 @@ fn serial(text: &str) -> Result<Revoked, Refused> {
 
 async fn revoke<I>(
     State(admin): State<Admin<I>>,
-    Path(text): Path<String>,
+    text: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, Refused> {
-    add(&admin, serial(&text)?)
+    add(&admin, serial(text)?)
 }
 
 async fn reinstate<I>(
     State(admin): State<Admin<I>>,
-    Path(text): Path<String>,
+    text: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, Refused> {
-    remove(&admin, &serial(&text)?)
+    remove(&admin, &serial(text)?)
 }

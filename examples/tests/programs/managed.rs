@@ -232,6 +232,11 @@ async fn the_admin_api_says_what_is_wrong() {
         ("PUT", "/v1/config?name=a&name=b", "", 400),
         ("POST", "/v1/config", "", 405),
         ("GET", "/elsewhere", "", 404),
+        ("PUT", "/v1/revocations/%ff", "", 400),
+        ("PUT", "/v1/revocations/1f", "", 501),
+        ("POST", &format!("{unknown}/certificate-request/approve?id=a&id=b"), "", 400),
+        ("POST", &format!("{unknown}/certificate-request/refuse?id=a&id=b"), "", 400),
+        ("POST", &format!("{unknown}/approve"), "", 501),
     ] {
         let (got, body) = server.request(method, path, body).await;
         assert_eq!(got, status, "{method} {path}: {body}");
