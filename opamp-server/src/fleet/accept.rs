@@ -136,7 +136,7 @@ impl<I> Fleet<I> {
     pub fn answer_unsaved(&self, accepted: Accepted, retry_after: Duration, out: &mut Vec<u8>) {
         self.inner.counting.unavailable.add();
         self.inner.counting.unsaved.add();
-        if let Answer::Reply(key, due) = &accepted.answer
+        if let Answer::Reply(key, _, due) = &accepted.answer
             && due.asks_full_state()
             && let Some(slot) = self.shard(key).slots.get_mut(key)
         {
@@ -152,7 +152,7 @@ impl<I> Fleet<I> {
 
     fn compose(&self, accepted: Accepted, now: Now, out: &mut Vec<u8>) -> (Option<Bytes>, bool) {
         let config = &self.inner.config;
-        let (key, due) = match accepted.answer {
+        let (key, route, due) = match accepted.answer {
             Answer::Composed { tail, push, .. } => return (tail, push),
             Answer::Nothing => return (None, false),
             Answer::Refuse(refusal) => {
@@ -163,17 +163,18 @@ impl<I> Fleet<I> {
                 due.acknowledge(config, out);
                 return (None, false);
             }
-            Answer::Reply(key, due) => (key, due),
+            Answer::Reply(key, route, due) => (key, route, due),
         };
         let mut shard = self.shard(&key);
         match shard.slot(&key, config) {
-            Some((slot, terms)) => {
+            // What is sent once a session, or once, is not for a connection that may be dead.
+            Some((slot, terms)) if slot.route.id == route => {
                 let terms = terms.holding_settings(slot.holds_settings(&self.inner.saving));
                 let composed = slot.reply(due, terms, now, out);
                 self.count(&mut slot.agent, false);
                 composed
             }
-            None => {
+            _ => {
                 due.acknowledge(config, out);
                 (None, false)
             }
@@ -383,7 +384,7 @@ impl<I> Fleet<I> {
                     self.reserve_requested(route, key, serial, new, now);
                 }
                 self.forget_rename(outdated, serial);
-                Answer::Reply(key, due)
+                Answer::Reply(key, route.shared.id, due)
             }
         };
         let unsaved = noted.due;
