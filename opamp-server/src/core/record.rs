@@ -87,6 +87,9 @@ pub(crate) struct Vitals {
     /// The identity that holds the Agent, as the application writes it.
     #[prost(bytes = "vec", optional, tag = "8")]
     pub(crate) holder: Option<Vec<u8>>,
+    /// The heartbeat interval agreed to, in seconds.
+    #[prost(uint32, optional, tag = "9")]
+    pub(super) heartbeat: Option<u32>,
 }
 
 /// What the Server has to do with one Agent.
@@ -338,6 +341,7 @@ impl Agent {
         Vitals {
             capabilities: self.state.capabilities().bits(),
             components_unknown: self.components_unknown,
+            heartbeat: self.heartbeat,
             ..self.sequence.record()
         }
     }
@@ -380,6 +384,7 @@ impl Agent {
         let mask = AgentCapabilities::from_bits_retain(vitals.capabilities);
         agent.state.restore_capabilities(mask);
         agent.components_unknown = vitals.components_unknown;
+        agent.heartbeat = vitals.heartbeat;
         agent
     }
 

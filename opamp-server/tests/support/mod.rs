@@ -14,6 +14,8 @@ use opamp_server::core::Push;
 use opamp_server::fleet::{Received, Route, RouteWaker};
 use opamp_server::{AgentKey, Fleet, Now, RemoteConfig, ServerConfig, Transport};
 
+pub(crate) mod disk;
+
 pub(crate) struct Bench {
     pub(crate) fleet: Fleet,
     pub(crate) now: Now,
