@@ -275,15 +275,23 @@ fn what_is_long_gone_is_forgotten_in_the_store_too() {
         let _ = bench.fleet.close_route(route);
         bench.advance(Duration::from_secs(60 * 60));
     }
-    // One while the Server runs, the other while it does not.
+    // One while the Server runs, the other with a restart.
     bench.advance(Duration::from_secs(23 * 60 * 60 - 30 * 60));
     let _ = bench.fleet.sweep(bench.now);
     assert_eq!(bench.fleet.len(), 1);
     save(&bench, &mut disk, true);
     bench.advance(Duration::from_secs(60 * 60));
+    let mut route = bench.websocket();
+    let _ = send_and_save(&mut bench, &mut disk, &mut route, &full_report(&[3; 16], 1, MASK));
+    bench.advance(Duration::from_secs(12 * 60 * 60));
     let restored = restart(&mut bench, &disk);
-    assert_eq!((restored.agents, restored.forgotten), (0, 1));
+    assert_eq!((restored.agents, restored.forgotten), (1, 1));
+    assert_eq!(bench.fleet.len(), 1);
+    // While it runs, time counts again.
+    bench.advance(Duration::from_secs(24 * 60 * 60));
+    let _ = bench.fleet.sweep(bench.now);
     save(&bench, &mut disk, true);
+    assert_eq!(bench.fleet.retained_bytes(), 0);
     assert_eq!(disk.0.len(), 1, "nothing but the version: {disk:?}");
 }
 

@@ -7,9 +7,11 @@ use std::time::Duration;
 use opamp_proto::{AgentCapabilities as Does, v1};
 use opamp_server::{ConnectionSettings, Transport};
 use support::disk::{Disk, restart, save, saving, send_and_save};
-use support::{full_report, heartbeat, wire};
+use support::{full_report, heartbeat, remote_config, wire};
 
 const UID: [u8; 16] = [7; 16];
+const OTHER: [u8; 16] = [8; 16];
+const HOUR: Duration = Duration::from_secs(60 * 60);
 
 const POLLS: Does = Does::REPORTS_STATUS
     .union(Does::REPORTS_HEARTBEAT)
@@ -63,4 +65,36 @@ fn an_interval_that_was_agreed_to_holds_after_a_restart() {
         }
         assert_eq!(gone_after, Some(31), "{transport:?}");
     }
+}
+
+/// Nobody can be heard by a Server that is down, be it for a weekend, or by a clock that was wrong.
+#[test]
+fn a_server_that_was_down_for_long_forgets_nobody() {
+    let (mut bench, mut disk) = (saving(), Disk::default());
+    let mut route = bench.websocket();
+    let _ = send_and_save(&mut bench, &mut disk, &mut route, &full_report(&OTHER, 1, POLLS));
+    let _ = bench.fleet.close_route(route);
+    bench.advance(20 * HOUR);
+    let mut route = bench.websocket();
+    let _ = send_and_save(&mut bench, &mut disk, &mut route, &full_report(&UID, 1, POLLS));
+    bench.fleet.set_remote_config(wire(&UID), remote_config("own")).expect("known");
+    save(&bench, &mut disk, true);
+
+    bench.advance(72 * HOUR);
+    let restored = restart(&mut bench, &disk);
+    assert_eq!((restored.agents, restored.forgotten), (2, 0));
+    let _ = bench.fleet.sweep(bench.now);
+    let agent = bench.fleet.agent(wire(&UID)).expect("it is known");
+    assert!(agent.remote_config().expect("what was set").is_own());
+    // When it was seen is told as it was.
+    assert_eq!(agent.last_seen() + 72 * HOUR, bench.now.system);
+
+    // What was left of the time of the one that is gone is left.
+    bench.advance(4 * HOUR);
+    let _ = bench.fleet.sweep(bench.now);
+    assert!(bench.fleet.agent(wire(&OTHER)).is_none());
+    assert!(bench.fleet.agent(wire(&UID)).is_some());
+    bench.advance(20 * HOUR);
+    let _ = bench.fleet.sweep(bench.now);
+    assert!(bench.fleet.is_empty());
 }

@@ -153,7 +153,8 @@ pub struct ServerConfig {
     pub max_certificate_request: usize,
     /// How long a certificate request waits for a decision without being repeated. Default: 24 h.
     pub certificate_request_expiry: Duration,
-    /// How long a disconnected Agent is remembered. Default: 24 h.
+    /// How long a disconnected Agent is remembered, and what was set for it. Default: 24 h. Time for
+    /// which a Server with a store is down does not count.
     pub retain_disconnected: Duration,
     /// Parts the registry is divided into, each behind a lock of its own. Default: 64.
     pub shards: usize,

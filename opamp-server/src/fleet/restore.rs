@@ -32,8 +32,9 @@ pub struct InvalidEntry {
 pub struct Restored {
     /// Agents that are known again.
     pub agents: usize,
-    /// Agents that were last seen longer ago than
-    /// [`retain_disconnected`](crate::ServerConfig::retain_disconnected), and are forgotten.
+    /// Agents that had been silent for longer than
+    /// [`retain_disconnected`](crate::ServerConfig::retain_disconnected) when the Server went down, and
+    /// are forgotten.
     pub forgotten: usize,
 }
 
@@ -47,6 +48,8 @@ pub struct Restore<'a, I> {
     values: Values,
     useless: Vec<Vec<u8>>,
     restored: Restored,
+    /// When any Agent was seen last, in milliseconds since 1970.
+    latest: u64,
     /// In place of the connection of the Agents that come now.
     route: Option<Arc<RouteShared<I>>>,
 }
@@ -73,6 +76,7 @@ impl<I> Fleet<I> {
             values: Values::new(),
             useless: Vec::new(),
             restored: Restored::default(),
+            latest: 0,
             route: None,
         }
     }
@@ -111,7 +115,7 @@ impl<I> Restore<'_, I> {
                 self.defaults(&WantedRecord::decode(value).map_err(undecodable)?)?;
             }
             Some(Kind::Vitals(agent)) => {
-                self.vitals(agent, key, &Vitals::decode(value).map_err(undecodable)?);
+                self.vitals(agent, &Vitals::decode(value).map_err(undecodable)?);
             }
             Some(Kind::Dealings(agent)) => {
                 self.dealings(agent, key, &Dealings::decode(value).map_err(undecodable)?)?;
@@ -131,14 +135,9 @@ impl<I> Restore<'_, I> {
         Ok(())
     }
 
-    fn vitals(&mut self, key: AgentKey, stored_as: &[u8], vitals: &Vitals) {
+    fn vitals(&mut self, key: AgentKey, vitals: &Vitals) {
         let last_seen = self.anchor.instant(vitals.last_seen);
-        let silent = self.now.instant.saturating_duration_since(last_seen);
-        if silent >= self.fleet.config().retain_disconnected {
-            self.restored.forgotten += 1;
-            self.useless.push(stored_as.to_vec());
-            return;
-        }
+        self.latest = self.latest.max(vitals.last_seen);
         let since = Duration::from_millis(vitals.last_seen);
         let system = std::time::SystemTime::UNIX_EPOCH.checked_add(since);
         let transport = if vitals.http { Transport::Http } else { Transport::WebSocket };
@@ -258,9 +257,41 @@ impl<I> Restore<'_, I> {
         Ok(())
     }
 
+    /// Forgets Agents that were silent for too long. Nobody could be heard while the Server was down, so
+    /// what has passed since it heard anybody does not count: else a Server that was down for long, or
+    /// whose clock has jumped, would forget what was set for its whole fleet.
+    fn forget_silent(&mut self) {
+        let Self { fleet, now, .. } = *self;
+        let away = self.anchor.millis(now.instant).saturating_sub(self.latest);
+        let away = Duration::from_millis(away);
+        let config = fleet.config();
+        for (place, mut shard) in fleet.shards().enumerate() {
+            let (mut forgotten, mut retained) = (Vec::new(), 0);
+            shard.retain(config, |key, slot, _| {
+                let heard = slot.last_seen.instant;
+                let silent = now.instant.saturating_duration_since(heard).saturating_sub(away);
+                slot.last_seen.instant = now.instant.checked_sub(silent).unwrap_or(heard);
+                let keep = silent < config.retain_disconnected;
+                if !keep {
+                    forgotten.push(*key);
+                    retained += slot.retained_bytes();
+                }
+                keep
+            });
+            self.restored.forgotten += forgotten.len();
+            self.restored.agents -= forgotten.len();
+            fleet.inner.agents.fetch_sub(forgotten.len(), Ordering::Relaxed);
+            fleet.inner.budget.release(retained);
+            for key in forgotten {
+                fleet.inner.watching.note_departed(place, &mut shard.departed, key);
+            }
+        }
+    }
+
     /// The registry is as it was. What is stored and of no use any more is handed out to be removed
     /// with the next batch.
-    pub fn finish(self) -> Restored {
+    pub fn finish(mut self) -> Restored {
+        self.forget_silent();
         let Self { fleet, values, mut useless, restored, .. } = self;
         let mut collector = fleet.inner.saving.collector();
         let unused = values.keys().filter(|key| !collector.references.contains_key(key));
