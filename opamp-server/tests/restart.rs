@@ -7,7 +7,7 @@ use std::time::Duration;
 use opamp_proto::{AgentCapabilities as Does, v1};
 use opamp_server::{ConnectionSettings, Transport};
 use support::disk::{Disk, restart, save, saving, send_and_save};
-use support::{full_report, heartbeat, remote_config, wire};
+use support::{bare, full_report, heartbeat, remote_config, wire};
 
 const UID: [u8; 16] = [7; 16];
 const OTHER: [u8; 16] = [8; 16];
@@ -97,4 +97,54 @@ fn a_server_that_was_down_for_long_forgets_nobody() {
     bench.advance(20 * HOUR);
     let _ = bench.fleet.sweep(bench.now);
     assert!(bench.fleet.is_empty());
+}
+
+fn components(uid: &[u8], number: u64, whole: bool) -> v1::AgentToServer {
+    let mask = Does::REPORTS_STATUS | Does::REPORTS_AVAILABLE_COMPONENTS;
+    let receivers = ("receivers".to_owned(), v1::ComponentDetails::default());
+    v1::AgentToServer {
+        available_components: Some(v1::AvailableComponents {
+            components: whole.then_some(receivers).into_iter().collect(),
+            hash: "hash".into(),
+        }),
+        ..full_report(uid, number, mask)
+    }
+}
+
+/// Who told the components that a hash stands for may be forgotten over a restart. Those who have told
+/// the hash alone are asked then.
+#[test]
+fn components_that_nobody_knows_any_more_are_asked_for_again() {
+    let _judged = opamp_spec::judges(&["COMP-08", "COMP-10"]);
+    let (mut bench, mut disk) = (saving(), Disk::default());
+    let mut route = bench.websocket();
+    let _ = send_and_save(&mut bench, &mut disk, &mut route, &components(&OTHER, 1, true));
+    let _ = bench.fleet.close_route(route);
+    bench.advance(23 * HOUR);
+    let mut route = bench.websocket();
+    let asks = v1::ServerToAgentFlags::ReportAvailableComponents as u64;
+    let told = send_and_save(&mut bench, &mut disk, &mut route, &components(&UID, 1, false));
+    assert_eq!(told.flags & asks, 0);
+    save(&bench, &mut disk, true);
+
+    // As long as somebody knows, nobody is asked.
+    let mask = Does::REPORTS_STATUS | Does::REPORTS_AVAILABLE_COMPONENTS;
+    restart(&mut bench, &disk);
+    let mut route = bench.websocket();
+    assert_eq!(bench.send(&mut route, &heartbeat(&UID, 2, mask)).flags, 0);
+    bench.advance(2 * HOUR);
+    let _ = bench.fleet.sweep(bench.now);
+    assert_eq!(bench.fleet.len(), 1);
+    save(&bench, &mut disk, true);
+
+    restart(&mut bench, &disk);
+    let snapshot = bench.fleet.agent(wire(&UID)).expect("known");
+    assert_eq!(bench.fleet.available_components(&snapshot), None);
+    let mut route = bench.websocket();
+    assert_eq!(bench.send(&mut route, &heartbeat(&UID, 3, mask)).flags, asks);
+    let again = bench.send(&mut route, &heartbeat(&UID, 4, mask));
+    assert_eq!(v1::ServerToAgent { custom_capabilities: None, ..again }, bare(&UID));
+    let _ = send_and_save(&mut bench, &mut disk, &mut route, &components(&UID, 5, true));
+    let snapshot = bench.fleet.agent(wire(&UID)).expect("known");
+    assert!(bench.fleet.available_components(&snapshot).is_some());
 }

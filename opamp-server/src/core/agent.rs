@@ -408,6 +408,12 @@ impl Agent {
         self.components_unknown = false;
     }
 
+    /// Nobody knows any more which components the Agent has that told their hash alone: it is asked for
+    /// them, once a session (COMP-08).
+    pub const fn handle_components_forgotten(&mut self) {
+        self.components_unknown = true;
+    }
+
     /// The reply to a message that changes nothing, since the Agent is served on another connection.
     /// It may ask for the full state, or give whoever speaks there a uid of its own (DUP-08).
     pub fn stand_by(

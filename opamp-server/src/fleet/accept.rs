@@ -351,6 +351,8 @@ impl<I> Fleet<I> {
         }
         if changes.contains(Changes::AVAILABLE_COMPONENTS) {
             self.note_components(key.tenant(), &mut slot.agent);
+        } else if changes.contains(Changes::CONNECTED) {
+            self.recall_components(key.tenant(), &mut slot.agent);
         }
         if let Some(message) = custom_message
             && self.keep(&mut slot.inbox, message)

@@ -22,6 +22,9 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// The longest hash that is remembered.
 const MAX_HASH: usize = 64;
 
+/// More than `AvailableComponents` have that are nothing but such a hash.
+const MAX_HASH_ALONE: usize = MAX_HASH + 16;
+
 /// Encoded `AvailableComponents` by their hash, the oldest forgotten first.
 #[derive(Debug, Default)]
 pub(super) struct Components {
@@ -73,6 +76,20 @@ impl<I> Fleet<I> {
         } else if components.get(tenant, &told.hash).is_some() {
             drop(components);
             agent.handle_components_known();
+        }
+    }
+
+    /// An Agent is back that may have told the hash of its components alone, and whoever told the
+    /// components may be forgotten since, or have told them to an earlier process.
+    pub(super) fn recall_components(&self, tenant: Tenant, agent: &mut Agent) {
+        let encoded = agent.state().encoded(Part::AvailableComponents);
+        if encoded.is_none_or(|encoded| encoded.len() > MAX_HASH_ALONE) {
+            return;
+        }
+        let told = agent.state().available_components().unwrap_or_default();
+        let is_hash_alone = told.components.is_empty() && !told.hash.is_empty();
+        if is_hash_alone && super::lock(&self.inner.components).get(tenant, &told.hash).is_none() {
+            agent.handle_components_forgotten();
         }
     }
 

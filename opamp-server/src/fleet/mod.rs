@@ -98,7 +98,8 @@ struct Inner<I> {
     agents: AtomicUsize,
     /// What is retained of their reports.
     budget: Budget,
-    /// Looked at only when an Agent tells something new of its components.
+    /// Looked at only when an Agent tells something new of its components, or comes back with a hash
+    /// of them.
     components: Mutex<Components>,
     saving: Saving,
     watching: Watching,
