@@ -63,5 +63,8 @@
 //! | large messages that are unpacked or validated at a time | – | the number of cores | wait |
 //! | compression of WebSockets | – | never agreed to | Close 1002 |
 //!
-//! The worst that messages in progress can take is `max_in_progress` and 4 KiB for each connection, twice
-//! over for the time a message is being taken in.
+//! Of compressed HTTP responses each has its own copy, which takes its share of `max_in_progress`; where there is
+//! none, a response goes out as it is, and an offer in it is one piece of memory for all.
+//!
+//! The worst that messages in progress can take is `max_in_progress` and 4 KiB for each connection of HTTP/1,
+//! twice over for the time a message is being taken in.

@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
+use super::in_progress::Share;
+
 /// A body goes out in pieces of this size: whoever sends it asks for the next when there is room, and so
 /// it shows whether the client takes any of it.
 const PIECE: usize = 64 * 1024;
@@ -24,6 +26,9 @@ pub struct Body {
     rest: Bytes,
     /// What comes after it: a part that others may be sent as well.
     shared: Bytes,
+    /// What it takes of the memory for messages, as long as the client has not taken it.
+    #[expect(dead_code, reason = "held, not read")]
+    share: Option<Share>,
     /// Told of each piece that is taken.
     #[cfg(feature = "http2")]
     exchange: Option<super::listen::Exchange>,
@@ -34,6 +39,7 @@ impl Body {
         Self {
             rest: content,
             shared: Bytes::new(),
+            share: None,
             #[cfg(feature = "http2")]
             exchange: None,
         }
@@ -42,6 +48,11 @@ impl Body {
     /// A body in two parts, the second of which is not copied.
     pub(super) fn with_shared(content: Bytes, shared: Bytes) -> Self {
         Self { shared, ..Self::new(content) }
+    }
+
+    /// A body that takes its share of the memory for messages.
+    pub(super) fn with_share(content: Bytes, share: Share) -> Self {
+        Self { share: Some(share), ..Self::new(content) }
     }
 
     /// The body as a part of an exchange, which is over when all of it is taken.

@@ -264,7 +264,7 @@ impl<H: Handler> Inner<H> {
 
     /// Puts a message into a response, or if it is too large an error in its place (SIZE-30 to
     /// SIZE-32, reading A10). The tail is not copied, as many may be sent the same at a time, but packed
-    /// for each of those who take that.
+    /// for each of those who take that, as long as there is memory for it.
     async fn respond(
         &self,
         headers: &HeaderMap,
@@ -283,17 +283,22 @@ impl<H: Handler> Inner<H> {
         let mut response = Response::new(Body::default());
         response.headers_mut().insert(CONTENT_TYPE, PROTOBUF);
         if size >= self.config.min_compressed && accepts_gzip(headers) {
+            let (mut whole, rest) = (head.clone(), tail.clone());
             let pack = move || {
-                head.extend_from_slice(&tail);
-                gzip::compress(&head)
+                whole.extend_from_slice(&rest);
+                gzip::compress(&whole)
             };
-            if let Some(packed) = self.large.run(size, pack).await {
+            let Some(packed) = self.large.run(size, pack).await else {
+                // Only while the runtime shuts down.
+                return status(StatusCode::SERVICE_UNAVAILABLE);
+            };
+            // Many clients may take none of what was packed for each of them.
+            let mut share = self.shares.in_progress.share();
+            if share.set(packed.capacity()).is_ok() {
                 response.headers_mut().insert(CONTENT_ENCODING, GZIP);
-                *response.body_mut() = Body::new(packed.into());
+                *response.body_mut() = Body::with_share(packed.into(), share);
                 return response;
             }
-            // Only while the runtime shuts down.
-            return status(StatusCode::SERVICE_UNAVAILABLE);
         }
         *response.body_mut() = Body::with_shared(head.into(), tail);
         response

@@ -70,32 +70,59 @@ async fn a_length_that_is_stated_costs_nothing() {
     stage.assert_unharmed(32 * MIB).await;
 }
 
-/// Every client asks and takes no more than the beginning of its answer.
-#[tokio::test(flavor = "multi_thread")]
-async fn answers_with_a_large_offer_that_nobody_takes_hold_it_once() {
-    let stage = Stage::with(|_, service| service.write_timeout = Duration::from_secs(3)).await;
-    let config = remote_config(&"x".repeat(8 * MIB));
+/// So many clients ask and take no more than the beginning of their answers, in which there is an offer of
+/// 8 MiB. Gives how many of them are compressed.
+async fn take_nothing(stage: &Stage, clients: u8, headers: &str) -> usize {
+    let mut state = 1_u64;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(b' ' + (state >> 58) as u8)
+    });
+    let config = remote_config(&noise.take(8 * MIB).collect::<String>());
     stage.fleet().set_default_remote_config(config).unwrap();
     let mut deaf = Vec::new();
-    for agent in 0..20_u8 {
+    for agent in 0..clients {
         let body = full_report(&[agent; 16], 1, MASK).encode_to_vec();
         let head = format!(
             "POST /v1/opamp HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-protobuf\r\n\
-             content-length: {}\r\n\r\n",
+             content-length: {}\r\n{headers}\r\n",
             body.len()
         );
         let mut stream = stage.connect().await;
         stream.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
         deaf.push(stream);
     }
+    let mut compressed = 0;
     for stream in &mut deaf {
-        let mut first = [0; 15];
-        soon(stream.read_exact(&mut first)).await.unwrap();
-        assert_eq!(&first, b"HTTP/1.1 200 OK");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(soon(stream.read_u8()).await.unwrap());
+        }
+        assert!(head.starts_with(b"HTTP/1.1 200 OK"));
+        compressed += usize::from(head.windows(16).any(|bytes| bytes == b"content-encoding"));
     }
-    stage.server.until(|fleet| fleet.counters().timed_out == 20).await;
-    drop(deaf);
+    stage.server.until(|fleet| fleet.counters().timed_out == u64::from(clients)).await;
+    compressed
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_with_a_large_offer_that_nobody_takes_hold_it_once() {
+    let stage = Stage::with(|_, service| service.write_timeout = Duration::from_secs(3)).await;
+    assert_eq!(take_nothing(&stage, 20, "").await, 0);
     stage.assert_unharmed(48 * MIB).await;
+}
+
+/// Those who take compressed answers have one of their own, as long as there is room.
+#[tokio::test(flavor = "multi_thread")]
+async fn compressed_answers_that_nobody_takes_share_a_budget() {
+    let stage = Stage::with(|_, service| {
+        service.write_timeout = Duration::from_secs(3);
+        service.max_in_progress = 20 * MIB;
+    })
+    .await;
+    let compressed = take_nothing(&stage, 8, "accept-encoding: gzip\r\n").await;
+    assert!((1..4).contains(&compressed), "{compressed} answers are compressed");
+    stage.assert_unharmed(64 * MIB).await;
 }
 
 /// A client that sends all of its request before it looks at the answer, on a link that is not fast.
