@@ -18,7 +18,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use opamp_proto::{ConfigHash, InstanceUid, WireUid, v1};
 use opamp_server::{
-    ConnectionSettings, Fleet, OperationError, RemoteConfig, StoreHandle, Transport,
+    ConnectionSettings, Fleet, OperationError, RemoteConfig, Revocations, StoreHandle, Transport,
 };
 use serde_json::json;
 
@@ -37,6 +37,7 @@ pub(super) struct Admin<I> {
     pub(super) files: Hosted,
     pub(super) place: Place,
     pub(super) certificates: Option<Certificates>,
+    pub(super) revocations: Option<Revocations>,
 }
 
 /// Where agents reach the server, as far as it knows.
@@ -105,6 +106,7 @@ impl<I> Clone for Admin<I> {
             files: self.files.clone(),
             place: self.place.clone(),
             certificates: self.certificates.clone(),
+            revocations: self.revocations.clone(),
         }
     }
 }

@@ -30,7 +30,6 @@ const LIST_VALIDITY: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) struct Certificates {
     ca: LocalCa,
     issuing: CertificateIssuing,
-    revocations: Revocations,
     /// Agents may ask by themselves.
     pub(super) takes_requests: bool,
 }
@@ -60,7 +59,7 @@ impl Certificates {
         };
         let issuing = issuing.approval(approval);
         let takes_requests = args.csr != Csr::Off;
-        Ok(Some(Self { ca, issuing, revocations: Revocations::new(), takes_requests }))
+        Ok(Some(Self { ca, issuing, takes_requests }))
     }
 
     /// The server listens here.
@@ -72,10 +71,11 @@ impl Certificates {
     pub(super) fn issuing(&self) -> Option<CertificateIssuing> {
         self.takes_requests.then(|| self.issuing.clone())
     }
+}
 
-    pub(super) fn revocations(&self) -> Revocations {
-        self.revocations.clone()
-    }
+/// What is revoked of the certificates that agents may present, if they may present some.
+pub(super) fn revocations_of(args: &ServerArgs) -> Option<Revocations> {
+    (args.ca.is_some() || args.client_ca.is_some()).then(Revocations::new)
 }
 
 /// The server's TLS, if it has some.
@@ -119,6 +119,11 @@ pub(super) fn routes<I: Clone + Send + Sync + 'static>() -> Router<Admin<I>> {
 fn of<I>(admin: &Admin<I>) -> Result<&Certificates, Refused> {
     let why = "the server has no certificate authority: start it with --ca and --ca-key";
     admin.certificates.as_ref().ok_or_else(|| Refused(StatusCode::NOT_IMPLEMENTED, why.to_owned()))
+}
+
+fn list<I>(admin: &Admin<I>) -> Result<&Revocations, Refused> {
+    let why = "the server takes no certificates of agents: start it with --client-ca, or --ca";
+    admin.revocations.as_ref().ok_or_else(|| Refused(StatusCode::NOT_IMPLEMENTED, why.to_owned()))
 }
 
 async fn requests<I>(State(admin): State<Admin<I>>) -> Response {
@@ -201,7 +206,7 @@ async fn approve_agent<I>(
 ) -> Result<StatusCode, Refused> {
     let certificates = of(&admin)?;
     let agent = admin.fleet.agent(uid).ok_or(OperationError::UnknownAgent)?;
-    if self::agent(&uid).is_ok_and(|revoked| certificates.revocations.contains(&revoked)) {
+    if self::agent(&uid).is_ok_and(|agent| list(&admin).is_ok_and(|list| list.contains(&agent))) {
         let why = "the certificates of this Agent are revoked";
         return Err(Refused(StatusCode::CONFLICT, why.to_owned()));
     }
@@ -215,7 +220,7 @@ async fn approve_agent<I>(
 }
 
 async fn revocations<I>(State(admin): State<Admin<I>>) -> Result<Response, Refused> {
-    let entries = of(&admin)?.revocations.entries().into_iter().map(|(what, since)| {
+    let entries = list(&admin)?.entries().into_iter().map(|(what, since)| {
         let since = humantime::format_rfc3339_seconds(since).to_string();
         match what {
             Revoked::Serial(serial) => json!({ "serial": serial.to_string(), "since": since }),
@@ -229,7 +234,7 @@ async fn revocations<I>(State(admin): State<Admin<I>>) -> Result<Response, Refus
 
 async fn revocation_list<I>(State(admin): State<Admin<I>>) -> Result<Response, Refused> {
     let certificates = of(&admin)?;
-    let list = certificates.ca.revocation_list(&certificates.revocations, LIST_VALIDITY);
+    let list = certificates.ca.revocation_list(list(&admin)?, LIST_VALIDITY);
     let list = list.map_err(|error| {
         let source = std::error::Error::source(&error).map(ToString::to_string);
         Refused(StatusCode::CONFLICT, source.unwrap_or_else(|| error.to_string()))
@@ -238,13 +243,13 @@ async fn revocation_list<I>(State(admin): State<Admin<I>>) -> Result<Response, R
 }
 
 fn add<I>(admin: &Admin<I>, what: Revoked) -> Result<StatusCode, Refused> {
-    let added = of(admin)?.revocations.revoke(what, SystemTime::now());
+    let added = list(admin)?.revoke(what, SystemTime::now());
     added.map_err(|full| Refused(StatusCode::INSUFFICIENT_STORAGE, full.to_string()))?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 fn remove<I>(admin: &Admin<I>, what: &Revoked) -> Result<StatusCode, Refused> {
-    match of(admin)?.revocations.reinstate(what) {
+    match list(admin)?.reinstate(what) {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(Refused(StatusCode::NOT_FOUND, "it is not revoked".to_owned())),
     }

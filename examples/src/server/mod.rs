@@ -81,11 +81,10 @@ impl Server {
             builder = builder.tls(tls.clone());
         }
         let certificates = Certificates::new(args)?;
+        let revocations = certificates::revocations_of(args);
         let mut service = args.service_config();
-        if let Some(certificates) = &certificates {
-            service.certificates = certificates.issuing();
-            service.revocations = Some(certificates.revocations());
-        }
+        service.certificates = certificates.as_ref().and_then(Certificates::issuing);
+        service.revocations = revocations.clone();
         builder = builder.service_config(service);
         if let Some(directory) = &args.state {
             builder = builder.state_store(state::open(directory)?);
@@ -126,7 +125,8 @@ impl Server {
             heartbeat.set_place(&place);
         }
         let store = opamp.store_handle();
-        let admin_api = Admin { fleet: fleet.clone(), mailbox, store, files, place, certificates };
+        let admin_api =
+            Admin { fleet: fleet.clone(), mailbox, store, files, place, certificates, revocations };
         let router = admin::router(admin_api);
         let (admin_stop, stopped) = oneshot::channel();
         let admin = axum::serve(admin, router).with_graceful_shutdown(async {

@@ -99,7 +99,7 @@ async fn one_state_directory_is_one_server_s() {
 #[tokio::test]
 async fn what_was_revoked_is_so_after_a_crash() {
     let dir = tempfile::tempdir().unwrap();
-    let path = crate::support::certificates(dir.path(), &[]);
+    let path = crate::support::certificates(dir.path(), &["localhost"]);
     let (ca, key) = (path("ca.pem"), path("ca-key.pem"));
     let state = dir.path().join("state");
     let args = ["--state", state.to_str().unwrap(), "--ca", &ca, "--ca-key", &key];
@@ -118,7 +118,10 @@ async fn what_was_revoked_is_so_after_a_crash() {
     assert_eq!(server.request("DELETE", "/v1/revocations/4f2a", "").await.0, 204);
     server.program.kill().await;
 
-    let server = Server::start(&args).await;
+    // Also where the server issues none any more.
+    let (cert, key) = (path("localhost.pem"), path("localhost-key.pem"));
+    let tls = ["--tls-cert", &cert, "--tls-key", &key, "--client-ca", &ca];
+    let server = Server::start(&[&args[..2], &tls].concat()).await;
     let after = server.json("GET", "/v1/revocations", "").await;
     let [left] = after["revocations"].as_array().unwrap().as_slice() else { panic!("{after}") };
     assert_eq!(left["instance_uid"], uid);

@@ -19,7 +19,7 @@ use crate::core::{
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the stored entry {key} cannot be read: {what}. To start without what is stored, move it away: \
-     Agents then report anew, and what was set for them has to be set again"
+     Agents then report anew, and what was set for them has to be set again, and what was revoked revoked"
 )]
 pub struct InvalidEntry {
     key: String,

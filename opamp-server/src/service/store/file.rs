@@ -140,7 +140,7 @@ fn damaged(path: &Path, cause: impl Into<Box<dyn std::error::Error + Send + Sync
     let text = format!(
         "the state file {path} is damaged, or is none. Put a copy of it in its place, or move it away \
          to start without what is stored: Agents then report anew, and what was set for them has to \
-         be set again"
+         be set again, and what was revoked revoked"
     );
     StoreError::caused_by(text, cause)
 }
