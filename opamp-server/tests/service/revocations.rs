@@ -134,3 +134,32 @@ async fn a_list_that_nobody_looks_at_stays_in_the_store() {
     soon(without.task).await.unwrap();
     assert_eq!(found(&store).await, list.entries());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_was_waited_for_is_stored_however_many_revoke_at_once() {
+    let store = MemoryStore::default();
+    let list = Revocations::new();
+    let service = service(&list, &Told::new(&store)).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..8 {
+        let (list, store, handle) = (list.clone(), store.clone(), service.store_handle());
+        tasks.spawn(async move {
+            for number in 0..20 {
+                let what = serial(1000 * (task + 1) + number);
+                list.revoke(what.clone(), at(1)).unwrap();
+                // The machine may be busy: a flush that takes too long promises nothing.
+                while handle.flush().await.is_err() {}
+                assert!(found(&store).await.iter().any(|(found, _)| *found == what));
+                if number % 2 == 0 {
+                    assert!(list.reinstate(&what));
+                    while handle.flush().await.is_err() {}
+                    assert!(found(&store).await.iter().all(|(found, _)| *found != what));
+                }
+            }
+        });
+    }
+    while let Some(done) = soon(tasks.join_next()).await {
+        done.unwrap();
+    }
+    assert_eq!(found(&store).await, list.entries());
+}
