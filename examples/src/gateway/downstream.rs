@@ -31,6 +31,7 @@ use tokio_tungstenite::tungstenite::handshake::server::create_response;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::hub::{End, Hub, Next};
+use super::patient::Patient;
 use super::socket;
 
 /// How long a TLS handshake may take.
@@ -41,6 +42,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long the body of a request may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long an agent may take nothing of what it is sent.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Connections at a time; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 20_000;
@@ -97,6 +101,7 @@ impl Downstream {
     async fn open(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         // A small reply must not wait for the acknowledgement of an earlier one.
         let _ = stream.set_nodelay(true);
+        let stream = Patient::new(stream, WRITE_TIMEOUT);
         let Some(tls) = &self.tls else { return self.serve(stream).await };
         let mut config = ServerConfig::clone(&tls.current());
         // What is served here.

@@ -7,6 +7,7 @@
 mod args;
 mod downstream;
 mod hub;
+mod patient;
 mod socket;
 mod upstream;
 
