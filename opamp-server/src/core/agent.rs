@@ -372,7 +372,7 @@ impl Agent {
         changes |= folded.changes;
         let repeated = self.sequence.repeats(scan.sequence_num(), folded.present);
         self.follow_sequence(scan, folded.present, terms, now, &mut due);
-        self.follow_statuses(folded.changes);
+        self.follow_statuses(folded.changes, Some(scan));
         if folded.changes.contains(Changes::CONNECTION_SETTINGS_STATUS)
             || (self.heartbeat.is_none() && folded.present.has(Part::ConnectionSettingsStatus))
         {

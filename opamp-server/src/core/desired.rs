@@ -8,9 +8,10 @@ use super::agent::{Agent, Terms};
 use super::changes::Changes;
 use super::connection_settings::{Applied, ConnectionSettings};
 use super::custom::CustomMessages;
-use super::offer::{OfferState, Offers, Progress};
+use super::offer::{OfferState, Offers, Progress, Reported};
 use super::packages::Packages;
 use super::remote_config::RemoteConfig;
+use super::scan::{Part, Scan};
 use super::tally::OfferEvents;
 
 /// What the operator wants Agents to have: all of them, or one. `None` wants nothing.
@@ -104,25 +105,27 @@ impl Agent {
         changes
     }
 
-    pub(super) fn follow_statuses(&mut self, changes: Changes) {
+    /// `scan` is the message with the changes, if there is one.
+    pub(super) fn follow_statuses(&mut self, changes: Changes, scan: Option<&Scan<'_>>) {
         let state = &self.state;
-        if changes.contains(Changes::REMOTE_CONFIG_STATUS) {
-            let status = state.remote_config_status().unwrap_or_default();
-            self.tally.config |= self.offered.config.status_changed(status.into());
+        let reported = |part: Part| {
+            let changed = changes.contains(part.change());
+            let content = state.encoded(part).filter(|_| changed)?;
+            scan.and_then(|scan| scan.reported(part)).or_else(|| Reported::read(part, content))
+        };
+        if let Some(status) = reported(Part::RemoteConfigStatus) {
+            self.tally.config |= self.offered.config.status_changed(status);
         }
-        if changes.contains(Changes::CONNECTION_SETTINGS_STATUS) {
-            let status = state.connection_settings_status().unwrap_or_default();
-            self.tally.settings |= self.offered.settings.status_changed(status.into());
+        if let Some(status) = reported(Part::ConnectionSettingsStatus) {
+            self.tally.settings |= self.offered.settings.status_changed(status);
             self.offered.note_applied_settings();
         }
-        if changes.contains(Changes::PACKAGE_STATUSES) {
-            let statuses = state.package_statuses().unwrap_or_default();
-            self.tally.packages |= self.offered.packages.status_changed(statuses.into());
+        if let Some(statuses) = reported(Part::PackageStatuses) {
+            self.tally.packages |= self.offered.packages.status_changed(statuses);
         }
         if changes.contains(Changes::AVAILABLE_COMPONENTS) {
-            let components = state.available_components().unwrap_or_default();
-            self.components_unknown =
-                components.components.is_empty() && !components.hash.is_empty();
+            let told = state.components_told();
+            self.components_unknown = told.is_some_and(|told| told.is_hash_alone());
             if let Some(session) = &mut self.session {
                 session.components_asked = false;
             }

@@ -22,9 +22,10 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use opamp_proto::{ConfigHash, v1};
+use opamp_proto::{ConfigHash, Message as _, v1};
 
 use super::record::{Anchor, OfferRecord};
+use super::scan::Part;
 use super::tally::OfferEvents;
 
 /// Offers of one value to one Agent in one pause.
@@ -156,6 +157,22 @@ pub(super) struct Reported {
 impl Reported {
     fn new(hash: &[u8], progress: Progress) -> Self {
         Self { hash: Bytes::copy_from_slice(hash), progress }
+    }
+
+    /// What a status says; `None` for what is no status of an offer.
+    pub(super) fn read(part: Part, content: &Bytes) -> Option<Self> {
+        match part {
+            Part::RemoteConfigStatus => {
+                v1::RemoteConfigStatus::decode(content.clone()).ok().map(Into::into)
+            }
+            Part::ConnectionSettingsStatus => {
+                v1::ConnectionSettingsStatus::decode(content.clone()).ok().map(Into::into)
+            }
+            Part::PackageStatuses => {
+                v1::PackageStatuses::decode(content.clone()).ok().map(Into::into)
+            }
+            _ => None,
+        }
     }
 
     pub(super) const fn progress(&self) -> Progress {

@@ -425,7 +425,7 @@ impl Agent {
         part.check(content)?;
         self.state.restore_part(part, content);
         let unknown = self.components_unknown;
-        self.follow_statuses(part.change());
+        self.follow_statuses(part.change(), None);
         self.components_unknown = unknown;
         // It was counted before.
         self.tally = Tally::default();

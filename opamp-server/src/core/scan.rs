@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use opamp_proto::elements::{self, DEFAULT_MAX_ELEMENTS, MessageKind};
 use opamp_proto::{DecodeError, Message, WireUid, v1};
 use prost::encoding::{
@@ -17,6 +17,8 @@ use prost::encoding::{
 };
 
 use super::changes::Changes;
+use super::offer::Reported;
+use super::state::AgentState;
 
 /// A sub-message of `AgentToServer`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -238,6 +240,20 @@ pub struct Scan<'a> {
     valid: u16,
     /// One bit for each part put together of pieces that are well formed.
     merged: u16,
+    /// Empty, and nothing allocated, but for large parts.
+    prepared: Vec<Prepared>,
+}
+
+/// What is known of a large part before it is folded.
+#[derive(Debug, Clone)]
+struct Prepared {
+    part: Part,
+    /// What was kept of the Agent when that was found out. It is held on to, so that its address names
+    /// it.
+    held: Option<Bytes>,
+    /// A copy to be kept; `None` if what was kept is the same.
+    copy: Option<Bytes>,
+    reported: Option<Reported>,
 }
 
 impl<'a> Scan<'a> {
@@ -258,6 +274,7 @@ impl<'a> Scan<'a> {
             parts: Default::default(),
             valid: 0,
             merged: 0,
+            prepared: Vec::new(),
         };
         let mut rest = body;
         while !rest.is_empty() {
@@ -351,6 +368,52 @@ impl<'a> Scan<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Does the rest of what takes long about parts that are longer than `threshold` bytes, so that
+    /// whoever folds them under a lock need not: compares them with what is kept of the Agent, copies
+    /// them, and reads what they report. They have to be valid; those of more than `most` bytes, which
+    /// will not be kept, are left alone.
+    pub(crate) fn prepare(&mut self, threshold: usize, most: usize, kept: Option<&AgentState>) {
+        for part in Part::STATE {
+            let is_large = |content: &&[u8]| (threshold + 1..=most).contains(&content.len());
+            let Some(content) = self.part(part).filter(is_large) else { continue };
+            let held = kept.and_then(|kept| kept.encoded(part)).cloned();
+            let same = held.as_ref().is_some_and(|held| held == content);
+            let copy = (!same).then(|| Bytes::copy_from_slice(content));
+            let reported = copy.as_ref().and_then(|copy| Reported::read(part, copy));
+            self.prepared.push(Prepared { part, held, copy, reported });
+        }
+    }
+
+    /// Whether a state part is longer than `threshold` bytes.
+    pub(crate) fn has_longer_than(&self, threshold: usize) -> bool {
+        let mut parts = Part::STATE.into_iter().filter_map(|part| self.part(part));
+        parts.any(|content| content.len() > threshold)
+    }
+
+    fn prepared(&self, part: Part) -> Option<&Prepared> {
+        self.prepared.iter().find(|prepared| prepared.part == part)
+    }
+
+    /// Whether a part says what is kept of it already.
+    pub(super) fn repeats(&self, part: Part, held: &Bytes) -> bool {
+        let is_held = |it: &Bytes| it.as_ptr() == held.as_ptr() && it.len() == held.len();
+        match self.prepared(part) {
+            Some(Prepared { held: Some(it), copy, .. }) if is_held(it) => copy.is_none(),
+            _ => self.part(part).is_some_and(|content| held == content),
+        }
+    }
+
+    /// A part as it is to be kept: an allocation of exactly its size.
+    pub(super) fn copy(&self, part: Part) -> Option<Bytes> {
+        let copy = self.prepared(part).and_then(|prepared| prepared.copy.clone());
+        copy.or_else(|| self.part(part).map(Bytes::copy_from_slice))
+    }
+
+    /// What a part reports of an offer, if it was read already.
+    pub(super) fn reported(&self, part: Part) -> Option<Reported> {
+        self.prepared(part)?.reported.clone()
     }
 
     /// Checks every part.

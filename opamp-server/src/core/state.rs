@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 use opamp_proto::{AgentCapabilities, Message, v1};
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 use super::changes::Changes;
 use super::reply::Refusal;
@@ -63,6 +64,20 @@ pub struct AgentState {
     parts: [Option<Bytes>; Part::STATE.len()],
 }
 
+/// What an Agent has told of its components.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ComponentsTold<'a> {
+    /// The components themselves.
+    pub(crate) whole: bool,
+    pub(crate) hash: &'a [u8],
+}
+
+impl ComponentsTold<'_> {
+    pub(crate) const fn is_hash_alone(&self) -> bool {
+        !self.whole && !self.hash.is_empty()
+    }
+}
+
 /// What folding a message into the state found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Folded {
@@ -76,10 +91,12 @@ impl AgentState {
         let mut present = Parts::default();
         let mut changes = Changes::empty();
         for part in Part::ALL {
-            let Some(content) = scan.part(part) else { continue };
+            if scan.part(part).is_none() {
+                continue;
+            }
             present.add(part);
             let held = self.encoded(part);
-            if held.is_some_and(|held| held == content) {
+            if held.is_some_and(|held| scan.repeats(part, held)) {
                 continue;
             }
             scan.validate_part(part)?;
@@ -91,8 +108,8 @@ impl AgentState {
             self.check_room(scan, max_retained)?;
         }
         for part in Part::STATE {
-            if let Some(content) = scan.part(part).filter(|_| changes.contains(part.change())) {
-                self.parts[part.index()] = Some(Bytes::copy_from_slice(content));
+            if changes.contains(part.change()) {
+                self.parts[part.index()] = scan.copy(part);
             }
         }
         let capabilities = AgentCapabilities::from_bits_retain(scan.capabilities());
@@ -199,9 +216,114 @@ impl AgentState {
         self.decode(Part::AvailableComponents)
     }
 
+    /// Whether components were told, and their hash, without decoding what may be large.
+    pub(crate) fn components_told(&self) -> Option<ComponentsTold<'_>> {
+        let mut rest = &self.encoded(Part::AvailableComponents)?[..];
+        let mut told = ComponentsTold { whole: false, hash: &[] };
+        // It was validated, so the reading ends at the end alone.
+        while let Ok((tag, wire_type)) = decode_key(&mut rest) {
+            if wire_type != WireType::LengthDelimited {
+                skip_field(wire_type, tag, &mut rest, DecodeContext::default()).ok()?;
+                continue;
+            }
+            let length = usize::try_from(decode_varint(&mut rest).ok()?).ok()?;
+            let (content, after) = rest.split_at_checked(length)?;
+            match tag {
+                1 => told.whole = true,
+                2 => told.hash = content,
+                _ => {}
+            }
+            rest = after;
+        }
+        Some(told)
+    }
+
     /// Decodes the last reported `connection_settings_status`.
     #[must_use]
     pub fn connection_settings_status(&self) -> Option<v1::ConnectionSettingsStatus> {
         self.decode(Part::ConnectionSettingsStatus)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LARGE: usize = 16;
+
+    fn message(body: &str) -> Vec<u8> {
+        let file = v1::AgentConfigFile { body: body.to_owned().into(), ..Default::default() };
+        let map = v1::AgentConfigMap { config_map: [(String::new(), file)].into() };
+        let effective_config = Some(v1::EffectiveConfig { config_map: Some(map) });
+        v1::AgentToServer { effective_config, ..Default::default() }.encode_to_vec()
+    }
+
+    fn body(state: &AgentState) -> Vec<u8> {
+        let map = state.effective_config().and_then(|it| it.config_map).expect("a configuration");
+        map.config_map[""].body.to_vec()
+    }
+
+    /// Between the look without a lock and the taking over, another message may have come.
+    #[test]
+    fn what_was_prepared_against_another_state_is_folded_all_the_same() {
+        let _judged = opamp_spec::judges(&["DELTA-03"]);
+        let (one, two) = ("1".repeat(100), "2".repeat(100));
+        let (one, two) = (message(&one), message(&two));
+        let (one, two) = (&one[..], &two[..]);
+        // What is prepared against which state, and what the state is when it is folded.
+        for (known, sent, now) in
+            [(one, one, one), (one, one, two), (one, two, one), (one, two, two), (two, one, one)]
+        {
+            let state_of = |bytes| {
+                let mut state = AgentState::default();
+                let _ = state.fold(&Scan::new(bytes).unwrap(), usize::MAX).unwrap();
+                state
+            };
+            for known in [Some(state_of(known)), None] {
+                let mut state = match &known {
+                    // The very bytes it was compared with.
+                    Some(known) if *known == state_of(now) => known.clone(),
+                    _ => state_of(now),
+                };
+                let mut scan = Scan::new(sent).unwrap();
+                assert!(scan.has_longer_than(LARGE));
+                scan.prepare(LARGE, usize::MAX, known.as_ref());
+                let folded = state.fold(&scan, usize::MAX).unwrap();
+                assert_eq!(folded.changes.is_empty(), sent == now);
+                assert_eq!(state, state_of(sent));
+                assert_eq!(body(&state).len(), 100);
+            }
+        }
+    }
+
+    #[test]
+    fn what_will_not_be_kept_is_not_copied() {
+        let large = message(&"1".repeat(100));
+        let mut scan = Scan::new(&large).unwrap();
+        scan.prepare(LARGE, 50, None);
+        let refusal = AgentState::default().fold(&scan, 50).unwrap_err();
+        assert!(refusal.text().contains("more than the 50"), "{}", refusal.text());
+    }
+
+    #[test]
+    fn what_is_told_of_components_is_seen_without_decoding() {
+        let told = |whole: bool, hash: &'static str| {
+            let details = ("a".to_owned(), v1::ComponentDetails::default());
+            let components = v1::AvailableComponents {
+                components: whole.then_some(details).into_iter().collect(),
+                hash: hash.into(),
+            };
+            let mut encoded = components.encode_to_vec();
+            // Unknown fields: a varint, a fixed one and a string.
+            encoded.extend([0x78, 1, 0x7d, 1, 2, 3, 4, 0x7a, 1, b'x']);
+            let mut state = AgentState::default();
+            state.restore_part(Part::AvailableComponents, &encoded);
+            let told = state.components_told().expect("told");
+            (told.whole, told.hash.to_vec(), told.is_hash_alone())
+        };
+        assert_eq!(told(true, "h"), (true, b"h".to_vec(), false));
+        assert_eq!(told(false, "h"), (false, b"h".to_vec(), true));
+        assert_eq!(told(false, ""), (false, Vec::new(), false));
+        assert_eq!(AgentState::default().components_told(), None);
     }
 }

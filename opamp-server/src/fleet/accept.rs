@@ -18,7 +18,7 @@ use crate::core::{
     Agent, AgentState, Changes, Handled, Part, Refusal, RefusalKind, Scan, Transport,
 };
 
-/// Parts of a message above this size are validated before the lock is taken.
+/// Parts of a message above this size are validated, compared and copied before the lock is taken.
 const LARGE_PART: usize = 16 * 1024;
 
 const BOTH_HTTP: (Transport, Transport) = (Transport::Http, Transport::Http);
@@ -96,8 +96,9 @@ impl<I> Fleet<I> {
         }
         let tenant = route.tenant();
         let (key, accepted) = match self.read(body) {
-            Ok((uid, scan)) => {
+            Ok((uid, mut scan)) => {
                 let key = AgentKey::new(tenant, uid);
+                self.prepare(&key, &mut scan);
                 (Some(key), self.fold(route, key, &scan, now, fresh, out))
             }
             Err((None, _)) if self.is_for_nobody(body) => {
@@ -188,6 +189,15 @@ impl<I> Fleet<I> {
         self.inner.availability.check().map_err(|refusal| (Some(uid), refusal))?;
         scan.validate_longer_than(LARGE_PART).map_err(|fault| (Some(uid), fault.into()))?;
         Ok((uid, scan))
+    }
+
+    /// Everything that would take long under the lock. What is kept of the Agent may be another thing
+    /// when the message is taken over; then it is done again.
+    fn prepare(&self, key: &AgentKey, scan: &mut Scan<'_>) {
+        if scan.has_longer_than(LARGE_PART) {
+            let kept = self.shard(key).slots.get(key).map(|slot| slot.agent.state().clone());
+            scan.prepare(LARGE_PART, self.inner.config.max_retained_bytes, kept.as_ref());
+        }
     }
 
     /// Whether a message without instance uid is one to take and drop: nothing but a custom message,

@@ -22,9 +22,6 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// The longest hash that is remembered.
 const MAX_HASH: usize = 64;
 
-/// More than `AvailableComponents` have that are nothing but such a hash.
-const MAX_HASH_ALONE: usize = MAX_HASH + 16;
-
 /// Encoded `AvailableComponents` by their hash, the oldest forgotten first.
 #[derive(Debug, Default)]
 pub(super) struct Components {
@@ -68,12 +65,13 @@ impl<I> Fleet<I> {
     /// their hash only, it is looked up.
     pub(super) fn note_components(&self, tenant: Tenant, agent: &mut Agent) {
         let Some(encoded) = agent.state().encoded(Part::AvailableComponents) else { return };
-        let told = agent.state().available_components().unwrap_or_default();
+        let Some(told) = agent.state().components_told() else { return };
+        let hash = Bytes::copy_from_slice(told.hash);
         let mut components = super::lock(&self.inner.components);
-        if !told.components.is_empty() {
+        if told.whole {
             let max = self.config().max_remembered_components;
-            components.remember(tenant, &told.hash, encoded.clone(), max);
-        } else if components.get(tenant, &told.hash).is_some() {
+            components.remember(tenant, &hash, encoded.clone(), max);
+        } else if components.get(tenant, &hash).is_some() {
             drop(components);
             agent.handle_components_known();
         }
@@ -82,13 +80,9 @@ impl<I> Fleet<I> {
     /// An Agent is back that may have told the hash of its components alone, and whoever told the
     /// components may be forgotten since, or have told them to an earlier process.
     pub(super) fn recall_components(&self, tenant: Tenant, agent: &mut Agent) {
-        let encoded = agent.state().encoded(Part::AvailableComponents);
-        if encoded.is_none_or(|encoded| encoded.len() > MAX_HASH_ALONE) {
-            return;
-        }
-        let told = agent.state().available_components().unwrap_or_default();
-        let is_hash_alone = told.components.is_empty() && !told.hash.is_empty();
-        if is_hash_alone && super::lock(&self.inner.components).get(tenant, &told.hash).is_none() {
+        let told = agent.state().components_told().filter(|told| told.is_hash_alone());
+        let Some(hash) = told.map(|told| Bytes::copy_from_slice(told.hash)) else { return };
+        if super::lock(&self.inner.components).get(tenant, &hash).is_none() {
             agent.handle_components_forgotten();
         }
     }
