@@ -2,8 +2,8 @@
 
 mod support;
 
-use opamp_proto::{AgentCapabilities as Does, content_hash, v1};
-use opamp_server::{Changes, Outcome, Packages};
+use opamp_proto::{AgentCapabilities as Does, ServerCapabilities, content_hash, v1};
+use opamp_server::{Changes, CustomCapabilities, Outcome, Packages};
 use support::{Bench, full_report, heartbeat, wire};
 
 const MASK: Does = Does::REPORTS_STATUS
@@ -78,4 +78,63 @@ fn a_large_status_counts_as_a_small_one_does() {
         }
     }
     assert_eq!(bench.fleet.counters().packages_failed, 1);
+}
+
+#[test]
+fn a_large_custom_message_arrives_and_one_that_is_too_large_is_dropped() {
+    let _judged = opamp_spec::judges(&["CUST-06"]);
+    const CHAT: &str = "org.example.chat";
+    let mut bench = Bench::with(|config| {
+        config.custom_capabilities = CustomCapabilities::new([CHAT]).expect("a name");
+    });
+    let mut route = bench.websocket();
+    bench.send(&mut route, &full_report(&UID, 1, MASK));
+    let sizes = [20_000, 100_000, 300_000];
+    for (number, size) in (2..).zip(sizes) {
+        for (capability, number) in [(CHAT, number), ("org.example.other", number + 10)] {
+            let message = v1::CustomMessage {
+                capability: capability.to_owned(),
+                data: vec![1; size].into(),
+                ..Default::default()
+            };
+            let message = v1::AgentToServer {
+                custom_message: Some(message),
+                ..heartbeat(&UID, number, MASK)
+            };
+            bench.send(&mut route, &message);
+        }
+    }
+    let taken = bench.fleet.take_changes(wire(&UID)).expect("there is news");
+    let lengths: Vec<_> = taken.custom_messages.iter().map(|message| message.data.len()).collect();
+    assert_eq!(lengths, sizes[..2]);
+    assert!(taken.custom_messages.iter().all(|message| message.capability == CHAT));
+    assert_eq!(bench.fleet.counters().custom_messages_dropped, 1);
+}
+
+#[test]
+fn a_certificate_request_that_is_far_too_large_is_refused_as_one_that_is_too_large() {
+    let _judged = opamp_spec::judges(&["CSR-15", "ERR-07"]);
+    let mask = MASK | Does::ACCEPTS_OPAMP_CONNECTION_SETTINGS;
+    let mut bench = Bench::with(|config| {
+        config.capabilities |= ServerCapabilities::ACCEPTS_CONNECTION_SETTINGS_REQUEST;
+    });
+    let mut route = bench.websocket();
+    bench.send(&mut route, &full_report(&UID, 1, mask));
+    let limit = bench.fleet.config().max_certificate_request;
+    for (number, (size, is_taken)) in
+        (2..).zip([(limit, true), (limit + 1, false), (limit + 1_000, false), (4 << 20, false)])
+    {
+        let request = v1::CertificateRequest { csr: vec![b'x'; size].into() };
+        let opamp = v1::OpAmpConnectionSettingsRequest { certificate_request: Some(request) };
+        let request = v1::ConnectionSettingsRequest { opamp: Some(opamp) };
+        let message = v1::AgentToServer {
+            connection_settings_request: Some(request),
+            ..heartbeat(&UID, number, mask)
+        };
+        let error = bench.send(&mut route, &message).error_response;
+        assert_eq!(error.is_none(), is_taken, "{size}: {error:?}");
+        let text = error.map(|error| error.error_message).unwrap_or_default();
+        assert!(is_taken || text.contains("certificate_request.csr"), "{text}");
+    }
+    assert_eq!(bench.fleet.pending_certificates().len(), 1);
 }

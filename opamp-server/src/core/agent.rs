@@ -18,7 +18,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use opamp_proto::{AgentCapabilities, InstanceUid, Message, ServerCapabilities, WireUid, v1};
+use opamp_proto::{AgentCapabilities, InstanceUid, ServerCapabilities, WireUid, v1};
 
 use super::certificate::Certificates;
 use super::changes::Changes;
@@ -380,7 +380,8 @@ impl Agent {
         }
         due.asks = folded.present.has(Part::ConnectionSettingsRequest);
         changes |= self.take_certificate_request(scan, terms.config, now);
-        let custom_message = if repeated { None } else { custom_message(scan, terms.config) };
+        let custom_message =
+            if repeated { None } else { scan.custom_message(&terms.config.custom_capabilities) };
         let new_instance_uid = self.follow_flags(scan.flags(), terms, now, fresh, &mut due);
         if folded.present.has(Part::AgentDisconnect) {
             due.goodbye = true;
@@ -568,11 +569,4 @@ impl Agent {
             .map(|(.., part)| part)
             .collect()
     }
-}
-
-/// The custom message in a report, if the Server has its capability (CUST-06).
-fn custom_message(scan: &Scan<'_>, config: &ServerConfig) -> Option<v1::CustomMessage> {
-    let content = scan.part(Part::CustomMessage)?;
-    let message = v1::CustomMessage::decode(Bytes::copy_from_slice(content)).ok()?;
-    config.custom_capabilities.contains(&message.capability).then_some(message)
 }

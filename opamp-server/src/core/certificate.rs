@@ -38,6 +38,9 @@ use super::scan::{Part, Scan};
 /// [`offer_pause`](ServerConfig::offer_pause).
 const MAX_REQUESTS_PER_PAUSE: u8 = 8;
 
+/// What a message may have around a request.
+const MAX_AROUND_REQUEST: usize = 1024;
+
 /// Names a certificate request: the SHA-256 of what the Agent sent. Who decides about a request says
 /// which one was looked at, as the Agent may have sent another one since.
 ///
@@ -349,6 +352,18 @@ impl Agent {
             return Changes::empty();
         };
         if !config.sent_capabilities().contains(takes) {
+            return Changes::empty();
+        }
+        // As it is not to be looked at, it is not even decoded: under a lock that would take long.
+        if content.len() > config.max_certificate_request.saturating_add(MAX_AROUND_REQUEST) {
+            let (size, limit) = (content.len(), config.max_certificate_request);
+            let text = format!(
+                "connection_settings_request has {size} bytes, and of certificate_request.csr {limit} \
+                 are taken"
+            );
+            let certificates =
+                self.certificates.get_or_insert_with(|| Certificates::new(now).into());
+            certificates.untold = Some(Refusal::over_limit(text));
             return Changes::empty();
         }
         // It was validated with the message, and without `opamp` it asks for nothing (CSR-07).

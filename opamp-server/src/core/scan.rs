@@ -17,6 +17,7 @@ use prost::encoding::{
 };
 
 use super::changes::Changes;
+use super::custom::CustomCapabilities;
 use super::offer::Reported;
 use super::state::AgentState;
 
@@ -242,6 +243,8 @@ pub struct Scan<'a> {
     merged: u16,
     /// Empty, and nothing allocated, but for large parts.
     prepared: Vec<Prepared>,
+    /// The custom message, if it is large.
+    custom_message: Option<Box<v1::CustomMessage>>,
 }
 
 /// What is known of a large part before it is folded.
@@ -275,6 +278,7 @@ impl<'a> Scan<'a> {
             valid: 0,
             merged: 0,
             prepared: Vec::new(),
+            custom_message: None,
         };
         let mut rest = body;
         while !rest.is_empty() {
@@ -384,11 +388,28 @@ impl<'a> Scan<'a> {
             let reported = copy.as_ref().and_then(|copy| Reported::read(part, copy));
             self.prepared.push(Prepared { part, held, copy, reported });
         }
+        if self.part(Part::CustomMessage).is_some_and(|content| content.len() > threshold) {
+            self.custom_message = self.decode_custom_message().map(Box::new);
+        }
     }
 
-    /// Whether a state part is longer than `threshold` bytes.
+    fn decode_custom_message(&self) -> Option<v1::CustomMessage> {
+        let content = self.part(Part::CustomMessage)?;
+        v1::CustomMessage::decode(Bytes::copy_from_slice(content)).ok()
+    }
+
+    /// The custom message, if its capability is one of these.
+    pub(super) fn custom_message(&self, known: &CustomCapabilities) -> Option<v1::CustomMessage> {
+        let is_known = |message: &v1::CustomMessage| known.contains(&message.capability);
+        match self.custom_message.as_deref() {
+            Some(message) => Some(message).filter(|it| is_known(it)).cloned(),
+            None => self.decode_custom_message().filter(is_known),
+        }
+    }
+
+    /// Whether any part is longer than `threshold` bytes.
     pub(crate) fn has_longer_than(&self, threshold: usize) -> bool {
-        let mut parts = Part::STATE.into_iter().filter_map(|part| self.part(part));
+        let mut parts = Part::ALL.into_iter().filter_map(|part| self.part(part));
         parts.any(|content| content.len() > threshold)
     }
 
