@@ -64,7 +64,8 @@ impl Watching {
         if self.watches.load(Ordering::Acquire) == 0 {
             return None;
         }
-        let revision = self.revisions[shard].fetch_add(1, Ordering::AcqRel) + 1;
+        let revision = self.revisions[shard].fetch_add(1, Ordering::SeqCst) + 1;
+        // In one order with a watch that says it sleeps and looks again: one of both sees the other.
         if self.sleepers.load(Ordering::SeqCst) > 0 {
             let mut waiting = lock(&self.waiting);
             self.sleepers.store(0, Ordering::SeqCst);
@@ -192,7 +193,7 @@ impl<I> Watch<I> {
     fn look_at(&mut self, place: usize, changes: &mut FleetChanges) -> bool {
         let inner = &self.fleet.inner;
         let seen = self.seen[place];
-        if seen == Some(inner.watching.revisions[place].load(Ordering::Acquire)) {
+        if seen == Some(inner.watching.revisions[place].load(Ordering::SeqCst)) {
             return true;
         }
         let shard = lock(&inner.shards[place]);
