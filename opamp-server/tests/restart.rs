@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use opamp_proto::{AgentCapabilities as Does, v1};
+use opamp_proto::{AgentCapabilities as Does, Message as _, v1};
 use opamp_server::{ConnectionSettings, Transport};
 use support::disk::{Disk, restart, save, saving, send_and_save};
 use support::{bare, full_report, heartbeat, remote_config, wire};
@@ -147,4 +147,29 @@ fn components_that_nobody_knows_any_more_are_asked_for_again() {
     let _ = send_and_save(&mut bench, &mut disk, &mut route, &components(&UID, 5, true));
     let snapshot = bench.fleet.agent(wire(&UID)).expect("known");
     assert!(bench.fleet.available_components(&snapshot).is_some());
+}
+
+/// However much a few Agents report, it is written a little at a time.
+#[test]
+fn a_batch_ends_with_the_agent_that_makes_it_large() {
+    let mut bench = saving();
+    let mut route = bench.websocket();
+    let size = 100_000;
+    for number in 0..50 {
+        let file = v1::AgentConfigFile { body: vec![b'x'; size].into(), ..Default::default() };
+        let map = v1::AgentConfigMap { config_map: [(String::new(), file)].into() };
+        let report = v1::AgentToServer {
+            effective_config: Some(v1::EffectiveConfig { config_map: Some(map) }),
+            ..full_report(&[number; 16], 1, POLLS)
+        };
+        let _ = bench.send_bytes(&mut route, &report.encode_to_vec());
+    }
+    let mut agents = 0;
+    while let Some(batch) = bench.fleet.take_unsaved(bench.now, false, 2 * size) {
+        let written: usize = batch.changes().iter().map(|change| change.size()).sum();
+        assert!(written < 4 * size, "{written}");
+        agents += batch.changes().iter().filter(|change| change.size() > size).count();
+        bench.fleet.saved(batch);
+    }
+    assert_eq!(agents, 50);
 }

@@ -463,7 +463,7 @@ impl<I> Fleet<I> {
             }
         };
         while out.size < max_bytes {
-            if !self.walk(current, &mut out) {
+            if !self.walk(current, max_bytes, &mut out) {
                 let completes = Some(current.generation);
                 *pass = None;
                 return Some(Batch { changes: out.changes.into(), completes });
@@ -504,7 +504,7 @@ impl<I> Fleet<I> {
     }
 
     /// Goes on with a walk for a few Agents. False at its end.
-    fn walk(&self, pass: &mut Pass, out: &mut Out<'_>) -> bool {
+    fn walk(&self, pass: &mut Pass, max_bytes: usize, out: &mut Out<'_>) -> bool {
         let Some(shard) = self.inner.shards.get(pass.shard) else { return false };
         let forgotten = std::mem::take(&mut lock(shard).forgotten);
         forgotten.into_iter().for_each(|(key, stored)| self.forget(key, stored, out));
@@ -523,9 +523,12 @@ impl<I> Fleet<I> {
                 pass.agents.insert(agents)
             }
         };
-        let rest = agents.len().saturating_sub(CHUNK);
         let mut moved = Vec::new();
-        for key in agents.drain(rest..) {
+        for _ in 0..CHUNK {
+            if out.size >= max_bytes {
+                break;
+            }
+            let Some(key) = agents.pop() else { break };
             if let Some(slot) = shard.slots.get_mut(&key) {
                 let identity = slot.route.identity.as_ref().filter(|_| !slot.released);
                 let holder = identity.and_then(|it| self.inner.authorizer.store_identity(it));
@@ -535,11 +538,12 @@ impl<I> Fleet<I> {
                 moved.extend(slot.write(holder, out));
             }
         }
+        let done = agents.is_empty();
         drop(shard);
         for (key, stored) in moved {
             self.forget(key, stored, out);
         }
-        if rest == 0 {
+        if done {
             pass.agents = None;
             pass.shard += 1;
         }
