@@ -202,7 +202,7 @@ impl<H: Handler> OpampService<H> {
         Self::assemble(handler, fleet, service, None)
     }
 
-    /// A service that keeps in a [store](self::store) what has to survive a restart, and knows what
+    /// A service that keeps in a [store] what has to survive a restart, and knows what
     /// is there. It has to be called within a tokio runtime.
     ///
     /// # Errors

@@ -13,7 +13,7 @@
 //!
 //! Deciding is work for the same bounded number of workers that call the handler, after it was told of
 //! the change; so a handler can decide by itself with the operations of the
-//! [`Fleet`](crate::Fleet), and no connection waits. The response to a plain HTTP request does, up to
+//! [`Fleet`], and no connection waits. The response to a plain HTTP request does, up to
 //! [`ServiceConfig::reply_deadline`](crate::ServiceConfig::reply_deadline).
 
 use std::fmt;
@@ -221,7 +221,7 @@ impl CertificateIssuing {
     }
 
     /// What happens with requests unless the handler says otherwise
-    /// ([`Handler::approve_certificate`](crate::Handler::approve_certificate)). Default: somebody has to
+    /// ([`Handler::approve_certificate`]). Default: somebody has to
     /// approve them.
     #[must_use]
     pub fn approval(self, approval: CsrApproval) -> Self {
