@@ -182,6 +182,18 @@ fn agents_are_found_by_their_attributes() {
     assert_eq!(found(&[v1::KeyValue::new("cores", "4")]), [], "a text is no number");
     assert_eq!(found(&[v1::KeyValue::new("os.type", "collector")]), [], "of another attribute");
     assert_eq!(found(&[]).len(), 3);
+
+    // A description that is looked at without a lock.
+    let report = v1::AgentToServer {
+        agent_description: Some(v1::AgentDescription {
+            non_identifying_attributes: vec![v1::KeyValue::new("notes", "x".repeat(20_000))],
+            ..description("large")
+        }),
+        ..full_report(&uid(3), 1, MASK)
+    };
+    let _ = bench.post(&report);
+    let found = |name: &str| bench.fleet.find(&[v1::KeyValue::new("service.name", name)]).len();
+    assert_eq!([found("large"), found("java"), found("none")], [1, 1, 0]);
 }
 
 #[derive(Debug, Clone)]

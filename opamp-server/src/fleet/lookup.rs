@@ -5,6 +5,10 @@ use opamp_proto::v1;
 use super::{AgentSnapshot, Fleet};
 use crate::core::Part;
 
+/// The longest description that is searched while the lock of a shard is held. Usual ones have less
+/// than a kilobyte.
+const MAX_SEARCHED: usize = 16 * 1024;
+
 impl<I> Fleet<I> {
     /// The Agents that have all of these attributes, be they identifying or not, with equal values
     /// (DESC-01 to DESC-03).
@@ -29,7 +33,9 @@ impl<I> Fleet<I> {
             let terms = shard.terms(self.config());
             let slots = shard.slots.values().filter(|slot| {
                 let described = slot.agent.state().encoded(Part::AgentDescription);
-                described.is_some_and(|encoded| may_have(encoded, attributes))
+                described.is_some_and(|encoded| {
+                    encoded.len() > MAX_SEARCHED || may_have(encoded, attributes)
+                })
             });
             found.extend(slots.map(|slot| slot.snapshot(terms)));
         }
