@@ -15,6 +15,9 @@ use tokio::runtime::Runtime;
 /// No test waits longer for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Between the messages of an agent that has nothing to say.
+const INTERVAL: Duration = Duration::from_millis(300);
+
 /// Agents on each transport.
 const AGENTS: usize = 4;
 
@@ -65,6 +68,13 @@ impl Process {
         tokio::task::spawn_blocking(end).await.expect("it ends");
     }
 
+    /// A message that is on its way when its connection is closed is lost, and its number with it.
+    fn hears_nothing_soon(&self, client: &Client) -> bool {
+        let agent = self.fleet.agent(client.instance_uid());
+        let silent = agent.and_then(|agent| agent.last_seen().elapsed().ok());
+        silent.is_some_and(|silent| silent > INTERVAL / 20 && silent < INTERVAL * 6 / 10)
+    }
+
     fn is_applied(&self, client: &Client) -> bool {
         let agent = self.fleet.agent(client.instance_uid());
         agent.is_some_and(|agent| {
@@ -86,8 +96,8 @@ async fn agent(scheme: &str, addr: SocketAddr) -> Client {
         .health(v1::ComponentHealth { healthy: true, ..Default::default() })
         .accept_remote_config()
         .configure(|config| {
-            config.heartbeat_interval = Some(Duration::from_millis(50));
-            config.polling_interval = Duration::from_millis(50);
+            config.heartbeat_interval = Some(INTERVAL);
+            config.polling_interval = INTERVAL;
             config.backoff.initial = Duration::from_millis(10);
             config.backoff.max = Duration::from_millis(100);
         });
@@ -127,7 +137,10 @@ async fn restart_with(orderly: bool) {
         until(|| number() > before.map(|before| before + 2)).await;
     }
     match orderly {
-        true => first.stop().await,
+        true => {
+            until(|| clients.iter().all(|client| first.hears_nothing_soon(client))).await;
+            first.stop().await;
+        }
         false => first.crash().await,
     }
 

@@ -127,6 +127,11 @@ impl Simulation {
                 let failure = Failure { kind: FailureKind::Unreachable, message: String::new() };
                 self.agents[place].core.handle_request_failed(ticket, failure, now);
             }
+            Happening::Unsent { ticket } => {
+                self.stats.failed += 1;
+                let failure = Failure { kind: FailureKind::Unreachable, message: String::new() };
+                self.agents[place].core.handle_request_unsent(ticket, failure, now);
+            }
             Happening::LostAtAgent { connection } => {
                 let agent = &mut self.agents[place];
                 if agent.connection == Some(connection)
@@ -228,7 +233,7 @@ impl Simulation {
             }
             Transmit::Request { ticket, body, .. } => {
                 let what = match self.fails() {
-                    true => Happening::Unanswered { ticket },
+                    true => Happening::Unsent { ticket },
                     false => Happening::Request { ticket, body },
                 };
                 self.schedule(arrives, agent, what);

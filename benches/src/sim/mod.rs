@@ -132,6 +132,10 @@ enum Happening {
     Unanswered {
         ticket: Ticket,
     },
+    /// Nobody was there to take the request.
+    Unsent {
+        ticket: Ticket,
+    },
     /// The connection is gone: as the Server sees it, as the Agent sees it.
     LostAtServer {
         connection: u32,

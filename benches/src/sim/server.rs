@@ -232,7 +232,7 @@ impl Simulation {
             Happening::Request { ticket, body } => {
                 if !self.server.is_up {
                     let due = self.now + self.latency();
-                    return self.schedule(due, agent, Happening::Unanswered { ticket });
+                    return self.schedule(due, agent, Happening::Unsent { ticket });
                 }
                 // Over HTTP it is new Agents that are counted as arrivals.
                 let key = AgentKey::from(uid_of(agent));

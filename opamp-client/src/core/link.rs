@@ -34,7 +34,7 @@ impl Epoch {
 
 /// An HTTP request that is to be made, and answered once.
 #[derive(Debug, PartialEq, Eq)]
-#[must_use = "a request has to be answered, with handle_response or handle_request_failed"]
+#[must_use = "a request has to be answered, with handle_response, handle_request_failed or handle_request_unsent"]
 pub struct Ticket(pub(super) u64);
 
 /// What the driver has to do with the connection.

@@ -156,11 +156,23 @@ impl ClientCore {
         self.request_failed(Failure { kind, message }, response.retry_after, now);
     }
 
-    /// The request could not be made, or its response could not be read.
+    /// The request was made at least in part, and there is no response to it, or none that can be
+    /// read.
     pub fn handle_request_failed(&mut self, ticket: Ticket, failure: Failure, now: Instant) {
         if self.outstanding_request.as_ref() != Some(&ticket) {
             return;
         }
+        self.request_failed(failure, None, now);
+    }
+
+    /// The request could not be made: no byte of it has left. Its number is not used up, so attempts
+    /// while the server is away look like no gap to it (SEQ-01, SEQ-03, reading A10).
+    pub fn handle_request_unsent(&mut self, ticket: Ticket, failure: Failure, now: Instant) {
+        if self.outstanding_request.as_ref() != Some(&ticket) {
+            return;
+        }
+        self.report.unsent();
+        self.custom_turned_away();
         self.request_failed(failure, None, now);
     }
 

@@ -416,6 +416,11 @@ impl Report {
         self.close();
     }
 
+    /// The last message never left, so the next one has its number.
+    pub(super) fn unsent(&mut self) {
+        self.sequence_num -= 1;
+    }
+
     /// What is outstanding was refused. It does not cause another report, but goes along with the next
     /// one, which is another message (A06, ERR-06, ERR-14). What is then refused again is the likely
     /// reason: it is not sent any more until it changes or full state is asked for, and the rest is

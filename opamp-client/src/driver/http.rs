@@ -58,6 +58,20 @@ impl Exchanger {
         self,
         instance_uid: InstanceUid,
         body: Bytes,
+    ) -> Result<Response, Unanswered> {
+        let patience = Patience::new(self.inner.target.times.connect);
+        let response = self.request(instance_uid, body, &patience).await;
+        response.map_err(|failure| match patience.has_begun() {
+            true => Unanswered::Lost(failure),
+            false => Unanswered::Unsent(failure),
+        })
+    }
+
+    async fn request(
+        &self,
+        instance_uid: InstanceUid,
+        body: Bytes,
+        patience: &Patience,
     ) -> Result<Response, Failure> {
         let Inner { target, requests, .. } = &*self.inner;
         let mut headers = target.headers.get(target.times.connect).await?;
@@ -67,7 +81,6 @@ impl Exchanger {
         // A UUID has no character that a header could not have.
         headers.extend(uid.ok().map(|uid| (OPAMP_INSTANCE_UID, uid)));
 
-        let patience = Patience::new(target.times.connect);
         if requests.compresses(&body) {
             let compressed = blocking(body.len(), {
                 let body = body.clone();
@@ -75,16 +88,16 @@ impl Exchanger {
             });
             let mut coded = headers.clone();
             coded.insert(CONTENT_ENCODING, GZIP);
-            let response = self.follow(&coded, compressed.await?, &patience).await?;
+            let response = self.follow(&coded, compressed.await?, patience).await?;
             if requests.took(&response) {
                 return Ok(response);
             }
             // What it could not read it has not acted on.
-            let response = self.follow(&headers, body, &patience).await?;
+            let response = self.follow(&headers, body, patience).await?;
             requests.took_plain(&response);
             return Ok(response);
         }
-        self.follow(&headers, body, &patience).await
+        self.follow(&headers, body, patience).await
     }
 
     /// Makes the request wherever redirects lead.
@@ -185,6 +198,14 @@ impl Exchanger {
             }
         }
     }
+}
+
+/// Why there is no response.
+pub(super) enum Unanswered {
+    /// Nothing of the request has left.
+    Unsent(Failure),
+    /// It may have arrived.
+    Lost(Failure),
 }
 
 enum Coding {

@@ -107,7 +107,7 @@ enum Io {
     #[cfg(feature = "ws")]
     Open(Epoch, Box<websocket::Socket>),
     #[cfg(feature = "http")]
-    Requesting(Ticket, Boxed<Result<Response, Failure>>),
+    Requesting(Ticket, Boxed<Result<Response, http::Unanswered>>),
 }
 
 /// What follows a preparation.
@@ -126,7 +126,7 @@ enum Done {
     #[cfg(feature = "ws")]
     Socket(websocket::Happening),
     #[cfg(feature = "http")]
-    Response(Result<Response, Failure>),
+    Response(Result<Response, http::Unanswered>),
 }
 
 impl Driver {
@@ -261,7 +261,7 @@ impl Driver {
                     Ok(exchanger) => {
                         self.io = Io::Requesting(ticket, Box::pin(exchanger.exchange(uid, body)));
                     }
-                    Err(failure) => self.core.handle_request_failed(ticket, failure, now),
+                    Err(failure) => self.core.handle_request_unsent(ticket, failure, now),
                 }
             }
         }
@@ -393,9 +393,14 @@ impl Driver {
                 self.core.handle_response(ticket, response, now);
             }
             #[cfg(feature = "http")]
-            (Done::Response(Err(failure)), Io::Requesting(ticket, _)) => {
+            (Done::Response(Err(http::Unanswered::Lost(failure))), Io::Requesting(ticket, _)) => {
                 self.servers.failed(&failure);
                 self.core.handle_request_failed(ticket, failure, now);
+            }
+            #[cfg(feature = "http")]
+            (Done::Response(Err(http::Unanswered::Unsent(failure))), Io::Requesting(ticket, _)) => {
+                self.servers.failed(&failure);
+                self.core.handle_request_unsent(ticket, failure, now);
             }
             // What is done always belongs to what was under way.
             (_, io) => self.io = io,

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -35,13 +35,20 @@ const WHOLE: u32 = 20;
 pub(super) struct Patience {
     silence: Duration,
     end: Instant,
+    /// Something of a request was taken to be sent.
+    begun: AtomicBool,
 }
 
 impl Patience {
     /// Begins an exchange that may be silent for this long.
     pub(super) fn new(silence: Duration) -> Self {
         let whole = silence.saturating_mul(WHOLE).min(Duration::from_secs(365 * 86_400));
-        Self { silence, end: Instant::now() + whole }
+        Self { silence, end: Instant::now() + whole, begun: AtomicBool::new(false) }
+    }
+
+    /// Whether anything was sent. A body is asked for only once there is a connection.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// Waits for the response to a request whose body is metered.
@@ -51,15 +58,17 @@ impl Patience {
         meter: &Meter,
     ) -> Result<T, Failure> {
         let mut sending = pin!(sending);
-        loop {
+        let sent = loop {
             let until = meter.patient_until(self.silence).min(self.end);
             if until <= Instant::now() {
-                return Err(self.too_long());
+                break Err(self.too_long());
             }
             if let Ok(done) = timeout_at(until, sending.as_mut()).await {
-                return Ok(done);
+                break Ok(done);
             }
-        }
+        };
+        self.begun.fetch_or(meter.has_begun(), Ordering::Relaxed);
+        sent
     }
 
     /// Waits for more of the response.
@@ -98,6 +107,10 @@ impl Meter {
 
     pub(super) fn body(&self) -> Metered {
         Metered { rest: self.body.clone(), begun: self.begun, taken: Arc::clone(&self.taken) }
+    }
+
+    fn has_begun(&self) -> bool {
+        self.taken.bytes.load(Ordering::Relaxed) > 0
     }
 
     /// How long to wait for something to move, as far as is known now.

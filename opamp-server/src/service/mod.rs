@@ -32,7 +32,7 @@
 //! | *too many arrive, the Server is overloaded* | UNAVAILABLE; 503 to the handshake | 503 with `Retry-After` |
 //! | *the Server is full* | UNAVAILABLE | 200 with UNAVAILABLE |
 //! | *the reply is above the limit of what is sent* | UNKNOWN | 200 with UNKNOWN |
-//! | *the Server shuts down* | Close 1001 | the response in progress is finished, further ones are 503 |
+//! | *the Server shuts down* | Close 1001 | served until the WebSockets are closed, then 503 |
 //!
 //! A connection goes on after BAD_REQUEST, UNAVAILABLE and UNKNOWN.
 
@@ -295,10 +295,10 @@ impl<H: Handler> OpampService<H> {
         }
     }
 
-    /// Closes every WebSocket with code 1001 and refuses new ones, and plain requests as well, with 503;
-    /// waits until they are closed and the handler is done, at most this long, and then ends what is
-    /// left. With a store, everything is then written, for which there is as much time again, and at
-    /// least a second.
+    /// Closes every WebSocket with code 1001 and refuses new ones; waits until they are closed and
+    /// the handler is done, at most this long, and then ends what is left. From then on plain requests
+    /// are answered with 503. With a store, everything is then written, for which there is as much time
+    /// again, and at least a second.
     pub async fn shutdown(&self, within: Duration) {
         let Inner { signals, workers, .. } = &*self.inner;
         signals.close();
@@ -311,6 +311,7 @@ impl<H: Handler> OpampService<H> {
             signals.abort();
             workers.abort();
         }
+        signals.finish();
         if let Some(saver) = self.inner.saver() {
             saver.finish(within.max(MIN_FINISH)).await;
         }
@@ -366,8 +367,9 @@ impl<H: Handler> OpampService<H> {
         let answered = async {
             checked?;
             http::check_method(&request.method)?;
-            // What it brings might not be stored any more.
-            if self.inner.signals.is_closing() {
+            // What it brings might not be stored any more. Until then it is served: who is refused
+            // has used up a number, and would be asked for its full state afterwards.
+            if self.inner.signals.is_finished() {
                 return Err(Rejection::unavailable(Duration::ZERO));
             }
             let identity = self.inner.admit(request).await?;

@@ -132,6 +132,7 @@ impl Signal {
 pub(super) struct Signals {
     open: Mutex<Open>,
     clock: AtomicU64,
+    finished: AtomicBool,
 }
 
 #[derive(Default)]
@@ -221,9 +222,14 @@ impl Signals {
         self.open().refusing
     }
 
-    /// Whether everything is to end.
-    pub(super) fn is_closing(&self) -> bool {
-        self.open().closing
+    /// Everything has ended, and what is known is being stored for the last time.
+    pub(super) fn finish(&self) {
+        self.finished.store(true, Ordering::Release);
+    }
+
+    /// Whether nothing is taken in any more.
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::Acquire)
     }
 
     /// Ends every connection at once.

@@ -174,3 +174,24 @@ fn an_error_response_in_a_good_http_response_is_an_error() {
     pair.expect_silence();
     assert_eq!(pair.until_timeout(), Some(seconds(30)));
 }
+
+#[test]
+fn what_never_left_uses_up_no_number() {
+    let _judged = opamp_spec::judges(&["SEQ-01", "DELTA-04"]);
+    let mut pair = Pair::settled(Http);
+    let before = pair.core.sequence_num();
+    pair.core.set_health(Some(health("well")));
+    for _ in 0..3 {
+        pair.expect_parts(Parts::HEALTH);
+        assert_eq!(pair.core.sequence_num(), before + 1);
+        pair.fail_to_send();
+        assert_eq!(pair.core.sequence_num(), before);
+        pair.wait_for_retry();
+    }
+    // One that may have arrived has a number of its own.
+    pair.expect_parts(Parts::HEALTH);
+    pair.lose();
+    pair.wait_for_retry();
+    pair.expect_parts(Parts::HEALTH);
+    assert_eq!(pair.core.sequence_num(), before + 2);
+}

@@ -264,6 +264,13 @@ impl Pair {
         }
     }
 
+    /// The request cannot be made.
+    pub(super) fn fail_to_send(&mut self) {
+        let ticket = self.take_ticket();
+        self.core.handle_request_unsent(ticket, unreachable(), self.now);
+        self.last_number -= 1;
+    }
+
     pub(super) fn lose_with(&mut self, loss: Loss) {
         self.core.handle_connection_lost(self.epoch(), loss, self.now);
     }

@@ -38,6 +38,10 @@ impl Server {
         self.view.as_ref()
     }
 
+    pub(super) fn forget_custom(&mut self) {
+        self.has_custom = false;
+    }
+
     pub(super) fn forget(&mut self) {
         self.view = None;
     }

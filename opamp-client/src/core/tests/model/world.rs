@@ -432,6 +432,8 @@ impl World {
         let saved = self.core.state().to_bytes();
         self.config.state = ClientState::from_bytes(&saved).expect("as it was saved");
         self.core = ClientCore::new(self.config.clone(), self.now).expect("valid as before");
+        // Another process may have no custom capabilities, and then its full reports have none.
+        self.server.forget_custom();
         self.witness = Witness::new(&self.config, &self.core, self.now);
         self.socket = None;
         self.request = None;
