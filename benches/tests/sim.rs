@@ -30,7 +30,10 @@ fn every_scenario_ends_with_a_whole_fleet() {
             Scenario::Rollout,
             Scenario::FlakyRollout,
         ] {
-            let report = play(scenario, |options| options.transport = transport);
+            let report = play(scenario, |options| {
+                options.agents = 3_000;
+                options.transport = transport;
+            });
             for phase in &report.phases {
                 assert_eq!(phase.missing, 0, "{scenario:?} over {transport:?}: {phase:?}");
             }
