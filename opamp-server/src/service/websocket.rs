@@ -127,7 +127,12 @@ impl Socket {
             while outgoing.has_remaining() {
                 let mut slices = [IoSlice::new(&[]); SLICES];
                 let filled = outgoing.chunks_vectored(&mut slices);
-                let polled = Pin::new(&mut *stream).poll_write_vectored(cx, &slices[..filled]);
+                let stream = Pin::new(&mut *stream);
+                // The kernel has less to do for a single slice.
+                let polled = match &slices[..filled] {
+                    [whole] => stream.poll_write(cx, whole),
+                    slices => stream.poll_write_vectored(cx, slices),
+                };
                 let written = ready!(polled)?;
                 if written == 0 {
                     let nothing_taken = io::Error::from(io::ErrorKind::WriteZero);
