@@ -175,6 +175,11 @@ impl Saving {
         generation
     }
 
+    /// Whether everything is saved that anybody waits for.
+    pub(super) fn is_settled(&self) -> bool {
+        self.wanted.load(Ordering::Acquire) <= self.saved.load(Ordering::Acquire)
+    }
+
     fn due(&self, written: &Written) -> u64 {
         match written.due > self.saved.load(Ordering::Acquire) {
             true => written.due,

@@ -33,6 +33,10 @@ impl<I> Fleet<I> {
     /// an Agent; 0 for none. A reply that can wait for it has them with it; without, they follow.
     #[must_use]
     pub fn settings_held_until(&self, key: impl Into<AgentKey>) -> u64 {
+        // Asked for each request, and hardly ever is anything held: that takes no lock.
+        if self.inner.saving.is_settled() {
+            return 0;
+        }
         let key = key.into();
         self.shard(&key).slots.get(&key).map_or(0, |slot| slot.held_until(&self.inner.saving))
     }
