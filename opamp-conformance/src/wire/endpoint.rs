@@ -169,10 +169,13 @@ impl Endpoint {
         *self.welcome.lock().unwrap_or_else(PoisonError::into_inner) = welcome;
     }
 
-    /// When each connection and each request on one that was answered by [`Welcome::Answer`] came.
+    /// When each attempt to be served came, in their order: each request that was answered by
+    /// [`Welcome::Answer`], and each connection without one.
     #[must_use]
     pub fn attempts(&self) -> Vec<Instant> {
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        attempts.sort_unstable();
+        attempts
     }
 
     /// Stops listening: connecting is refused, and connections with HTTP on them are cut.
@@ -220,6 +223,9 @@ struct Met {
     certificates: Vec<CertificateDer<'static>>,
     negotiated: Option<Negotiated>,
     handed_on: Arc<AtomicBool>,
+    /// Which attempt it is. Its first request is the same one, further ones are their own.
+    attempt: usize,
+    asked: Arc<AtomicBool>,
 }
 
 #[derive(Clone)]
@@ -236,14 +242,23 @@ impl Door {
         self.welcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn attempt(&self) {
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
+    /// Notes an attempt; gives its index.
+    fn attempt(&self) -> usize {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        attempts.push(Instant::now());
+        attempts.len() - 1
+    }
+
+    /// Notes that a connection's first request came: pauses are those after an answer.
+    fn delay(&self, attempt: usize) {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        attempts[attempt] = Instant::now();
     }
 
     async fn enter(self, mut stream: BoxStream) {
         let connection = self.log.new_connection();
         self.log.push(connection, By::Subject, Event::Opened);
-        self.attempt();
+        let attempt = self.attempt();
         match self.policy() {
             Welcome::Serve | Welcome::Answer(..) => {}
             Welcome::CloseAtOnce => return,
@@ -289,7 +304,14 @@ impl Door {
         };
         let log = self.log.clone();
         let handed_on = Arc::new(AtomicBool::new(false));
-        let met = Met { connection, certificates, negotiated, handed_on: Arc::clone(&handed_on) };
+        let met = Met {
+            connection,
+            certificates,
+            negotiated,
+            handed_on: Arc::clone(&handed_on),
+            attempt,
+            asked: Arc::default(),
+        };
         let service = service_fn(move |request| self.clone().request(met.clone(), request));
         let served = http1::Builder::new()
             .serve_connection(TokioIo::new(stream), service)
@@ -309,6 +331,7 @@ impl Door {
         mut request: http::Request<hyper::body::Incoming>,
     ) -> Result<Response<ResponseBody>, &'static str> {
         let connection = met.connection;
+        let first = !met.asked.swap(true, Ordering::SeqCst);
         let upgrade = request
             .headers()
             .contains_key(header::UPGRADE)
@@ -330,7 +353,11 @@ impl Door {
             },
         );
         if let Welcome::Answer(status, headers) = self.policy() {
-            self.attempt();
+            if first {
+                self.delay(met.attempt);
+            } else {
+                self.attempt();
+            }
             return Ok(recorded(&self.log, connection, status, &headers, Bytes::new()));
         }
         let (reply, answer) = oneshot::channel();
@@ -536,5 +563,29 @@ mod tests {
         assert!(tokio::time::timeout(second, arrival.given_up()).await.is_err());
         drop(stream);
         assert!(tokio::time::timeout(second, arrival.given_up()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_and_its_first_request_are_one_attempt_however_late_it_comes() {
+        let network = Network::in_memory();
+        let log = Log::new(Side::Client);
+        let endpoint = Endpoint::open(&network, Transport::Http, None, &log).await.unwrap();
+        endpoint.welcome(Welcome::Answer(401, Vec::new()));
+        let Url { host, port, .. } = endpoint.url().clone();
+        let mut stream = network.connect(&host, port).await.unwrap();
+        for pause in [8, 3] {
+            sleep(Duration::from_secs(pause)).await;
+            let request = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n";
+            stream.write_all(request).await.unwrap();
+            let mut answer = [0; 12];
+            tokio::io::AsyncReadExt::read_exact(&mut stream, &mut answer).await.unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 401");
+            // The rest of the response.
+            let mut rest = [0; 1024];
+            let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut rest).await.unwrap();
+        }
+        let attempts = endpoint.attempts();
+        assert_eq!(attempts.len(), 2);
+        assert_eq!((attempts[1] - attempts[0]).as_secs(), 3);
     }
 }

@@ -191,7 +191,7 @@ pub(super) fn reports_something(first: &AgentToServer) -> Result<(), Stop> {
 #[derive(Debug, Default)]
 pub(super) struct Pauses(pub(super) Vec<f64>);
 
-/// What belongs to one attempt: a connection and the request on it.
+/// Connections this close together are one attempt, as by a client that tries two addresses.
 const ONE_ATTEMPT: Duration = Duration::from_millis(20);
 
 impl Pauses {
