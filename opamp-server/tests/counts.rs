@@ -77,6 +77,30 @@ fn each_end_of_an_offer_is_counted_once() {
 }
 
 #[test]
+fn what_failed_may_be_applied_yet() {
+    let mut bench = Bench::new();
+    let config = remote_config("a");
+    bench.fleet.set_default_remote_config(config.clone()).unwrap();
+    let mut route = bench.websocket();
+    assert!(bench.send(&mut route, &full_report(&UID, 1, MASK)).remote_config.is_some());
+    let ends = [
+        (v1::RemoteConfigStatuses::Failed, (0, 1)),
+        (v1::RemoteConfigStatuses::Applying, (0, 1)),
+        (v1::RemoteConfigStatuses::Applied, (1, 1)),
+        (v1::RemoteConfigStatuses::Failed, (1, 1)),
+        (v1::RemoteConfigStatuses::Applied, (1, 1)),
+    ];
+    for (number, (status, counted)) in (2..).zip(ends) {
+        let status = Some(config_status(config.hash().as_bytes(), status));
+        let message =
+            v1::AgentToServer { remote_config_status: status, ..heartbeat(&UID, number, MASK) };
+        bench.send(&mut route, &message);
+        let counters = bench.fleet.counters();
+        assert_eq!((counters.configs_applied, counters.configs_failed), counted, "{number}");
+    }
+}
+
+#[test]
 fn what_an_agent_does_not_take_is_counted_as_unsupported() {
     let mut bench = Bench::new();
     bench.post(&full_report(&UID, 1, Does::REPORTS_STATUS));

@@ -258,6 +258,8 @@ struct Offered {
     /// When the Agent should be done; `None` once it is, or was not by then.
     deadline: Option<Instant>,
     timed_out: bool,
+    /// It has failed, and the Agent may manage by itself yet, as with a download it goes on with.
+    failed: bool,
 }
 
 /// What outlives the process: not what the Agent reported, which is in its state.
@@ -271,6 +273,7 @@ impl Offers {
             count: offered.count.into(),
             deadline: offered.deadline.map(|deadline| now.millis(deadline)),
             timed_out: offered.timed_out,
+            failed: offered.failed,
         })
     }
 
@@ -283,6 +286,7 @@ impl Offers {
             count: u8::try_from(record.count).unwrap_or(u8::MAX),
             deadline: record.deadline.map(|deadline| now.instant(deadline)),
             timed_out: record.timed_out,
+            failed: record.failed,
         };
         Self { reported: None, offered: Some(Box::new(offered)) }
     }
@@ -302,13 +306,14 @@ impl Offers {
         {
             let open = offered.deadline.is_some() || offered.timed_out;
             events = match reported.progress {
-                Progress::Applied if open => OfferEvents::APPLIED,
+                Progress::Applied if open || offered.failed => OfferEvents::APPLIED,
                 Progress::Failed if open => OfferEvents::FAILED,
                 _ => OfferEvents::empty(),
             };
             if !events.is_empty() {
                 offered.deadline = None;
                 offered.timed_out = false;
+                offered.failed = events == OfferEvents::FAILED;
             }
         }
         self.reported = Some(reported);
@@ -377,9 +382,9 @@ impl Offers {
         if open && earlier.is_none() {
             events |= OfferEvents::SUPERSEDED;
         }
-        let (deadline, timed_out) = match &earlier {
-            Some(earlier) => (earlier.deadline, earlier.timed_out),
-            None => (Some(deadline), false),
+        let (deadline, timed_out, failed) = match &earlier {
+            Some(earlier) => (earlier.deadline, earlier.timed_out, earlier.failed),
+            None => (Some(deadline), false, false),
         };
         let earlier =
             earlier.filter(|earlier| now.saturating_duration_since(earlier.first) < pause);
@@ -392,6 +397,7 @@ impl Offers {
             count: count.saturating_add(1),
             deadline,
             timed_out,
+            failed,
         }));
         events
     }

@@ -139,6 +139,8 @@ pub(crate) struct OfferRecord {
     pub(super) deadline: Option<u64>,
     #[prost(bool, tag = "6")]
     pub(super) timed_out: bool,
+    #[prost(bool, tag = "7")]
+    pub(super) failed: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

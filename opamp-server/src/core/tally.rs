@@ -10,7 +10,7 @@ bitflags! {
     pub(crate) struct OfferEvents: u8 {
         /// One was made.
         const OFFERED = 1;
-        /// The Agent has reported the one made last as applied.
+        /// The Agent has reported the one made last as applied, perhaps after it had failed.
         const APPLIED = 1 << 1;
         /// The Agent has reported the one made last as failed.
         const FAILED = 1 << 2;

@@ -268,7 +268,7 @@ counters! {
     "opamp_remote_config_offers_total" {
         /// Configurations offered, repetitions included.
         configs_offered [outcome = "offered"],
-        /// Offered configurations that an Agent reported as applied.
+        /// Offered configurations that an Agent reported as applied, also after a failure.
         configs_applied [outcome = "applied"],
         /// Offered configurations that an Agent reported as failed.
         configs_failed [outcome = "failed"],
@@ -283,7 +283,7 @@ counters! {
     "opamp_connection_settings_offers_total" {
         /// Connection settings offered, repetitions included.
         settings_offered [outcome = "offered"],
-        /// Offered connection settings that an Agent reported as applied.
+        /// Offered connection settings that an Agent reported as applied, also after a failure.
         settings_applied [outcome = "applied"],
         /// Offered connection settings that an Agent reported as failed.
         settings_failed [outcome = "failed"],
@@ -298,7 +298,7 @@ counters! {
     "opamp_packages_offers_total" {
         /// Packages offered, repetitions included.
         packages_offered [outcome = "offered"],
-        /// Offered packages that an Agent reported as installed.
+        /// Offered packages that an Agent reported as installed, also after a failure.
         packages_applied [outcome = "applied"],
         /// Offered packages that an Agent reported as failed.
         packages_failed [outcome = "failed"],
