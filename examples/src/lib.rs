@@ -8,7 +8,7 @@ pub mod file;
 pub mod gateway;
 pub mod program;
 pub mod server;
-mod tls;
+pub mod tls;
 
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

@@ -7,10 +7,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use opamp_client::tls::Tls;
 use opamp_proto::{DEFAULT_MAX_MESSAGE_SIZE, MessageLimits};
 use opamp_server::gateway::GatewayConfig;
-use opamp_server::service::tls::{ListenerTls, TlsFiles};
+use opamp_server::service::tls::ListenerTls;
 
 use crate::agent::Header;
 use crate::program::Failure;
+use crate::tls::TlsArgs;
 
 /// A gateway: carries many OpAMP agents over few connections to their server.
 ///
@@ -40,18 +41,9 @@ pub struct GatewayArgs {
     #[arg(long = "header", value_name = "NAME=VALUE")]
     pub headers: Vec<Header>,
 
-    /// The certificate chain, a PEM file: agents then connect with wss and https. Default: no TLS
-    #[arg(long, value_name = "PEM", requires = "tls_key")]
-    pub tls_cert: Option<PathBuf>,
-
-    /// The private key of the certificate, a PEM file
-    #[arg(long, value_name = "PEM", requires = "tls_cert")]
-    pub tls_key: Option<PathBuf>,
-
-    /// Requires a client certificate of agents from one of the authorities in this PEM file.
-    /// Default: none
-    #[arg(long, value_name = "PEM", requires = "tls_cert")]
-    pub client_ca: Option<PathBuf>,
+    /// TLS towards agents
+    #[command(flatten)]
+    pub tls: TlsArgs,
 
     /// Trusts the certificate authorities in this PEM file to name the server. Default: those the
     /// system trusts
@@ -101,11 +93,8 @@ impl GatewayArgs {
 
     /// TLS towards agents, if there is to be some.
     pub(super) fn tls(&self) -> Result<Option<ListenerTls>, Failure> {
-        let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) else {
-            return Ok(None);
-        };
-        let files = TlsFiles::new(certificate, key);
-        let files = match &self.client_ca {
+        let Some(files) = self.tls.files() else { return Ok(None) };
+        let files = match &self.tls.client_ca {
             Some(authorities) => files.require_clients_of([authorities]),
             None => files,
         };

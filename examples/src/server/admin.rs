@@ -65,7 +65,7 @@ impl Place {
             };
         }
         Self {
-            tls: args.tls_cert.is_some(),
+            tls: args.tls.cert.is_some(),
             authority: if addr.ip().is_unspecified() { String::new() } else { addr.to_string() },
             path: args.path.clone(),
         }

@@ -9,6 +9,7 @@ use opamp_proto::{DEFAULT_MAX_MESSAGE_SIZE, MessageLimits, v1};
 use opamp_server::{CustomCapabilities, Rate, RemoteConfig, ServerConfig, ServiceConfig};
 
 use crate::program::Failure;
+use crate::tls::TlsArgs;
 
 /// An OpAMP server that keeps the fleet in memory or in a directory, with an admin API.
 ///
@@ -33,21 +34,13 @@ pub struct ServerArgs {
     #[arg(long = "config", value_name = "FILE")]
     pub configs: Vec<PathBuf>,
 
-    /// The certificate chain, a PEM file: agents then connect with wss and https. Default: no TLS
-    #[arg(long, value_name = "PEM", requires = "tls_key")]
-    pub tls_cert: Option<PathBuf>,
-
-    /// The private key of the certificate, a PEM file
-    #[arg(long, value_name = "PEM", requires = "tls_cert")]
-    pub tls_key: Option<PathBuf>,
-
-    /// Requires a client certificate from one of the authorities in this PEM file, or from --ca.
-    /// Default: none
-    #[arg(long, value_name = "PEM", requires = "tls_cert")]
-    pub client_ca: Option<PathBuf>,
+    /// TLS towards agents
+    #[command(flatten)]
+    pub tls: TlsArgs,
 
     /// The certificate of an authority of the server's own, a PEM file: agents can ask for client
-    /// certificates, and who presents one needs no token. Default: none
+    /// certificates, and who presents one needs no token. With --client-ca one from either will do.
+    /// Default: none
     #[arg(long, value_name = "PEM", requires = "ca_key")]
     pub ca: Option<PathBuf>,
 
@@ -196,9 +189,7 @@ impl ServerArgs {
             admin: any,
             path: "/v1/opamp".to_owned(),
             configs: Vec::new(),
-            tls_cert: None,
-            tls_key: None,
-            client_ca: None,
+            tls: TlsArgs::default(),
             ca: None,
             ca_key: None,
             csr: Csr::Manual,

@@ -10,7 +10,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
-use opamp_server::service::tls::{ListenerTls, TlsFiles};
+use opamp_server::service::tls::ListenerTls;
 use opamp_server::{
     ApprovalError, CertificateDecision, CertificateIssuing, CertificateRequest,
     CertificateRequestId, CertificateSerial, CsrApproval, LocalCa, OperationError, Revocations,
@@ -75,14 +75,13 @@ impl Certificates {
 
 /// What is revoked of the certificates that agents may present, if they may present some.
 pub(super) fn revocations_of(args: &ServerArgs) -> Option<Revocations> {
-    (args.ca.is_some() || args.client_ca.is_some()).then(Revocations::new)
+    (args.ca.is_some() || args.tls.client_ca.is_some()).then(Revocations::new)
 }
 
 /// The server's TLS, if it has some.
 pub(super) fn tls(args: &ServerArgs) -> Result<Option<ListenerTls>, Failure> {
-    let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else { return Ok(None) };
-    let files = TlsFiles::new(certificate, key);
-    let files = match (&args.client_ca, &args.ca) {
+    let Some(files) = args.tls.files() else { return Ok(None) };
+    let files = match (&args.tls.client_ca, &args.ca) {
         (None, None) => files,
         // Who comes without a certificate can ask for one.
         (None, Some(ca)) => files.welcome_clients_of([ca]),

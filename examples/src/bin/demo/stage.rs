@@ -8,6 +8,7 @@ use std::time::Duration;
 use opamp_examples::agent::{Agent, AgentArgs, Attribute};
 use opamp_examples::program::Failure;
 use opamp_examples::server::{Fleet, Server, ServerArgs};
+use opamp_examples::tls::TlsArgs;
 use opamp_proto::WireUid;
 use opamp_server::AgentSnapshot;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -65,8 +66,11 @@ impl Stage {
         self.make_certificates()?;
         self.plain = Some(Server::start(&ServerArgs::on_free_ports()).await?);
         let secure = ServerArgs {
-            tls_cert: Some(self.path("server.pem")),
-            tls_key: Some(self.path("server-key.pem")),
+            tls: TlsArgs {
+                cert: Some(self.path("server.pem")),
+                key: Some(self.path("server-key.pem")),
+                ..TlsArgs::default()
+            },
             ..ServerArgs::on_free_ports()
         };
         self.secure = Some(Server::start(&secure).await?);
