@@ -36,6 +36,10 @@ pub struct GatewayArgs {
         value_parser = clap::value_parser!(u16).range(1..))]
     pub connections: u16,
 
+    /// Connections from one address, or from one network of 64 bits with IPv6; one more is closed
+    #[arg(long, value_name = "N", default_value_t = 5_000)]
+    pub max_per_address: usize,
+
     /// A header for the handshakes with the server, may be repeated. Those of agents are not passed
     /// on. Default: none
     #[arg(long = "header", value_name = "NAME=VALUE")]

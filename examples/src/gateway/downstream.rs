@@ -30,6 +30,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::create_response;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
+use super::addresses::Addresses;
 use super::hub::{End, Hub, Next};
 use super::patient::Patient;
 use super::socket;
@@ -62,6 +63,7 @@ pub(super) struct Downstream {
     pub(super) hub: Arc<Hub>,
     pub(super) path: String,
     pub(super) limits: MessageLimits,
+    pub(super) addresses: Arc<Addresses>,
     pub(super) tls: Option<ListenerTls>,
     pub(super) stopping: watch::Receiver<bool>,
 }
@@ -82,9 +84,14 @@ impl Downstream {
             };
             match accepted {
                 Ok((stream, peer)) => {
+                    let Some(counted) = self.addresses.connect(peer.ip()) else {
+                        // Whoever has so many must not keep places by waiting for an answer.
+                        tracing::debug!(%peer, "too many connections from this address");
+                        continue;
+                    };
                     let downstream = Arc::clone(&self);
                     tokio::spawn(async move {
-                        let _permit = permit;
+                        let _places = (permit, counted);
                         tracing::debug!(%peer, "connected");
                         downstream.open(stream, peer).await;
                         tracing::debug!(%peer, "gone");

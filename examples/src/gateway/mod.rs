@@ -4,6 +4,7 @@
 //! connection; where they meet is the [`hub`], whose lock is held for the time it takes to look at
 //! one message.
 
+mod addresses;
 mod args;
 mod downstream;
 mod hub;
@@ -24,6 +25,7 @@ use tokio::time::timeout;
 
 pub use self::args::GatewayArgs;
 
+use self::addresses::Addresses;
 use self::downstream::Downstream;
 use self::hub::Hub;
 use self::upstream::Upstream;
@@ -74,6 +76,7 @@ impl Gateway {
             hub: Arc::clone(&hub),
             path: args.path.clone(),
             limits: args.limits(),
+            addresses: Arc::new(Addresses::new(args.max_per_address)),
             tls: tls.clone(),
             stopping: stopped,
         });
