@@ -51,6 +51,8 @@
 //! | `packages` | no | packages: downloads, and the trait for a store of them |
 //! | `minisign` | no | a verifier of packages signed with minisign |
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod core;
 
 #[cfg(any(feature = "ws", feature = "http"))]

@@ -53,6 +53,8 @@
 //! - `generate`: `InstanceUid::generate`, which needs the system's clock and random source.
 //! - `gzip`: the module `gzip`.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod any_value;
 mod capabilities;
 mod components_hash;

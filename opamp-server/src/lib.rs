@@ -39,6 +39,8 @@
 //! in a file. Without default features there is the core and the registry alone: no runtime, no I/O,
 //! no clock, nothing in the dependency tree for any of them.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod core;
 mod counters;
 pub mod fleet;
