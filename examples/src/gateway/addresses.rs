@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What each address has at the moment: no more entries than there are connections.
 pub(super) struct Addresses {
     most: usize,
     open: Mutex<HashMap<IpAddr, usize>>,
+    refused: AtomicU64,
 }
 
 /// One of the connections, until it is dropped.
@@ -19,7 +21,7 @@ pub(super) struct Counted {
 
 impl Addresses {
     pub(super) fn new(most: usize) -> Self {
-        Self { most, open: Mutex::default() }
+        Self { most, open: Mutex::default(), refused: AtomicU64::new(0) }
     }
 
     /// One more connection; `None` if there are as many from there as there may be.
@@ -28,10 +30,16 @@ impl Addresses {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let connections = open.entry(from).or_default();
         if *connections >= self.most {
+            self.refused.fetch_add(1, Ordering::Relaxed);
             return None;
         }
         *connections += 1;
         Some(Counted { addresses: Arc::clone(self), from })
+    }
+
+    /// How many connections were refused so far.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 }
 
@@ -73,6 +81,7 @@ mod tests {
         assert!(connect("2001:db8:0:1::").is_some());
         drop(first);
         assert!(connect("192.0.2.1").is_some());
+        assert_eq!(addresses.refused(), 2);
         drop((second, others));
         assert!(addresses.open.lock().unwrap().is_empty());
     }

@@ -71,12 +71,13 @@ impl Gateway {
         for slot in 0..args.connections.into() {
             upstreams.spawn(Arc::clone(&upstream).keep(Arc::clone(&hub), slot));
         }
+        let addresses = Arc::new(Addresses::new(args.max_per_address));
         let (stopping, stopped) = watch::channel(false);
         let downstream = Arc::new(Downstream {
             hub: Arc::clone(&hub),
             path: args.path.clone(),
             limits: args.limits(),
-            addresses: Arc::new(Addresses::new(args.max_per_address)),
+            addresses: Arc::clone(&addresses),
             tls: tls.clone(),
             stopping: stopped,
         });
@@ -84,7 +85,7 @@ impl Gateway {
         let background = [
             tokio::spawn(downstream.accept(listener)),
             tokio::spawn(async move { timed.keep_time().await }),
-            tokio::spawn(async move { log_counts(&logged).await }),
+            tokio::spawn(async move { log_counts(&logged, &addresses).await }),
             tokio::spawn(keep_current(tls.clone())),
         ];
         Ok(Self { addr, hub, stopping, upstreams, background, tls })
@@ -155,14 +156,15 @@ async fn keep_current(tls: Option<ListenerTls>) {
     }
 }
 
-async fn log_counts(hub: &Hub) {
-    let mut last = GatewayCounters::default();
+async fn log_counts(hub: &Hub, addresses: &Addresses) {
+    let mut last = (GatewayCounters::default(), 0);
     loop {
         tokio::time::sleep(LOG_PERIOD).await;
         let (counts, agents) = hub.with(|gateway, _| (gateway.counters(), gateway.agents()));
-        if counts != last {
-            tracing::info!(agents, ?counts);
-            last = counts;
+        let refused_by_address = addresses.refused();
+        if (counts, refused_by_address) != last {
+            tracing::info!(agents, refused_by_address, ?counts);
+            last = (counts, refused_by_address);
         }
     }
 }

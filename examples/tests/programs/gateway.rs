@@ -6,6 +6,8 @@ use crate::support::{PATIENCE, Program, Server, agent, certificates};
 use opamp_proto::{InstanceUid, Message as _, v1};
 use opamp_spec::judges;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 /// The gateway program, and where agents connect to it.
 struct Gateway {
@@ -112,6 +114,29 @@ async fn agents_find_their_way_back_when_it_returns() {
     agent.line("connected").await;
     server.until("back", |agent| agent["connected"] == true).await;
     assert_eq!(agent.terminate().await, Some(0));
+    gateway.program.kill().await;
+}
+
+#[tokio::test]
+async fn one_address_has_no_more_than_its_connections() {
+    let upstream = ["--upstream", "ws://127.0.0.1:1", "--max-per-address", "1"];
+    let gateway =
+        Gateway::start_with(&[["--listen", "127.0.0.1:0"].as_slice(), &upstream].concat()).await;
+    // One that is refused ends without a word.
+    let is_served = || async {
+        let mut stream = TcpStream::connect(&gateway.opamp).await.unwrap();
+        let asked = stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let answered = stream.read(&mut [0]).await;
+        (asked.is_ok() && matches!(answered, Ok(1))).then_some(stream)
+    };
+    let first = is_served().await;
+    assert!(first.is_some() && is_served().await.is_none());
+    drop(first);
+    // It takes a moment until the gateway has seen that there is room again.
+    let began = tokio::time::Instant::now();
+    while is_served().await.is_none() {
+        assert!(began.elapsed() < PATIENCE, "there is never room again");
+    }
     gateway.program.kill().await;
 }
 
