@@ -26,8 +26,9 @@ use crate::InstanceUid;
 /// assert_eq!(WireUid::new(b"agent")?.to_string(), "6167656e74");
 /// # Ok::<(), opamp_proto::WireUidError>(())
 /// ```
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct WireUid {
+    /// Zeros beyond the length, so that it compares as a whole.
     bytes: [u8; Self::MAX_LEN],
     len: u8,
 }
@@ -102,14 +103,6 @@ impl Borrow<[u8]> for WireUid {
         self.as_bytes()
     }
 }
-
-impl PartialEq for WireUid {
-    fn eq(&self, other: &Self) -> bool {
-        self.as_bytes() == other.as_bytes()
-    }
-}
-
-impl Eq for WireUid {}
 
 impl PartialOrd for WireUid {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {

@@ -13,6 +13,7 @@ use super::duplicates::{Arrival, StandBy};
 use super::inbox::Inbox;
 use super::received::Answer;
 use super::shard::{News, Slot};
+use super::slots::Hashed;
 use super::{Accepted, AgentKey, Fleet, Now, Received, Route};
 use crate::core::{
     Agent, AgentState, Changes, Handled, Part, Refusal, RefusalKind, Scan, Transport,
@@ -83,7 +84,7 @@ impl<I> Fleet<I> {
         fresh: &mut dyn FnMut() -> InstanceUid,
         out: Option<&mut Vec<u8>>,
     ) -> Accepted {
-        let counting = &self.inner.counting;
+        let counting = &**self.inner.counting;
         match route.shared.transport {
             Transport::WebSocket => {
                 counting.websocket_messages.add();
@@ -95,11 +96,13 @@ impl<I> Fleet<I> {
             }
         }
         let tenant = route.tenant();
-        let (key, accepted) = match self.read(body) {
-            Ok((uid, mut scan)) => {
+        let mut scan = Scan::empty();
+        let (key, accepted) = match self.read(body, &mut scan) {
+            Ok(uid) => {
                 let key = AgentKey::new(tenant, uid);
-                self.prepare(&key, &mut scan);
-                (Some(key), self.fold(route, key, &scan, now, fresh, out))
+                let hashed = route.hashed(key, &self.inner.hasher);
+                self.prepare(&hashed, &mut scan);
+                (Some(key), self.fold(route, hashed, &scan, now, fresh, out))
             }
             Err((None, _)) if self.is_for_nobody(body) => {
                 counting.missing_instance_uids.add();
@@ -166,6 +169,7 @@ impl<I> Fleet<I> {
             }
             Answer::Reply(key, route, due) => (key, route, due),
         };
+        let key = self.hashed(&key);
         let mut shard = self.shard(&key);
         match shard.slot(&key, config) {
             // What is sent once a session, or once, is not for a connection that may be dead.
@@ -183,17 +187,21 @@ impl<I> Fleet<I> {
     }
 
     /// Everything that can be decided without a lock.
-    fn read<'a>(&self, body: &'a [u8]) -> Result<(WireUid, Scan<'a>), (Option<WireUid>, Refusal)> {
-        let mut scan = Scan::new(body).map_err(|fault| (fault.uid().copied(), fault.into()))?;
+    fn read<'a>(
+        &self,
+        body: &'a [u8],
+        scan: &mut Scan<'a>,
+    ) -> Result<WireUid, (Option<WireUid>, Refusal)> {
+        scan.read(body).map_err(|fault| (fault.uid().copied(), fault.into()))?;
         let uid = self.identify(scan.instance_uid())?;
         self.inner.availability.check().map_err(|refusal| (Some(uid), refusal))?;
         scan.validate_longer_than(LARGE_PART).map_err(|fault| (Some(uid), fault.into()))?;
-        Ok((uid, scan))
+        Ok(uid)
     }
 
     /// Everything that would take long under the lock. What is kept of the Agent may be another thing
     /// when the message is taken over; then it is done again.
-    fn prepare(&self, key: &AgentKey, scan: &mut Scan<'_>) {
+    fn prepare(&self, key: &Hashed, scan: &mut Scan<'_>) {
         if scan.has_longer_than(LARGE_PART) {
             let kept = self.shard(key).slots.get(key).map(|slot| slot.agent.state().clone());
             scan.prepare(LARGE_PART, self.inner.config.max_retained_bytes, kept.as_ref());
@@ -233,21 +241,22 @@ impl<I> Fleet<I> {
     fn fold(
         &self,
         route: &mut Route<I>,
-        key: AgentKey,
+        hashed: Hashed,
         scan: &Scan<'_>,
         now: Now,
         fresh: &mut dyn FnMut() -> InstanceUid,
         out: Option<&mut Vec<u8>>,
     ) -> Result<Accepted, Refusal> {
+        let key = *hashed.key();
         let config = &self.inner.config;
         let mut changes = Changes::empty();
         let mut reserved = None;
-        let mut shard = self.shard_for(route, &key)?;
-        let is_there = shard.slots.get(&key).is_some_and(|slot| slot.is_connected());
-        if !is_there && !shard.renames.contains_key(&key) {
+        let (mut shard, is_served_here) = self.shard_for(route, &hashed)?;
+        let is_there = || shard.slots.get(&hashed).is_some_and(|slot| slot.is_connected());
+        if !is_served_here && !is_there() && !shard.renames.contains_key(&key) {
             self.admit_arrival(route, now.instant)?;
         }
-        if !shard.slots.contains_key(&key) {
+        if !is_served_here && !shard.slots.contains_key(&hashed) {
             // It stays until the slot is there, so that nobody else is given the uid meanwhile.
             let rename = shard.renames.get(&key).copied();
             let mut rename = rename.filter(|rename| now.instant < rename.expires);
@@ -255,12 +264,12 @@ impl<I> Fleet<I> {
                 drop(shard);
                 scan.validate()?;
                 rename = self.take_offered(route, &key, now);
-                shard = self.shard_for(route, &key)?;
+                (shard, _) = self.shard_for(route, &hashed)?;
             }
             if let Some(rename) = rename {
                 drop(shard);
                 // Nobody takes what is another's along.
-                drop(self.shard_for(route, &rename.old)?);
+                drop(self.shard_for(route, &self.hashed(&rename.old))?);
                 // Nor must a message that is refused move it: the Agent would be on no route.
                 self.admit(route, &rename.old)?;
                 scan.validate()?;
@@ -270,9 +279,9 @@ impl<I> Fleet<I> {
                 if !changes.is_empty() {
                     route.leave(&rename.old);
                 }
-                shard = self.shard_for(route, &key)?;
+                (shard, _) = self.shard_for(route, &hashed)?;
             }
-            if let Entry::Vacant(vacant) = shard.slots.entry(key) {
+            if let Entry::Vacant(vacant) = shard.slots.entry(&hashed) {
                 // Nor does it make an Agent known.
                 scan.validate()?;
                 let nothing = AgentState::default();
@@ -283,7 +292,7 @@ impl<I> Fleet<I> {
                 vacant.insert(Box::new(self.new_slot(route, key, now)?));
             }
         }
-        let Some((slot, terms)) = shard.slot(&key, config) else {
+        let Some((slot, terms)) = shard.slot(&hashed, config) else {
             // It was found or inserted under this very lock.
             return Err(Refusal::unavailable("the Agent is being removed", None));
         };
@@ -374,7 +383,7 @@ impl<I> Fleet<I> {
         }
         let queue = slot.news.note(changes);
         if !changes.is_empty() {
-            self.inner.watching.note(self.place(&key), &mut slot.changed_at);
+            self.inner.watching.note(self.place(&hashed), &mut slot.changed_at);
         }
         let ticket = slot.news.ticket();
         let noted = slot.note_message(changes, new_instance_uid.is_some(), &self.inner.saving);

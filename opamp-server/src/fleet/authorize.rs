@@ -30,6 +30,7 @@ use opamp_proto::WireUid;
 
 use super::route::RouteShared;
 use super::shard::Shard;
+use super::slots::Hashed;
 use super::{AgentKey, Fleet, Route, Tenant};
 use crate::core::{OperationError, Refusal};
 
@@ -219,26 +220,27 @@ impl<I> Fleet<I> {
 
     /// The shard of an Agent that this route may speak for. Where it has not done so yet, that is
     /// asked first, without the lock, and asked again if the Agent has come into other hands meanwhile.
+    /// With it comes whether the Agent is served on this very route.
     pub(super) fn shard_for(
         &self,
         route: &Route<I>,
-        key: &AgentKey,
-    ) -> Result<MutexGuard<'_, Shard<I>>, Refusal> {
+        key: &Hashed,
+    ) -> Result<(MutexGuard<'_, Shard<I>>, bool), Refusal> {
         let mut agreed = None;
         for _ in 0..MAX_LOOKS {
             let shard = self.shard(key);
             let slot = shard.slots.get(key);
             if slot.is_some_and(|slot| slot.is_served_on(route)) {
-                return Ok(shard);
+                return Ok((shard, true));
             }
             let holder = slot.filter(|slot| !slot.released).map(|slot| &slot.route);
             let id = holder.map(|holder| holder.id);
             if agreed == Some(id) {
-                return Ok(shard);
+                return Ok((shard, false));
             }
             let holder = holder.cloned();
             drop(shard);
-            self.authorize(&route.shared, key, holder.as_deref())?;
+            self.authorize(&route.shared, key.key(), holder.as_deref())?;
             agreed = Some(id);
         }
         Err(Refusal::unavailable("too many requests of this Agent at once", None))

@@ -6,6 +6,7 @@
 //! names two Agents, which do not see, rename or replace each other.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use opamp_proto::{InstanceUid, WireUid};
 
@@ -78,7 +79,7 @@ impl fmt::Debug for Tenant {
 /// assert_eq!(AgentKey::from(uid).to_string(), text);
 /// assert_eq!(Tenant::new(7).agent(uid).to_string(), format!("7/{text}"));
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AgentKey {
     tenant: Tenant,
     uid: WireUid,
@@ -101,6 +102,17 @@ impl AgentKey {
     #[must_use]
     pub const fn uid(&self) -> &WireUid {
         &self.uid
+    }
+}
+
+impl Hash for AgentKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // At once, as each piece would cost as much. Tenants are all of one length.
+        let mut bytes = [0; 16 + WireUid::MAX_LEN];
+        let uid = self.uid.as_bytes();
+        bytes[..16].copy_from_slice(&self.tenant.0);
+        bytes[16..16 + uid.len()].copy_from_slice(uid);
+        state.write(&bytes[..16 + uid.len()]);
     }
 }
 

@@ -14,7 +14,6 @@
 //! ```
 
 use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,6 +43,7 @@ mod route;
 mod saving;
 mod settings_hold;
 mod shard;
+mod slots;
 mod snapshot;
 mod tally;
 mod watch;
@@ -70,6 +70,7 @@ use self::load::Availability;
 use self::route::RouteShared;
 use self::saving::Saving;
 use self::shard::Shard;
+use self::slots::{Find, Hashed};
 use self::watch::Watching;
 
 /// The moment something happens, on both clocks. The registry reads neither.
@@ -140,7 +141,8 @@ impl<I> Fleet<I> {
     #[must_use]
     pub fn with_authorizer(config: ServerConfig, authorizer: impl Authorizer<I> + 'static) -> Self {
         let pace = Arc::new(FullStatePace::new(config.full_state_rate));
-        let shard = |_| Mutex::new(Shard::new(Arc::clone(&pace)));
+        let hasher = RandomState::new();
+        let shard = |_| Mutex::new(Shard::new(Arc::clone(&pace), hasher.clone()));
         let shards = (0..config.shards.max(1)).map(shard).collect();
         let budget = Budget::new(config.max_fleet_bytes);
         let watching = Watching::new(config.shards.max(1));
@@ -151,7 +153,7 @@ impl<I> Fleet<I> {
                 authorizer: Box::new(authorizer),
                 pace,
                 shards,
-                hasher: RandomState::new(),
+                hasher,
                 agents: AtomicUsize::new(0),
                 budget,
                 components: Mutex::default(),
@@ -207,14 +209,18 @@ impl<I> Fleet<I> {
         Arc::clone(&self.inner.counting)
     }
 
-    fn shard(&self, key: &AgentKey) -> MutexGuard<'_, Shard<I>> {
+    fn shard(&self, key: &impl Find) -> MutexGuard<'_, Shard<I>> {
         lock(&self.inner.shards[self.place(key)])
     }
 
     /// Which shard an Agent belongs to.
-    fn place(&self, key: &AgentKey) -> usize {
-        // The remainder is less than the number of shards, which is a usize.
-        (self.inner.hasher.hash_one(key) % self.inner.shards.len() as u64) as usize
+    fn place(&self, key: &impl Find) -> usize {
+        key.hashed(&self.inner.hasher).place(self.inner.shards.len())
+    }
+
+    /// The key with its hash, to be looked up more than once.
+    fn hashed(&self, key: &AgentKey) -> Hashed {
+        key.hashed(&self.inner.hasher)
     }
 
     fn shards(&self) -> impl Iterator<Item = MutexGuard<'_, Shard<I>>> {
@@ -252,7 +258,7 @@ impl<I> Fleet<I> {
             identity: Some(identity),
             waker,
         });
-        Route { shared, agents: Vec::new(), offered: Vec::new(), arrived: false }
+        Route { shared, agents: Vec::new(), first_hash: None, offered: Vec::new(), arrived: false }
     }
 
     /// Composes the next message to push to an Agent of this route, if there is one: appends its head
@@ -264,7 +270,7 @@ impl<I> Fleet<I> {
         now: Now,
         out: &mut Vec<u8>,
     ) -> Option<Push> {
-        let key = key.into();
+        let key = self.hashed(&key.into());
         let mut shard = self.shard(&key);
         let (slot, terms) = shard.slot(&key, &self.inner.config)?;
         if slot.route.id != route.shared.id {

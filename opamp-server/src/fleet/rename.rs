@@ -105,7 +105,7 @@ impl<I> Fleet<I> {
     pub(super) fn move_slot(&self, rename: &PendingRename, new: AgentKey) -> Changes {
         let slot = {
             let mut shard = self.shard(&rename.old);
-            let entry = shard.slots.entry(rename.old);
+            let entry = shard.slots.entry(&rename.old);
             let Entry::Occupied(entry) = entry else { return Changes::empty() };
             if entry.get().serial != rename.serial {
                 return Changes::empty();
@@ -139,7 +139,7 @@ impl<I> Fleet<I> {
         {
             let mut shard = self.shard(&new);
             shard.renames.remove(&new);
-            match shard.slots.entry(new) {
+            match shard.slots.entry(&new) {
                 Entry::Vacant(vacant) => vacant.insert(slot),
                 // Two messages under the new uid came at once, and the other one was first.
                 Entry::Occupied(_) => {

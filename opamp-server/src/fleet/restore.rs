@@ -168,7 +168,7 @@ impl<I> Restore<'_, I> {
         let replaced = {
             let mut shard = self.fleet.shard(&key);
             self.fleet.inner.watching.note(place, &mut slot.changed_at);
-            shard.slots.insert(key, Box::new(slot))
+            shard.slots.insert(&key, Box::new(slot))
         };
         if replaced.is_none() {
             inner.agents.fetch_add(1, Ordering::Relaxed);

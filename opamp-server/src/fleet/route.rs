@@ -4,11 +4,13 @@
 //! arrives on another under its uid is looked at first (see `duplicates`), so that neither the
 //! remains of a dead connection nor a duplicate can undo what the Agent reported.
 
+use std::collections::hash_map::RandomState;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use opamp_proto::InstanceUid;
 
+use super::slots::Hashed;
 use super::{AgentKey, Tenant};
 use crate::core::Transport;
 
@@ -42,6 +44,8 @@ pub struct Route<I> {
     /// The Agents that spoke on this route and have not said goodbye. Searched only when an Agent
     /// comes or goes.
     pub(super) agents: Vec<AgentKey>,
+    /// The hash of the first of them, which is mostly the only one.
+    pub(super) first_hash: Option<u64>,
     /// The new uids of those who came here under the uid of an Agent that is served elsewhere, at
     /// most one for each of the Agents above.
     pub(super) offered: Vec<(InstanceUid, AgentKey)>,
@@ -91,6 +95,19 @@ impl<I> Route<I> {
         self.shared.identity.as_ref().expect("a route with a peer")
     }
 
+    /// The key of an Agent that speaks here, with its hash.
+    pub(super) fn hashed(&mut self, key: AgentKey, hasher: &RandomState) -> Hashed {
+        let is_first = self.agents.first() == Some(&key);
+        if let Some(hash) = self.first_hash.filter(|_| is_first) {
+            return Hashed::again(key, hash);
+        }
+        let hashed = Hashed::new(key, hasher);
+        if is_first {
+            self.first_hash = Some(hashed.hash());
+        }
+        hashed
+    }
+
     pub(super) fn is_on(&self, key: &AgentKey) -> bool {
         self.agents.contains(key)
     }
@@ -122,6 +139,9 @@ impl<I> Route<I> {
     pub(super) fn leave(&mut self, key: &AgentKey) {
         if let Some(index) = self.agents.iter().position(|agent| agent == key) {
             self.agents.swap_remove(index);
+            if index == 0 {
+                self.first_hash = None;
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A part of the registry, behind one lock, and the slot of one Agent in it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -11,14 +12,14 @@ use super::duplicates::Others;
 use super::inbox::Inbox;
 use super::route::{Route, RouteShared};
 use super::saving::{Noted, Stored, Written};
+use super::slots::{Find, Slots};
 use super::snapshot::AgentSnapshot;
 use super::watch::Departed;
 use super::{AgentKey, Now, Tenant};
 use crate::core::{Agent, Changes, Desired, Due, FullStatePace, ServerConfig, Terms, Transport};
 
 pub(super) struct Shard<I> {
-    /// Boxed, so that the table stays small and grows without moving the slots.
-    pub(super) slots: HashMap<AgentKey, Box<Slot<I>>>,
+    pub(super) slots: Slots<I>,
     /// New instance uids that were given out, by the new uid; a few for each Agent.
     pub(super) renames: HashMap<AgentKey, PendingRename>,
     /// Where a slot went whose handler was running when it moved away, by the slot's serial number.
@@ -49,9 +50,9 @@ pub(super) struct PendingRename {
 }
 
 impl<I> Shard<I> {
-    pub(super) fn new(pace: Arc<FullStatePace>) -> Self {
+    pub(super) fn new(pace: Arc<FullStatePace>, hasher: RandomState) -> Self {
         Self {
-            slots: HashMap::new(),
+            slots: Slots::new(hasher),
             renames: HashMap::new(),
             moved: HashMap::new(),
             contested: Vec::new(),
@@ -66,7 +67,7 @@ impl<I> Shard<I> {
     /// The slot of an Agent, with the terms it is served on.
     pub(super) fn slot<'a>(
         &'a mut self,
-        key: &AgentKey,
+        key: &impl Find,
         config: &'a ServerConfig,
     ) -> Option<(&'a mut Slot<I>, Terms<'a>)> {
         let slot = self.slots.get_mut(key)?;
