@@ -532,41 +532,24 @@ impl Agent {
         let wants = |wants: fn(&Desired) -> bool| wants(&self.own) || wants(terms.desired);
         let settings = wants(|desired| desired.connection_settings.is_some());
         let packages = wants(|desired| desired.packages.is_some());
-        let reports = [
-            (true, Does::empty(), any, Part::AgentDescription),
-            (true, Does::REPORTS_HEALTH, any, Part::Health),
-            (
-                true,
-                Does::REPORTS_EFFECTIVE_CONFIG,
-                Takes::ACCEPTS_EFFECTIVE_CONFIG,
-                Part::EffectiveConfig,
-            ),
-            (
-                true,
-                Does::REPORTS_REMOTE_CONFIG,
-                Takes::OFFERS_REMOTE_CONFIG,
-                Part::RemoteConfigStatus,
-            ),
-            (
-                packages,
-                Does::REPORTS_PACKAGE_STATUSES,
-                Takes::ACCEPTS_PACKAGES_STATUS,
-                Part::PackageStatuses,
-            ),
-            (true, Does::REPORTS_AVAILABLE_COMPONENTS, any, Part::AvailableComponents),
-            (
-                settings,
-                Does::REPORTS_CONNECTION_SETTINGS_STATUS,
-                Takes::OFFERS_CONNECTION_SETTINGS,
-                Part::ConnectionSettingsStatus,
-            ),
-        ];
-        reports
-            .into_iter()
-            .filter(|(wanted, does, takes, _)| {
-                *wanted && agent.contains(*does) && server.contains(*takes)
-            })
-            .map(|(.., part)| part)
-            .collect()
+        let mut promised = Parts::default();
+        promised.add(Part::AgentDescription);
+        let mut reports = |wanted: bool, does: Does, takes: Takes, part| {
+            if wanted && agent.contains(does) && server.contains(takes) {
+                promised.add(part);
+            }
+        };
+        reports(true, Does::REPORTS_HEALTH, any, Part::Health);
+        let takes = Takes::ACCEPTS_EFFECTIVE_CONFIG;
+        reports(true, Does::REPORTS_EFFECTIVE_CONFIG, takes, Part::EffectiveConfig);
+        let offers = Takes::OFFERS_REMOTE_CONFIG;
+        reports(true, Does::REPORTS_REMOTE_CONFIG, offers, Part::RemoteConfigStatus);
+        let takes = Takes::ACCEPTS_PACKAGES_STATUS;
+        reports(packages, Does::REPORTS_PACKAGE_STATUSES, takes, Part::PackageStatuses);
+        reports(true, Does::REPORTS_AVAILABLE_COMPONENTS, any, Part::AvailableComponents);
+        let (does, offers) =
+            (Does::REPORTS_CONNECTION_SETTINGS_STATUS, Takes::OFFERS_CONNECTION_SETTINGS);
+        reports(settings, does, offers, Part::ConnectionSettingsStatus);
+        promised
     }
 }

@@ -6,7 +6,6 @@
 //! decoding the whole message would, and holds the same values; but it also refuses a part of more
 //! than [`DEFAULT_MAX_ELEMENTS`] elements, before anything of it is decoded.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use bytes::{Buf, Bytes};
@@ -19,7 +18,7 @@ use prost::encoding::{
 use super::changes::Changes;
 use super::custom::CustomCapabilities;
 use super::offer::Reported;
-use super::state::AgentState;
+use super::state::{AgentState, Parts};
 
 /// A sub-message of `AgentToServer`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -156,8 +155,13 @@ impl Part {
     /// Whether these bytes are what the whole message's decoder would accept as this part, and not
     /// too much to decode.
     pub(super) fn check(self, content: &[u8]) -> Result<(), Malformed> {
+        self.check_shared(Bytes::copy_from_slice(content))
+    }
+
+    /// As [`check`](Self::check): what is long in it is not copied.
+    fn check_shared(self, content: Bytes) -> Result<(), Malformed> {
         let in_part = |fault| Malformed { part: Some(self), ..fault };
-        elements::check(self.kind(), content, DEFAULT_MAX_ELEMENTS)
+        elements::check(self.kind(), &content, DEFAULT_MAX_ELEMENTS)
             .map_err(|error| in_part(Malformed::new(error.to_string())))?;
         self.decode(content).map_err(|error| in_part(error.into()))
     }
@@ -178,7 +182,7 @@ impl Part {
         }
     }
 
-    fn decode(self, content: &[u8]) -> Result<(), DecodeError> {
+    fn decode(self, content: Bytes) -> Result<(), DecodeError> {
         match self {
             Self::AgentDescription => decode::<v1::AgentDescription>(content),
             Self::Health => decode::<v1::ComponentHealth>(content),
@@ -197,7 +201,7 @@ impl Part {
 
 /// Decodes `content` one level below the top, with its length in front: the depth of nesting that is
 /// left is then the same as in the decoding of the whole message.
-fn decode<M: Message + Default>(content: &[u8]) -> Result<(), DecodeError> {
+fn decode<M: Message + Default>(content: Bytes) -> Result<(), DecodeError> {
     let mut prefix = [0_u8; 10];
     let mut unwritten = &mut prefix[..];
     encoding::encode_varint(content.len() as u64, &mut unwritten);
@@ -236,11 +240,13 @@ pub struct Scan<'a> {
     sequence_num: u64,
     capabilities: u64,
     flags: u64,
-    parts: [Option<Cow<'a, [u8]>>; Part::ALL.len()],
-    /// One bit for each part already known to be well formed.
-    valid: u16,
-    /// One bit for each part put together of pieces that are well formed.
-    merged: u16,
+    /// Those the message has, so that a heartbeat costs no look at each.
+    present: Parts,
+    parts: [&'a [u8]; Part::ALL.len()],
+    /// Those already known to be well formed.
+    valid: Parts,
+    /// Those put together of pieces that are well formed; in place of their first piece.
+    merged: Vec<(Part, Vec<u8>)>,
     /// Empty, and nothing allocated, but for large parts.
     prepared: Vec<Prepared>,
     /// The custom message, if it is large.
@@ -269,25 +275,37 @@ impl<'a> Scan<'a> {
     ///
     /// [`Malformed`] if the message cannot be decoded whatever its parts hold.
     pub fn new(body: &'a [u8]) -> Result<Self, Malformed> {
-        let mut scan = Self {
+        let mut scan = Self::empty();
+        scan.read(body)?;
+        Ok(scan)
+    }
+
+    /// The scan of a message without fields.
+    pub(crate) const fn empty() -> Self {
+        Self {
             instance_uid: &[],
             sequence_num: 0,
             capabilities: 0,
             flags: 0,
-            parts: Default::default(),
-            valid: 0,
-            merged: 0,
+            present: Parts::NONE,
+            parts: [&[]; Part::ALL.len()],
+            valid: Parts::NONE,
+            merged: Vec::new(),
             prepared: Vec::new(),
             custom_message: None,
-        };
+        }
+    }
+
+    /// As [`new`](Self::new), for a scan that is [empty](Self::empty) and need not be moved then.
+    pub(crate) fn read(&mut self, body: &'a [u8]) -> Result<(), Malformed> {
         let mut rest = body;
         while !rest.is_empty() {
             let offset = body.len() - rest.len();
-            if let Err(fault) = scan.field(&mut rest) {
-                return Err(Malformed { offset: Some(offset), uid: scan.readable_uid(), ..fault });
+            if let Err(fault) = self.field(&mut rest) {
+                return Err(Malformed { offset: Some(offset), uid: self.readable_uid(), ..fault });
             }
         }
-        Ok(scan)
+        Ok(())
     }
 
     fn field(&mut self, rest: &mut &'a [u8]) -> Result<(), Malformed> {
@@ -313,18 +331,23 @@ impl<'a> Scan<'a> {
     /// piece has to be well formed on its own, or two broken halves could make a whole; and the whole
     /// is still to be checked, as pieces that are small make a whole that need not be.
     fn add(&mut self, part: Part, content: &'a [u8]) -> Result<(), Malformed> {
-        match &mut self.parts[part.index()] {
-            empty @ None => *empty = Some(Cow::Borrowed(content)),
-            Some(earlier) => {
-                // Once only, or many small pieces after a large one would take for ever.
-                if self.merged & (1 << part.index()) == 0 {
-                    part.check(earlier)?;
-                    self.merged |= 1 << part.index();
-                }
-                part.check(content)?;
-                earlier.to_mut().extend_from_slice(content);
-            }
+        if !self.present.has(part) {
+            self.present.add(part);
+            self.parts[part.index()] = content;
+            return Ok(());
         }
+        let index = match self.merged.iter().position(|(merged, _)| *merged == part) {
+            Some(index) => index,
+            None => {
+                // Once only, or many small pieces after a large one would take for ever.
+                let first = self.parts[part.index()];
+                part.check(first)?;
+                self.merged.push((part, first.to_vec()));
+                self.merged.len() - 1
+            }
+        };
+        part.check(content)?;
+        self.merged[index].1.extend_from_slice(content);
         Ok(())
     }
 
@@ -355,7 +378,25 @@ impl<'a> Scan<'a> {
     /// The encoded bytes of a part, or `None` if the message does not have it.
     #[must_use]
     pub fn part(&self, part: Part) -> Option<&[u8]> {
-        self.parts[part.index()].as_deref()
+        if !self.present.has(part) {
+            return None;
+        }
+        let merged = self.merged.iter().find(|(merged, _)| *merged == part);
+        Some(merged.map_or(self.parts[part.index()], |(_, whole)| whole))
+    }
+
+    /// Whether the message has a part that is kept.
+    pub(crate) fn has_state(&self) -> bool {
+        self.present.intersects(Parts::STATE)
+    }
+
+    /// The parts the message has.
+    pub(super) const fn present(&self) -> Parts {
+        self.present
+    }
+
+    fn present_parts(&self) -> impl Iterator<Item = (Part, &[u8])> {
+        self.present.iter().filter_map(|part| Some((part, self.part(part)?)))
     }
 
     /// Checks the parts that are longer than `threshold` bytes, so that whoever folds them under a
@@ -365,10 +406,10 @@ impl<'a> Scan<'a> {
     ///
     /// [`Malformed`] names the first part that is not well formed or has too many elements.
     pub fn validate_longer_than(&mut self, threshold: usize) -> Result<(), Malformed> {
-        for part in Part::ALL {
+        for part in self.present.iter() {
             if self.part(part).is_some_and(|content| content.len() > threshold) {
                 self.validate_part(part)?;
-                self.valid |= 1 << part.index();
+                self.valid.add(part);
             }
         }
         Ok(())
@@ -409,8 +450,7 @@ impl<'a> Scan<'a> {
 
     /// Whether any part is longer than `threshold` bytes.
     pub(crate) fn has_longer_than(&self, threshold: usize) -> bool {
-        let mut parts = Part::ALL.into_iter().filter_map(|part| self.part(part));
-        parts.any(|content| content.len() > threshold)
+        self.present_parts().any(|(_, content)| content.len() > threshold)
     }
 
     fn prepared(&self, part: Part) -> Option<&Prepared> {
@@ -426,10 +466,15 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// A part as it is to be kept: an allocation of exactly its size.
-    pub(super) fn copy(&self, part: Part) -> Option<Bytes> {
-        let copy = self.prepared(part).and_then(|prepared| prepared.copy.clone());
-        copy.or_else(|| self.part(part).map(Bytes::copy_from_slice))
+    /// A part as it is to be kept: checked, in an allocation of exactly its size.
+    pub(super) fn copy(&self, part: Part) -> Result<Option<Bytes>, Malformed> {
+        let Some(content) = self.part(part) else { return Ok(None) };
+        let prepared = self.prepared(part).and_then(|prepared| prepared.copy.clone());
+        let copy = prepared.unwrap_or_else(|| Bytes::copy_from_slice(content));
+        if !self.valid.has(part) {
+            part.check_shared(copy.clone()).map_err(|fault| self.faulty(fault))?;
+        }
+        Ok(Some(copy))
     }
 
     /// What a part reports of an offer, if it was read already.
@@ -443,16 +488,20 @@ impl<'a> Scan<'a> {
     ///
     /// [`Malformed`] names the first part that is not well formed or has too many elements.
     pub fn validate(&self) -> Result<(), Malformed> {
-        Part::ALL.into_iter().try_for_each(|part| self.validate_part(part))
+        self.present.iter().try_for_each(|part| self.validate_part(part))
     }
 
     /// Checks one part unless that was done before.
     pub(super) fn validate_part(&self, part: Part) -> Result<(), Malformed> {
-        if self.valid & (1 << part.index()) != 0 {
+        if self.valid.has(part) {
             return Ok(());
         }
         let Some(content) = self.part(part) else { return Ok(()) };
-        part.check(content).map_err(|fault| Malformed { uid: self.readable_uid(), ..fault })
+        part.check(content).map_err(|fault| self.faulty(fault))
+    }
+
+    fn faulty(&self, fault: Malformed) -> Malformed {
+        Malformed { uid: self.readable_uid(), ..fault }
     }
 
     fn readable_uid(&self) -> Option<WireUid> {

@@ -18,6 +18,11 @@ use super::scan::{Part, Scan};
 pub(super) struct Parts(u16);
 
 impl Parts {
+    pub(super) const NONE: Self = Self(0);
+
+    /// The parts of [`Part::STATE`], which come first.
+    pub(super) const STATE: Self = Self((1 << Part::STATE.len()) - 1);
+
     pub(super) fn add(&mut self, part: Part) {
         self.0 |= 1 << part.index();
     }
@@ -33,13 +38,26 @@ impl Parts {
     pub(super) fn covers(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
+
+    pub(super) const fn intersects(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    pub(super) fn iter(self) -> impl Iterator<Item = Part> {
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            // When none is left, that is the number of all bits, which are more than there are parts.
+            let part = Part::ALL.get(left.trailing_zeros() as usize)?;
+            left &= left - 1;
+            Some(*part)
+        })
+    }
 }
 
 /// As they are written: by the bits of their fields' numbers.
 impl Parts {
     pub(super) fn to_tags(self) -> u32 {
-        let present = Part::ALL.into_iter().filter(|part| self.has(*part));
-        present.fold(0, |tags, part| tags | 1 << part.tag())
+        self.iter().fold(0, |tags, part| tags | 1 << part.tag())
     }
 
     pub(super) fn from_tags(tags: u32) -> Self {
@@ -88,36 +106,45 @@ pub(super) struct Folded {
 impl AgentState {
     /// Takes over what the message reports, or nothing of it if any part is malformed.
     pub(super) fn fold(&mut self, scan: &Scan<'_>, max_retained: usize) -> Result<Folded, Refusal> {
-        let mut present = Parts::default();
-        let mut changes = Changes::empty();
-        for part in Part::ALL {
-            if scan.part(part).is_none() {
-                continue;
-            }
-            present.add(part);
-            let held = self.encoded(part);
-            if held.is_some_and(|held| scan.repeats(part, held)) {
-                continue;
-            }
-            scan.validate_part(part)?;
-            if Part::STATE.contains(&part) {
-                changes |= part.change();
-            }
-        }
-        if !changes.is_empty() {
-            self.check_room(scan, max_retained)?;
-        }
-        for part in Part::STATE {
-            if changes.contains(part.change()) {
-                self.parts[part.index()] = scan.copy(part);
-            }
-        }
+        let present = scan.present();
+        let mut changes = match present == Parts::NONE {
+            true => Changes::empty(),
+            false => self.fold_parts(scan, max_retained)?,
+        };
         let capabilities = AgentCapabilities::from_bits_retain(scan.capabilities());
         if !capabilities.is_empty() && capabilities != self.capabilities {
             self.capabilities = capabilities;
             changes |= Changes::CAPABILITIES;
         }
         Ok(Folded { present, changes })
+    }
+
+    fn fold_parts(&mut self, scan: &Scan<'_>, max_retained: usize) -> Result<Changes, Refusal> {
+        let mut changes = Changes::empty();
+        let mut news = <[Option<Bytes>; Part::STATE.len()]>::default();
+        for part in scan.present().iter() {
+            let held = self.encoded(part);
+            if held.is_some_and(|held| scan.repeats(part, held)) {
+                continue;
+            }
+            match news.get_mut(part.index()) {
+                Some(new) => {
+                    *new = scan.copy(part)?;
+                    changes |= part.change();
+                }
+                // It is not kept.
+                None => scan.validate_part(part)?,
+            }
+        }
+        if !changes.is_empty() {
+            self.check_room(scan, max_retained)?;
+        }
+        for (held, new) in self.parts.iter_mut().zip(news) {
+            if new.is_some() {
+                *held = new;
+            }
+        }
+        Ok(changes)
     }
 
     /// Takes over what was written of an earlier process's Agent.

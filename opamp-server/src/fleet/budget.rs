@@ -42,6 +42,11 @@ impl Budget {
         Some(Reservation { budget: self, bytes })
     }
 
+    /// What a message needs that leaves everything as it is.
+    pub(super) const fn nothing(&self) -> Reservation<'_> {
+        Reservation { budget: self, bytes: 0 }
+    }
+
     /// What is kept again after a restart, whatever the limit says.
     pub(super) fn restore(&self, bytes: usize) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
@@ -80,6 +85,9 @@ impl<I> Fleet<I> {
         state: &AgentState,
         scan: &Scan<'_>,
     ) -> Result<Reservation<'_>, Refusal> {
+        if !scan.has_state() {
+            return Ok(self.inner.budget.nothing());
+        }
         let limit = self.inner.config.max_retained_bytes;
         // What is too much for one Agent is refused as that, when it comes to be taken over.
         let after = state.check_room(scan, limit).unwrap_or(0);
