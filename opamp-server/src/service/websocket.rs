@@ -125,13 +125,15 @@ impl Socket {
         let stream = &mut self.stream;
         if let Some(outgoing) = &mut self.outgoing {
             while outgoing.has_remaining() {
-                let mut slices = [IoSlice::new(&[]); SLICES];
-                let filled = outgoing.chunks_vectored(&mut slices);
                 let stream = Pin::new(&mut *stream);
-                // The kernel has less to do for a single slice.
-                let polled = match &slices[..filled] {
-                    [whole] => stream.poll_write(cx, whole),
-                    slices => stream.poll_write_vectored(cx, slices),
+                let whole = outgoing.chunk();
+                let polled = if whole.len() == outgoing.len() {
+                    // The kernel has less to do for a single slice, and so have we.
+                    stream.poll_write(cx, whole)
+                } else {
+                    let mut slices = [IoSlice::new(&[]); SLICES];
+                    let filled = outgoing.chunks_vectored(&mut slices);
+                    stream.poll_write_vectored(cx, &slices[..filled])
                 };
                 let written = ready!(polled)?;
                 if written == 0 {

@@ -125,6 +125,11 @@ impl Outgoing {
     }
 
     fn compact(&mut self) {
+        if self.is_empty() {
+            self.bytes.clear();
+            self.sent = 0;
+            return;
+        }
         let unsent = self.bytes.len() - self.sent;
         if unsent == 0 || (self.sent >= COMPACT && self.sent >= unsent) {
             self.bytes.drain(..self.sent);
