@@ -29,7 +29,7 @@ use super::signal::{Coarse, Signal, coarse};
 use super::websocket::{Fault, Socket};
 use super::{Inner, now};
 use crate::core::{Changes, Push, Refusal, RefusalKind, Transport};
-use crate::fleet::{AgentKey, Route, RouteWaker};
+use crate::fleet::{AgentKey, Now, Route, RouteWaker};
 use crate::websocket::{CloseCode, Event, Violation};
 
 mod awaiting;
@@ -126,6 +126,7 @@ pub(super) async fn serve<H: Handler>(
         signal: Arc::clone(&signal),
         agents: Mutex::default(),
         probes: Mutex::default(),
+        filled: AtomicBool::new(false),
         closing: AtomicBool::new(false),
     });
     let waker: Arc<dyn RouteWaker> = Arc::clone(&outbox) as _;
@@ -233,28 +234,30 @@ impl<H: Handler> Connection<H> {
         loop {
             self.answer_waiting(writing);
             self.take_in_held(writing)?;
-            self.push_waiting(writing);
-            self.probe(writing);
+            if self.outbox.take_filled() {
+                self.push_waiting(writing);
+                self.probe(writing);
+            }
 
-            let now = self.inner.signals.now();
-            let paused = !self.incoming.may_read(now, &self.inner.config);
+            let clock = self.inner.signals.now();
+            let paused = !self.incoming.may_read(clock, &self.inner.config);
             if paused {
                 // As soon as the clock goes on.
-                self.signal.due_by(now.saturating_add(1));
+                self.signal.due_by(clock.saturating_add(1));
             }
             let reading = self.held.is_none() && !self.socket.owes_pongs() && !paused;
             if !reading {
                 // The silence of a peer that is not listened to says nothing.
-                (self.times.last_read, self.times.pinged) = (now, None);
+                (self.times.last_read, self.times.pinged) = (clock, None);
             }
             let mut readable = false;
             if reading && let Poll::Ready(len) = self.socket.poll_read(read, cx)? {
                 readable = true;
                 reads += 1;
                 self.note_reading();
-                self.take_in(&mut read[..len], writing)?;
+                self.take_in(&mut read[..len], now(), writing)?;
                 self.answer_waiting(writing);
-                self.settle(now)?;
+                self.settle(clock)?;
                 if reads < READS && self.socket.unsent() < FLUSH_AT {
                     continue;
                 }
@@ -275,7 +278,7 @@ impl<H: Handler> Connection<H> {
 
     /// Whether there is something to do now that everything is written.
     fn can_go_on(&self, reading: bool) -> bool {
-        let push = self.awaiting.is_empty() && !self.outbox.is_empty();
+        let push = self.awaiting.is_empty() && self.outbox.is_filled();
         let read = !reading && !self.awaiting.is_full();
         push || read
     }
@@ -309,17 +312,23 @@ impl<H: Handler> Connection<H> {
         while self.has_room()
             && let Some(mut held) = self.held.take()
         {
+            let now = now();
             if let Some(message) = held.message {
-                self.receive(&message, writing)?;
+                self.receive(&message, now, writing)?;
             }
-            self.take_in(&mut held.rest, writing)?;
+            self.take_in(&mut held.rest, now, writing)?;
         }
         Ok(())
     }
 
-    /// Takes in what was read.
-    fn take_in(&mut self, mut input: &mut [u8], writing: &mut Writing) -> Result<(), End> {
-        loop {
+    /// Takes in what was read at this time.
+    fn take_in(
+        &mut self,
+        mut input: &mut [u8],
+        now: Now,
+        writing: &mut Writing,
+    ) -> Result<(), End> {
+        while !input.is_empty() {
             let decoded = self.socket.decode(&mut input);
             self.incoming.frames(self.socket.take_frames());
             match decoded {
@@ -331,7 +340,7 @@ impl<H: Handler> Connection<H> {
                         self.held = Some(Box::new(Held { message, rest }));
                         return Ok(());
                     }
-                    self.receive(&message, writing)?;
+                    self.receive(&message, now, writing)?;
                 }
                 Ok(Some(Event::Ping(payload))) => self.socket.pong(writing, &payload),
                 Ok(Some(Event::Close(close))) => {
@@ -352,6 +361,7 @@ impl<H: Handler> Connection<H> {
                 }
             }
         }
+        Ok(())
     }
 
     /// Notes that the peer is alive.
@@ -377,7 +387,7 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Takes in a message and queues the reply.
-    fn receive(&mut self, message: &[u8], writing: &mut Writing) -> Result<(), End> {
+    fn receive(&mut self, message: &[u8], now: Now, writing: &mut Writing) -> Result<(), End> {
         self.times.spoke = true;
         let head = writing.begin();
         let fleet = &self.inner.fleet;
@@ -409,9 +419,9 @@ impl<H: Handler> Connection<H> {
         let received = self.inner.large.run_in_place(size, || {
             let mut fresh = InstanceUid::generate;
             match in_turn {
-                true => fleet.receive(route, frame.body, now(), &mut fresh, head),
+                true => fleet.receive(route, frame.body, now, &mut fresh, head),
                 // It is answered in its turn.
-                false => fleet.receive_later(route, frame.body, now(), &mut fresh),
+                false => fleet.receive_later(route, frame.body, now, &mut fresh),
             }
         });
         if received.unanswered {
@@ -493,7 +503,7 @@ impl<H: Handler> Connection<H> {
             writing.begin().extend_from_slice(&replacement);
             tail = None;
         }
-        let counting = self.inner.fleet.counting();
+        let counting = &**self.inner.fleet.counting();
         counting.websocket_messages_sent.add();
         let size = writing.head.len() + tail.as_ref().map_or(0, Bytes::len);
         counting.websocket_bytes_sent.add_all(size as u64);
@@ -513,9 +523,11 @@ impl<H: Handler> Connection<H> {
     /// Pushes to the Agents in the outbox as long as there is room.
     fn push_waiting(&mut self, writing: &mut Writing) {
         while self.socket.has_room() && self.awaiting.is_empty() {
-            let Some(key) = self.outbox.agents().pop_first() else { break };
+            let Some(key) = self.outbox.agents().pop_first() else { return };
             self.push(&key, writing);
         }
+        // There may be more.
+        self.outbox.fill();
     }
 
     /// Pings the peer if the registry wants to know whether it is alive.

@@ -54,6 +54,9 @@ impl<H: Handler> Connection<H> {
 
     /// Sends the replies that need not wait any longer, as far as there is room for them.
     pub(super) fn answer_waiting(&mut self, writing: &mut Writing) {
+        if self.awaiting.is_empty() {
+            return;
+        }
         let inner = std::sync::Arc::clone(&self.inner);
         let (Some(waiting), Some(saver)) = (&mut self.awaiting.0, inner.saver()) else { return };
         // First, so that what is stored from now on is not missed.

@@ -14,6 +14,8 @@ pub(super) struct Outbox {
     pub(super) signal: Arc<Signal>,
     pub(super) agents: Mutex<BTreeSet<AgentKey>>,
     pub(super) probes: Mutex<Probes>,
+    /// There may be something in one of both, so that neither is locked for each message.
+    pub(super) filled: AtomicBool,
     /// The operator wants the connection closed.
     pub(super) closing: AtomicBool,
 }
@@ -27,19 +29,32 @@ impl Outbox {
         self.probes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.agents().is_empty()
+    pub(super) fn is_filled(&self) -> bool {
+        self.filled.load(Ordering::Acquire)
+    }
+
+    /// Whether there may be something, which is to be looked at now: what comes in afterwards says so
+    /// anew.
+    pub(super) fn take_filled(&self) -> bool {
+        self.is_filled() && self.filled.swap(false, Ordering::AcqRel)
+    }
+
+    /// There is something: to be called after it was put in.
+    pub(super) fn fill(&self) {
+        self.filled.store(true, Ordering::Release);
     }
 }
 
 impl RouteWaker for Outbox {
     fn wake(&self, key: &AgentKey) {
         self.agents().insert(*key);
+        self.fill();
         self.signal.wake();
     }
 
     fn probe(&self, key: &AgentKey, probe: u64) {
         self.probes().ask(*key, probe);
+        self.fill();
         self.signal.wake();
     }
 
