@@ -100,7 +100,7 @@ impl<H: Handler> Inner<H> {
         let fleet = self.fleet.clone();
         let change = AgentChange { agent, changes, custom_messages, identity, fleet };
         let call = async { self.handler.agent_changed(change).await };
-        let span = tracing::info_span!("agent_changed", agent = %key, ?changes);
+        let span = tracing::debug_span!("agent_changed", agent = %key, ?changes);
         let call = AssertUnwindSafe(call).catch_unwind().instrument(span);
         match tokio::time::timeout(self.config.handler_deadline, call).await {
             Ok(Ok(())) => self.fleet.counting().handler_calls.add(),
