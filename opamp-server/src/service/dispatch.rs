@@ -2,7 +2,8 @@
 //!
 //! The registry sees to it that an Agent is in the queue at most once, so the queue is bounded by the
 //! number of Agents. There is no standing task: whoever adds to the queue starts a worker unless
-//! there are enough, and a worker that finds the queue empty ends.
+//! there are enough, and a worker that finds the queue empty twice ends. Between the two it lets
+//! others have their turn, so that a steady stream of changes does not start a worker for each.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -26,6 +27,8 @@ pub(super) struct Queue {
 struct State {
     agents: VecDeque<AgentKey>,
     workers: usize,
+    /// Of these, those that have found the queue empty and will look once more.
+    lingering: usize,
 }
 
 impl Queue {
@@ -42,15 +45,24 @@ impl Queue {
     fn push(&self, key: AgentKey, max_workers: usize) -> bool {
         let mut state = self.state();
         state.agents.push_back(key);
-        let start = state.workers < max_workers.max(1);
+        let start = state.agents.len() > state.lingering && state.workers < max_workers.max(1);
         state.workers += usize::from(start);
         start
     }
 
-    /// The next Agent. `None` ends the worker that asked.
-    fn pop(&self) -> Option<AgentKey> {
+    /// The next Agent. With `None` the worker that asked lingers.
+    fn pop_or_linger(&self) -> Option<AgentKey> {
         let mut state = self.state();
         let next = state.agents.pop_front();
+        state.lingering += usize::from(next.is_none());
+        next
+    }
+
+    /// The next Agent for a worker that lingered. `None` ends it.
+    fn pop_or_end(&self) -> Option<AgentKey> {
+        let mut state = self.state();
+        let next = state.agents.pop_front();
+        state.lingering -= 1;
         state.workers -= usize::from(next.is_none());
         next
     }
@@ -60,12 +72,20 @@ impl Queue {
 /// otherwise is missed by nobody: the next Agent in the queue has another started.
 struct Worker<H: Handler> {
     inner: Arc<Inner<H>>,
+    lingers: bool,
     done: bool,
 }
 
 impl<H: Handler> Worker<H> {
-    fn next(&mut self) -> Option<AgentKey> {
-        let next = self.inner.queue.pop();
+    async fn next(&mut self) -> Option<AgentKey> {
+        let next = self.inner.queue.pop_or_linger();
+        if next.is_some() {
+            return next;
+        }
+        self.lingers = true;
+        tokio::task::yield_now().await;
+        let next = self.inner.queue.pop_or_end();
+        self.lingers = false;
         self.done = next.is_none();
         next
     }
@@ -74,7 +94,9 @@ impl<H: Handler> Worker<H> {
 impl<H: Handler> Drop for Worker<H> {
     fn drop(&mut self) {
         if !self.done {
-            self.inner.queue.state().workers -= 1;
+            let mut state = self.inner.queue.state();
+            state.workers -= 1;
+            state.lingering -= usize::from(self.lingers);
         }
     }
 }
@@ -83,9 +105,9 @@ impl<H: Handler> Inner<H> {
     /// Has the handler called for an Agent the registry wants queued.
     pub(super) fn dispatch(self: &Arc<Self>, key: AgentKey) {
         if self.queue.push(key, self.config.handler_concurrency) {
-            let mut worker = Worker { inner: Arc::clone(self), done: false };
+            let mut worker = Worker { inner: Arc::clone(self), lingers: false, done: false };
             self.workers.spawn(|_| async move {
-                while let Some(key) = worker.next() {
+                while let Some(key) = worker.next().await {
                     worker.inner.handle(key).await;
                 }
             });
