@@ -12,7 +12,9 @@ mod list;
 
 pub use self::list::Counters;
 
-use self::list::{FAMILIES, Stripe};
+pub(crate) use self::list::Stripe;
+
+use self::list::FAMILIES;
 
 /// Threads beyond this number share stripes.
 const STRIPES: usize = 16;

@@ -18,6 +18,7 @@ use super::{Accepted, AgentKey, Fleet, Now, Received, Route};
 use crate::core::{
     Agent, AgentState, Changes, Handled, Part, Refusal, RefusalKind, Scan, Transport,
 };
+use crate::counters::Stripe;
 
 /// Parts of a message above this size are validated, compared and copied before the lock is taken.
 const LARGE_PART: usize = 16 * 1024;
@@ -97,35 +98,36 @@ impl<I> Fleet<I> {
         }
         let tenant = route.tenant();
         let mut scan = Scan::empty();
-        let (key, accepted) = match self.read(body, &mut scan) {
+        let (key, refusal) = match self.read(body, &mut scan) {
             Ok(uid) => {
                 let key = AgentKey::new(tenant, uid);
                 let hashed = route.hashed(key, &self.inner.hasher);
                 self.prepare(&hashed, &mut scan);
-                (Some(key), self.fold(route, hashed, &scan, now, fresh, out))
+                match self.fold(route, hashed, &scan, now, fresh, out) {
+                    Ok(accepted) => {
+                        if let Some(refusal) = accepted.refusal() {
+                            count_refused(counting, refusal.kind());
+                        }
+                        return accepted;
+                    }
+                    Err(refusal) => (Some(key), refusal),
+                }
             }
             Err((None, _)) if self.is_for_nobody(body) => {
                 counting.missing_instance_uids.add();
-                (None, Ok(Accepted::nothing()))
+                return Accepted::nothing();
             }
-            Err((uid, refusal)) => (uid.map(|uid| AgentKey::new(tenant, uid)), Err(refusal)),
+            Err((uid, refusal)) => (uid.map(|uid| AgentKey::new(tenant, uid)), refusal),
         };
-        let accepted = accepted.unwrap_or_else(|refusal| Accepted {
+        count_refused(counting, refusal.kind());
+        Accepted {
             key,
             changes: Changes::empty(),
             queue: false,
             ticket: 0,
             unsaved: 0,
             answer: Answer::Refuse(refusal),
-        });
-        match accepted.refusal().map(Refusal::kind) {
-            Some(RefusalKind::Malformed) => counting.malformed.add(),
-            Some(RefusalKind::OverLimit) => counting.over_limit.add(),
-            Some(RefusalKind::Denied) => counting.denied.add(),
-            Some(RefusalKind::Unavailable) => counting.unavailable.add(),
-            Some(RefusalKind::Unknown) | None => {}
         }
-        accepted
     }
 
     /// Composes the reply to an accepted message: appends its head to `out`, and returns the rest if
@@ -140,7 +142,7 @@ impl<I> Fleet<I> {
     pub fn answer_unsaved(&self, accepted: Accepted, retry_after: Duration, out: &mut Vec<u8>) {
         self.inner.counting.unavailable.add();
         self.inner.counting.unsaved.add();
-        if let Answer::Reply(key, _, due) = &accepted.answer
+        if let (Some(key), Answer::Reply(_, due)) = (&accepted.key, &accepted.answer)
             && due.asks_full_state()
             && let Some(slot) = self.shard(key).slots.get_mut(key)
         {
@@ -167,23 +169,21 @@ impl<I> Fleet<I> {
                 due.acknowledge(config, out);
                 return (None, false);
             }
-            Answer::Reply(key, route, due) => (key, route, due),
+            Answer::Reply(route, due) => (accepted.key, route, due),
         };
-        let key = self.hashed(&key);
-        let mut shard = self.shard(&key);
-        match shard.slot(&key, config) {
+        if let Some(key) = key.map(|key| self.hashed(&key))
             // What is sent once a session, or once, is not for a connection that may be dead.
-            Some((slot, terms)) if slot.route.id == route => {
-                let terms = terms.holding_settings(slot.holds_settings(&self.inner.saving));
-                let composed = slot.reply(due, terms, now, out);
-                self.count(&mut slot.agent, false);
-                composed
-            }
-            _ => {
-                due.acknowledge(config, out);
-                (None, false)
-            }
+            && let mut shard = self.shard(&key)
+            && let Some((slot, terms)) = shard.slot(&key, config)
+            && slot.route.id == route
+        {
+            let terms = terms.holding_settings(slot.holds_settings(&self.inner.saving));
+            let composed = slot.reply(due, terms, now, out);
+            self.count(&mut slot.agent, false);
+            return composed;
         }
+        due.acknowledge(config, out);
+        (None, false)
     }
 
     /// Everything that can be decided without a lock.
@@ -405,7 +405,7 @@ impl<I> Fleet<I> {
                     self.reserve_requested(route, key, serial, new, now);
                 }
                 self.forget_rename(outdated, serial);
-                Answer::Reply(key, route.shared.id, due)
+                Answer::Reply(route.shared.id, due)
             }
         };
         let unsaved = noted.due;
@@ -444,5 +444,15 @@ impl<I> Fleet<I> {
             written: None,
             released: false,
         })
+    }
+}
+
+fn count_refused(counting: &Stripe, kind: RefusalKind) {
+    match kind {
+        RefusalKind::Malformed => counting.malformed.add(),
+        RefusalKind::OverLimit => counting.over_limit.add(),
+        RefusalKind::Denied => counting.denied.add(),
+        RefusalKind::Unavailable => counting.unavailable.add(),
+        RefusalKind::Unknown => {}
     }
 }

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use opamp_proto::v1;
 
+use super::slots::Hashed;
 use super::{AgentKey, AgentSnapshot, Fleet};
 use crate::core::Changes;
 
@@ -29,7 +30,7 @@ pub struct AgentChanges<I> {
 /// Says for which handing out of changes [`Fleet::finish_changes`] is called.
 #[derive(Debug)]
 pub struct ChangesToken {
-    key: AgentKey,
+    key: Hashed,
     serial: u64,
 }
 
@@ -40,7 +41,7 @@ impl<I> Fleet<I> {
     where
         I: Clone,
     {
-        let key = key.into();
+        let key = self.hashed(&key.into());
         let mut shard = self.shard(&key);
         let (slot, terms) = shard.slot(&key, self.config())?;
         let Some(identity) = slot.route.identity.clone() else {
@@ -66,9 +67,9 @@ impl<I> Fleet<I> {
         loop {
             let mut shard = self.shard(&key);
             if let Some(slot) = shard.slots.get_mut(&key).filter(|slot| slot.serial == serial) {
-                return slot.news.finish().then_some(key);
+                return slot.news.finish().then_some(*key.key());
             }
-            key = shard.moved.remove(&serial)?;
+            key = self.hashed(&shard.moved.remove(&serial)?);
         }
     }
 
@@ -80,7 +81,7 @@ impl<I> Fleet<I> {
         ticket: u64,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
-        let key = key.into();
+        let key = self.hashed(&key.into());
         match self.shard(&key).slots.get_mut(&key) {
             Some(slot) => slot.news.poll_handled(ticket, cx),
             None => Poll::Ready(()),

@@ -28,7 +28,7 @@ pub struct Accepted {
 pub(super) enum Answer {
     /// To be composed from what the Agent is owed by then, if it is served on the route of this number
     /// still.
-    Reply(AgentKey, u64, Due),
+    Reply(u64, Due),
     /// Nothing is to be said.
     Nothing,
     /// To be acknowledged, and nothing more.
@@ -59,7 +59,7 @@ impl Accepted {
     #[must_use]
     pub fn refusal(&self) -> Option<&Refusal> {
         match &self.answer {
-            Answer::Reply(_, _, due) | Answer::Acknowledge(due) => due.refusal(),
+            Answer::Reply(_, due) | Answer::Acknowledge(due) => due.refusal(),
             Answer::Nothing => None,
             Answer::Refuse(refusal) => Some(refusal),
             Answer::Composed { refusal, .. } => refusal.as_ref(),

@@ -12,7 +12,7 @@ use super::AgentKey;
 use super::shard::Slot;
 
 /// An Agent's key and its hash.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Hashed {
     hash: u64,
     key: AgentKey,
