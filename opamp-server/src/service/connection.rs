@@ -28,7 +28,7 @@ use super::incoming::Incoming;
 use super::signal::{Coarse, Signal, coarse};
 use super::websocket::{Fault, Socket};
 use super::{Inner, now};
-use crate::core::{Changes, Push, Refusal, RefusalKind, Transport};
+use crate::core::{Changes, Refusal, RefusalKind, Transport};
 use crate::fleet::{AgentKey, Now, Route, RouteWaker};
 use crate::websocket::{CloseCode, Event, Violation};
 
@@ -508,45 +508,6 @@ impl<H: Handler> Connection<H> {
         let size = writing.head.len() + tail.as_ref().map_or(0, Bytes::len);
         counting.websocket_bytes_sent.add_all(size as u64);
         self.socket.send(writing, tail);
-    }
-
-    /// Pushes what there is for one Agent.
-    fn push(&mut self, key: &AgentKey, writing: &mut Writing) {
-        while let Some(route) = &self.route.route
-            && let Some(Push { tail }) =
-                self.inner.fleet.poll_push(route, key, now(), writing.begin())
-        {
-            self.send(Some(key), writing, tail);
-        }
-    }
-
-    /// Pushes to the Agents in the outbox as long as there is room.
-    fn push_waiting(&mut self, writing: &mut Writing) {
-        while self.socket.has_room() && self.awaiting.is_empty() {
-            let Some(key) = self.outbox.agents().pop_first() else { return };
-            self.push(&key, writing);
-        }
-        // There may be more.
-        self.outbox.fill();
-    }
-
-    /// Pings the peer if the registry wants to know whether it is alive.
-    fn probe(&mut self, writing: &mut Writing) {
-        let ping = self.outbox.probes().send();
-        if let Some(payload) = ping {
-            self.socket.ping(writing, &payload);
-        }
-    }
-
-    /// The peer has answered a ping.
-    fn ponged(&self, payload: &[u8]) {
-        let answered = self.outbox.probes().answered(payload);
-        let Some(route) = &self.route.route else { return };
-        for (key, probe) in answered {
-            if let Some(key) = self.inner.fleet.probe_answered(route, key, probe) {
-                self.inner.dispatch(key);
-            }
-        }
     }
 
     /// Looks at the clock.

@@ -4,8 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::super::buffers::Writing;
+use super::super::handler::Handler;
 use super::super::probes::Probes;
 use super::super::signal::Signal;
+use super::{Connection, now};
+use crate::core::Push;
 use crate::fleet::{AgentKey, RouteWaker};
 
 /// The Agents of a connection there may be something to push to. Bounded by the number of Agents on
@@ -61,5 +65,46 @@ impl RouteWaker for Outbox {
     fn close(&self) {
         self.closing.store(true, Ordering::Release);
         self.signal.wake();
+    }
+}
+
+impl<H: Handler> Connection<H> {
+    /// Pushes what there is for one Agent.
+    pub(super) fn push(&mut self, key: &AgentKey, writing: &mut Writing) {
+        while let Some(route) = &self.route.route
+            && let Some(Push { tail }) =
+                self.inner.fleet.poll_push(route, key, now(), writing.begin())
+        {
+            self.send(Some(key), writing, tail);
+        }
+    }
+
+    /// Pushes to the Agents in the outbox as long as there is room.
+    pub(super) fn push_waiting(&mut self, writing: &mut Writing) {
+        while self.socket.has_room() && self.awaiting.is_empty() {
+            let Some(key) = self.outbox.agents().pop_first() else { return };
+            self.push(&key, writing);
+        }
+        // There may be more.
+        self.outbox.fill();
+    }
+
+    /// Pings the peer if the registry wants to know whether it is alive.
+    pub(super) fn probe(&mut self, writing: &mut Writing) {
+        let ping = self.outbox.probes().send();
+        if let Some(payload) = ping {
+            self.socket.ping(writing, &payload);
+        }
+    }
+
+    /// The peer has answered a ping.
+    pub(super) fn ponged(&self, payload: &[u8]) {
+        let answered = self.outbox.probes().answered(payload);
+        let Some(route) = &self.route.route else { return };
+        for (key, probe) in answered {
+            if let Some(key) = self.inner.fleet.probe_answered(route, key, probe) {
+                self.inner.dispatch(key);
+            }
+        }
     }
 }
