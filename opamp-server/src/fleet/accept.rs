@@ -75,6 +75,20 @@ impl<I> Fleet<I> {
         self.accept_into(route, body, now, fresh, None)
     }
 
+    /// Takes in a message of an HTTP request. If it brings nothing that a handler is told of, its reply
+    /// is composed at once, under the same lock: see [`Accepted::composed`].
+    #[cfg(feature = "service")]
+    pub(crate) fn accept_or_reply(
+        &self,
+        route: &mut Route<I>,
+        body: &[u8],
+        now: Now,
+        fresh: &mut dyn FnMut() -> InstanceUid,
+        out: &mut Vec<u8>,
+    ) -> Accepted {
+        self.accept_into(route, body, now, fresh, Some(out))
+    }
+
     /// Accepts a message. With `out` its reply is composed at once, under the same lock, where that is
     /// possible.
     fn accept_into(
@@ -387,10 +401,16 @@ impl<I> Fleet<I> {
         }
         let ticket = slot.news.ticket();
         let noted = slot.note_message(changes, new_instance_uid.is_some(), &self.inner.saving);
+        let held = slot.holds_settings(&self.inner.saving);
+        let waits = match route.shared.transport {
+            Transport::WebSocket => noted.due > 0,
+            // What is pushed over a WebSocket has to go out in this reply, so it waits for that.
+            Transport::Http => noted.due > 0 || !changes.is_empty() || held,
+        };
         let answer = match (new_instance_uid, out) {
-            (None, Some(out)) if noted.due == 0 => {
+            (None, Some(out)) if !waits => {
                 let refusal = due.refusal().cloned();
-                let terms = terms.holding_settings(slot.holds_settings(&self.inner.saving));
+                let terms = terms.holding_settings(held);
                 let (tail, push) = slot.reply(due, terms, now, out);
                 self.count(&mut slot.agent, false);
                 Answer::Composed { tail, push, refusal }

@@ -55,6 +55,15 @@ impl Accepted {
         }
     }
 
+    /// If the reply is composed, and its head in the caller's buffer, its tail.
+    #[cfg(feature = "service")]
+    pub(crate) fn composed(&mut self) -> Option<Option<Bytes>> {
+        match &mut self.answer {
+            Answer::Composed { tail, .. } => Some(tail.take()),
+            _ => None,
+        }
+    }
+
     /// Why the message was refused, if it was.
     #[must_use]
     pub fn refusal(&self) -> Option<&Refusal> {

@@ -107,27 +107,33 @@ impl Drop for Place {
 }
 
 impl<H: Handler> Inner<H> {
-    /// Puts the client's address into the request, as far as it is known, and asks whether it may send
-    /// another.
-    pub(super) fn check_client(&self, request: &mut request::Parts) -> Result<(), Rejection> {
-        let Some(PeerAddr(peer)) = request.extensions.get().copied() else { return Ok(()) };
-        let proxies = &self.config.trusted_proxies;
-        let client = proxies.client(peer, &request.headers);
+    /// The client's address, as far as it is known: it is put into the request.
+    pub(super) fn learn_client(&self, request: &mut request::Parts) -> Option<SocketAddr> {
+        let PeerAddr(peer) = request.extensions.get().copied()?;
+        let client = self.config.trusted_proxies.client(peer, &request.headers);
         if client != peer {
             request.extensions.insert(PeerAddr(client));
         }
-        // A proxy that does not say whose a request is speaks for many.
-        if proxies.contains(client.ip()) {
-            return Ok(());
+        Some(client)
+    }
+
+    /// Asks whether a client may send another request.
+    pub(super) fn check_client(&self, client: Option<SocketAddr>) -> Result<(), Rejection> {
+        let addresses = &self.shares.addresses;
+        match client {
+            // A proxy that does not say whose a request is speaks for many.
+            Some(known) if !self.config.trusted_proxies.contains(known.ip()) => {
+                let asked = addresses.request(household(known.ip()), || now().instant);
+                self.unless_throttled(asked, client)
+            }
+            _ => Ok(()),
         }
-        let asked = self.shares.addresses.request(household(client.ip()), now().instant);
-        self.unless_throttled(asked, Some(client))
     }
 
     /// Asks whether an account may send another request.
     pub(super) fn check_account(&self, identity: &H::Identity) -> Result<(), Rejection> {
         let Some(account) = self.handler.account(identity) else { return Ok(()) };
-        let asked = self.shares.accounts.request(account, now().instant);
+        let asked = self.shares.accounts.request(account, || now().instant);
         self.unless_throttled(asked, None)
     }
 
@@ -147,6 +153,7 @@ impl<H: Handler> Inner<H> {
     pub(super) fn places(
         &self,
         request: &request::Parts,
+        permit: Option<&Permit>,
         identity: &H::Identity,
     ) -> Result<Places, Rejection> {
         let crowded = |what| {
@@ -156,7 +163,7 @@ impl<H: Handler> Inner<H> {
         };
         let client = request.extensions.get().map(|PeerAddr(client)| client.ip());
         let client = client.filter(|client| !self.config.trusted_proxies.contains(*client));
-        let address = match (client.map(household), request.extensions.get::<Permit>()) {
+        let address = match (client.map(household), permit) {
             (Some(address), Some(permit)) if permit.is_for(address) => None,
             (Some(address), _) => {
                 let counted = self.shares.addresses.connect(address);

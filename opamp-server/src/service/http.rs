@@ -1,34 +1,41 @@
 //! The plain HTTP exchange: one request, one response (HTTP-03, HTTP-04, HTTP-19 to HTTP-25).
 
-use std::pin::Pin;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::header::{
-    ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap,
-    HeaderValue,
+    ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue,
 };
 use http::{Method, Response, StatusCode, Version, request};
 use opamp_proto::InstanceUid;
 use opamp_proto::gzip::{self, GzipError};
 
+use super::at_once::in_time;
 use super::body::Body;
-use super::handler::{Handler, PeerAddr, Rejection};
+use super::handler::{Handler, Rejection};
 use super::in_progress::{Exhausted, Share};
 use super::large::LARGE;
 use super::upload::{self, BodyFault, Pace};
 use super::{Inner, Verdict, now};
 use crate::core::{Refusal, RefusalKind, Transport};
-use crate::fleet::AgentKey;
+use crate::fleet::{Accepted, AgentKey, Route};
 
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
 const GZIP: HeaderValue = HeaderValue::from_static("gzip");
+
+/// The most bytes that the reply to a heartbeat has: the instance uid and the mask.
+const USUAL_REPLY: usize = 18 + 11;
 
 /// Whether a request is plain HTTP (HTTP-15, HTTP-16): the media type counts, in any case, and its
 /// parameters do not (reading A04).
 pub(super) fn is_plain(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
+    if content_type == PROTOBUF.as_bytes() {
+        return true;
+    }
     let media_type = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
     media_type.trim_ascii().eq_ignore_ascii_case(PROTOBUF.as_bytes())
 }
@@ -40,6 +47,13 @@ pub(super) fn status(status: StatusCode) -> Response<Body> {
     response
 }
 
+/// A response with a message.
+fn message(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, PROTOBUF);
+    response
+}
+
 /// The rest of the request is not read, so that the connection cannot serve another.
 fn closing(code: StatusCode) -> Rejection {
     Rejection::with_status(code).with_header(CONNECTION, HeaderValue::from_static("close"))
@@ -48,6 +62,11 @@ fn closing(code: StatusCode) -> Rejection {
 /// The runtime does no more work.
 fn shutting_down() -> Rejection {
     Rejection::unavailable(Duration::ZERO)
+}
+
+/// Some clients look for a time to come back nowhere but in the header (THR-06, THR-08).
+fn come_back_after(pause: Option<Duration>) -> Result<(), Rejection> {
+    pause.map_or(Ok(()), |pause| Err(Rejection::unavailable(pause)))
 }
 
 /// A refusal of what is wrong with the request's method, before anybody is asked to admit it.
@@ -116,6 +135,7 @@ impl<H: Handler> Inner<H> {
         self: &Arc<Self>,
         request: &request::Parts,
         body: Pin<&mut B>,
+        peer: Option<SocketAddr>,
         identity: H::Identity,
         span: &tracing::Span,
     ) -> Result<Response<Body>, Rejection>
@@ -123,21 +143,16 @@ impl<H: Handler> Inner<H> {
         B: http_body::Body<Data: Buf> + Send,
     {
         let (body, share) = self.body(request, body).await?;
-        let peer = request.extensions.get::<PeerAddr>().map(|peer| peer.0);
-        let size = body.len();
-        let mut route = self.fleet.open_route(Transport::Http, peer, identity, None);
-        let inner = Arc::clone(self);
-        let accept = move || {
-            let accepted = inner.fleet.accept(&mut route, &body, now(), &mut InstanceUid::generate);
-            // At once: whoever waits for this may be gone when it is done, and the registry counts on
-            // an Agent to be queued that it said is to be.
-            if let (Some(key), true) = (accepted.key, accepted.queue) {
-                inner.dispatch(key);
+        let route = self.fleet.open_route(Transport::Http, peer, identity, None);
+        let (mut accepted, out) = match body.len() <= LARGE {
+            true => self.accept(route, body),
+            false => {
+                let inner = Arc::clone(self);
+                let accepted = self.large.run_elsewhere(move || inner.accept(route, body));
+                Box::pin(accepted).await.ok_or_else(shutting_down)?
             }
-            accepted
         };
-        let accepted = self.large.run(size, accept).await.ok_or_else(shutting_down)?;
-        if let Some(key) = accepted.key {
+        if let (Some(key), false) = (accepted.key, span.is_disabled()) {
             span.record("agent", tracing::field::display(key));
         }
         drop(share);
@@ -148,35 +163,63 @@ impl<H: Handler> Inner<H> {
             }
         }
         if let Some(key) = accepted.key {
-            self.note_header(&request.headers, &key);
-            super::note_odd_uid(&key, accepted.changes);
-            if !accepted.changes.is_empty() {
-                self.handled(key, accepted.ticket).await;
+            if tracing::enabled!(tracing::Level::DEBUG) {
+                self.note_header(&request.headers, &key);
             }
+            super::note_odd_uid(&key, accepted.changes);
         }
-        if let Some(pause) = accepted.refusal().and_then(Refusal::retry_after) {
-            // Some clients look for a time to come back nowhere but in the header (THR-06, THR-08).
-            return Err(Rejection::unavailable(pause));
+        let (key, pause) = (accepted.key, accepted.refusal().and_then(Refusal::retry_after));
+        match accepted.composed() {
+            Some(tail) => {
+                come_back_after(pause)?;
+                self.respond(&request.headers, key, out, tail).await
+            }
+            None => Box::pin(self.reply(&request.headers, accepted, pause, out)).await,
         }
+    }
+
+    /// Replies to a message when there is nothing to wait for any longer.
+    async fn reply(
+        &self,
+        headers: &HeaderMap,
+        accepted: Accepted,
+        pause: Option<Duration>,
+        mut out: Vec<u8>,
+    ) -> Result<Response<Body>, Rejection> {
         let key = accepted.key;
-        let mut out = Vec::with_capacity(128);
+        if let (Some(key), false) = (key, accepted.changes.is_empty()) {
+            self.handled(key, accepted.ticket).await;
+        }
+        come_back_after(pause)?;
         if let Some(saver) = self.saver() {
             if saver.wait(&self.fleet, accepted.unsaved).await == Verdict::Refuse {
                 saver.refuse(&self.fleet, accepted, &mut out);
-                return Ok(self.respond(&request.headers, key, out, None).await);
+                return self.respond(headers, key, out, None).await;
             }
             // A certificate that was issued just now need not wait for the next request.
             let held = key.map_or(0, |key| self.fleet.settings_held_until(key));
             let _left_out_if_not = saver.wait(&self.fleet, held).await;
         }
         let tail = self.fleet.reply(accepted, now(), &mut out);
-        Ok(self.respond(&request.headers, key, out, tail).await)
+        self.respond(headers, key, out, tail).await
+    }
+
+    /// Takes in a message, and composes its reply if there is nothing to wait for.
+    fn accept(self: &Arc<Self>, mut route: Route<H::Identity>, body: Bytes) -> (Accepted, Vec<u8>) {
+        let (fresh, mut out) = (&mut InstanceUid::generate, Vec::with_capacity(USUAL_REPLY));
+        let accepted = self.fleet.accept_or_reply(&mut route, &body, now(), fresh, &mut out);
+        // At once: whoever waits for this may be gone when it is done, and the registry counts on an
+        // Agent to be queued that it said is to be.
+        if let (Some(key), true) = (accepted.key, accepted.queue) {
+            self.dispatch(key);
+        }
+        (accepted, out)
     }
 
     /// Waits within the deadline for the handler to have looked at an Agent's changes.
     async fn handled(&self, key: AgentKey, ticket: u64) {
         let handled = std::future::poll_fn(|cx| self.fleet.poll_handled(key, ticket, cx));
-        if tokio::time::timeout(self.config.reply_deadline, handled).await.is_err() {
+        if in_time(self.config.reply_deadline, pin!(handled)).await.is_err() {
             tracing::debug!(agent = %key, "the response does not wait for the handler any longer");
         }
     }
@@ -193,9 +236,9 @@ impl<H: Handler> Inner<H> {
         let headers = &request.headers;
         let coding = coding(headers)?;
         let limit = self.fleet.config().limits.max_receive();
-        let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-        let declared = declared.and_then(|value| value.parse::<u64>().ok());
-        if declared.is_some_and(|length| usize::try_from(length).map_or(true, |len| len > limit)) {
+        // What the client has declared.
+        let declared = body.size_hint().lower();
+        if usize::try_from(declared).map_or(true, |length| length > limit) {
             return Err(self.oversized());
         }
         let pace = Pace { deadline: self.config.body_deadline, rate: self.config.min_body_rate };
@@ -216,7 +259,7 @@ impl<H: Handler> Inner<H> {
         if coding == Coding::Identity {
             return Ok((body, share));
         }
-        match self.unpacked(body, limit, &mut share).await? {
+        match Box::pin(self.unpacked(body, limit, &mut share)).await? {
             Ok(body) => Ok((body, share)),
             Err(GzipError::TooLarge { .. }) => Err(self.oversized()),
             Err(_corrupt) => Err(Rejection::with_status(StatusCode::BAD_REQUEST)),
@@ -271,7 +314,7 @@ impl<H: Handler> Inner<H> {
         key: Option<AgentKey>,
         mut head: Vec<u8>,
         tail: Option<Bytes>,
-    ) -> Response<Body> {
+    ) -> Result<Response<Body>, Rejection> {
         let mut tail = tail.unwrap_or_default();
         if let Some(replacement) = self.unsendable(key.as_ref(), head.len() + tail.len()) {
             (head, tail) = (replacement, Bytes::new());
@@ -280,28 +323,29 @@ impl<H: Handler> Inner<H> {
         let counting = self.fleet.counting();
         counting.http_messages_sent.add();
         counting.http_bytes_sent.add_all(size as u64);
-        let mut response = Response::new(Body::default());
-        response.headers_mut().insert(CONTENT_TYPE, PROTOBUF);
-        if size >= self.config.min_compressed && accepts_gzip(headers) {
-            let (mut whole, rest) = (head.clone(), tail.clone());
-            let pack = move || {
-                whole.extend_from_slice(&rest);
-                gzip::compress(&whole)
-            };
-            let Some(packed) = self.large.run(size, pack).await else {
-                // Only while the runtime shuts down.
-                return status(StatusCode::SERVICE_UNAVAILABLE);
-            };
-            // Many clients may take none of what was packed for each of them.
-            let mut share = self.shares.in_progress.share();
-            if share.set(packed.capacity()).is_ok() {
-                response.headers_mut().insert(CONTENT_ENCODING, GZIP);
-                *response.body_mut() = Body::with_share(packed.into(), share);
-                return response;
-            }
+        match size >= self.config.min_compressed && accepts_gzip(headers) {
+            true => Box::pin(self.packed(head, tail)).await,
+            false => Ok(message(Body::with_shared(head.into(), tail))),
         }
-        *response.body_mut() = Body::with_shared(head.into(), tail);
-        response
+    }
+
+    /// A response with a message that is packed, if there is memory for that.
+    async fn packed(&self, head: Vec<u8>, tail: Bytes) -> Result<Response<Body>, Rejection> {
+        let (mut whole, rest) = (head.clone(), tail.clone());
+        let pack = move || {
+            whole.extend_from_slice(&rest);
+            gzip::compress(&whole)
+        };
+        let packed =
+            self.large.run(head.len() + tail.len(), pack).await.ok_or_else(shutting_down)?;
+        // Many clients may take none of what was packed for each of them.
+        let mut share = self.shares.in_progress.share();
+        if share.set(packed.capacity()).is_err() {
+            return Ok(message(Body::with_shared(head.into(), tail)));
+        }
+        let mut response = message(Body::with_share(packed.into(), share));
+        response.headers_mut().insert(CONTENT_ENCODING, GZIP);
+        Ok(response)
     }
 
     /// What to send in place of a message of this size, if it is above the limit.

@@ -29,9 +29,17 @@ impl LargeWork {
         bytes: usize,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
-        if bytes <= LARGE {
-            return Some(work());
+        match bytes <= LARGE {
+            true => Some(work()),
+            false => self.run_elsewhere(work).await,
         }
+    }
+
+    /// Does some work that is large. `None` if it could not be done, as the runtime shuts down.
+    pub(super) async fn run_elsewhere<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
         let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
         let done = tokio::task::spawn_blocking(move || {
             let _place = place;

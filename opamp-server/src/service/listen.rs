@@ -5,6 +5,7 @@ use std::error::Error as _;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use ::http::header::{CONNECTION, HeaderValue};
@@ -22,17 +23,17 @@ use super::error::{Error, ErrorKind};
 use super::handler::PeerCertificates;
 use super::handler::{AcceptAll, Handler, PeerAddr};
 use super::package_files::PackageFiles;
-use super::signal::Signal;
+use super::signal::{Signal, coarse};
 use super::store::{AnyStore, StateStore};
 use super::stream::Socket;
 #[cfg(feature = "tls")]
 use super::tls::{ListenerTls, keep_current};
-use super::{BoxError, Network, OpampService, ResponseFuture, ServiceConfig, http, upload};
+use super::{BoxError, Network, OpampService, ResponseFuture, ServiceConfig, http, spare, upload};
 use crate::core::ServerConfig;
 use crate::fleet::Fleet;
 
 mod arrival;
-mod head_timer;
+mod head;
 #[cfg(feature = "http2")]
 mod http2;
 
@@ -40,7 +41,7 @@ mod http2;
 pub(super) use self::http2::Exchange;
 
 use self::arrival::{Arrival, Standing};
-use self::head_timer::HeadTimer;
+use self::head::{HeadTimer, HeadWatch, Heads};
 
 /// The path that is served unless another is configured (NET-03).
 pub const DEFAULT_PATH: &str = "/v1/opamp";
@@ -210,14 +211,16 @@ impl<A: ToSocketAddrs> ServerBuilder<A> {
         self
     }
 
-    /// How long the head of a connection's first request may take to arrive. Default: 10 s.
+    /// How long the head of a connection's first request may take to arrive. Kept by a coarse clock, so
+    /// that it may be exceeded by two seconds. Default: 10 s.
     pub fn header_timeout(mut self, timeout: Duration) -> Self {
         self.options.header_timeout = timeout.min(LONGEST_TIMEOUT);
         self
     }
 
-    /// How long a connection is kept for a further request, its head included. Default: 120 s, so
-    /// that an Agent that polls every 30 s keeps its connection.
+    /// How long a connection is kept for a further request, its head included. Kept by a coarse clock,
+    /// so that it may be exceeded by two seconds. Default: 120 s, so that an Agent that polls every 30 s
+    /// keeps its connection.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.options.idle_timeout = timeout.min(LONGEST_TIMEOUT);
         self
@@ -477,15 +480,23 @@ impl<H: Handler> Connection<H> {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let peer = self.peer.0;
-        let fleet = self.service.fleet().clone();
-        let Options { idle_timeout, header_timeout, .. } = *self.options;
-        let timer = HeadTimer::new(idle_timeout.saturating_sub(header_timeout));
+        let (peer, inner) = (self.peer.0, Arc::clone(&self.service.inner));
+        inner.keep_time();
+        let heads = Arc::<Heads>::default();
+        let mut watch = {
+            let Options { idle_timeout, header_timeout, .. } = *self.options;
+            let further = idle_timeout.max(header_timeout);
+            let tick = coarse(inner.config.tick());
+            HeadWatch::new(Arc::clone(&heads), coarse(header_timeout), coarse(further), tick)
+        };
         let connection = http1::Builder::new()
-            .timer(timer)
-            .header_read_timeout(header_timeout)
+            .timer(HeadTimer::new(&heads))
+            .header_read_timeout(Duration::ZERO)
             .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(stream), self)
+            // Or hyper looks at each request whether the client is still there, for which it allocates
+            // a buffer. All that is waited for has a time.
+            .half_close(true)
+            .serve_connection(TokioIo::new(stream), Requests { connection: self, heads })
             .with_upgrades();
         let mut connection = pin!(connection);
         let mut told = false;
@@ -494,24 +505,40 @@ impl<H: Handler> Connection<H> {
             if signal.is_closing() && !std::mem::replace(&mut told, true) {
                 connection.as_mut().graceful_shutdown();
             }
-            connection.as_mut().poll(cx)
-        });
-        if let Err(error) = ended.await {
-            if is_stalled(&error) {
-                fleet.counting().timed_out.add();
+            if signal.take_tick() && watch.is_over(signal, inner.signals.now()) {
+                return Poll::Ready(None);
             }
-            tracing::debug!(%peer, %error, "HTTP connection ended");
+            let polled = connection.as_mut().poll(cx);
+            watch.note(signal, inner.signals.now());
+            polled.map(Some)
+        });
+        match ended.await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                if is_stalled(&error) {
+                    inner.fleet.counting().timed_out.add();
+                }
+                tracing::debug!(%peer, %error, "HTTP connection ended");
+            }
+            None => tracing::debug!(%peer, "no further request in time"),
         }
     }
 }
 
-impl<H: Handler> hyper::service::Service<Request<Incoming>> for Connection<H> {
+/// The service of a connection's requests.
+struct Requests<H: Handler> {
+    connection: Connection<H>,
+    heads: Arc<Heads>,
+}
+
+impl<H: Handler> hyper::service::Service<Request<Incoming>> for Requests<H> {
     type Response = ::http::Response<super::Body>;
     type Error = std::convert::Infallible;
     type Future = ResponseFuture;
 
     fn call(&self, request: Request<Incoming>) -> ResponseFuture {
-        self.answer(request)
+        self.heads.came();
+        self.connection.answer(request)
     }
 }
 
@@ -521,11 +548,14 @@ impl<H: Handler> Connection<H> {
         B: http_body::Body<Data: Buf> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        if let Standing::TurnedAway(refusal, _) = &self.standing {
-            let mut response = refusal.clone().into_response();
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            return self.decline(request, response);
-        }
+        let permit = match &self.standing {
+            Standing::Served(permit) => permit,
+            Standing::TurnedAway(refusal, _) => {
+                let mut response = refusal.clone().into_response();
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                return self.decline(request, response);
+            }
+        };
         if request.uri().path() != &*self.options.path {
             if let Some((path, files)) = &self.options.packages
                 && let Some(rest) = request.uri().path().strip_prefix(&**path)
@@ -536,15 +566,13 @@ impl<H: Handler> Connection<H> {
             return self.decline(request, http::status(StatusCode::NOT_FOUND));
         }
         let extensions = request.extensions_mut();
+        spare::provide(extensions);
         extensions.insert(self.peer);
-        if let Standing::Served(permit) = &self.standing {
-            extensions.insert(permit.clone());
-        }
         #[cfg(feature = "tls")]
         if let Some(certificates) = &self.certificates {
             extensions.insert(certificates.clone());
         }
-        hyper::service::Service::call(&self.service, request)
+        self.service.answer(request, Some(permit))
     }
 
     /// Answers without regard to the body, but not before the client has sent it, or it might lose the

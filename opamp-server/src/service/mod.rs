@@ -37,8 +37,9 @@
 //! A connection goes on after BAD_REQUEST, UNAVAILABLE and UNKNOWN.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
@@ -54,6 +55,7 @@ use crate::core::{Changes, ServerConfig};
 use crate::fleet::{AgentKey, Fleet, Now};
 
 mod admission;
+mod at_once;
 mod auth;
 mod authorize;
 mod body;
@@ -79,6 +81,7 @@ mod proxy_protocol;
 mod quota;
 mod saver;
 mod signal;
+mod spare;
 pub mod store;
 mod stream;
 #[cfg(feature = "tls")]
@@ -111,6 +114,7 @@ pub use self::proxies::TrustedProxies;
 pub use self::saver::StoreHandle;
 
 use self::admission::{Permit, Shares};
+use self::at_once::in_time;
 use self::authorize::ByHandler;
 use self::dispatch::Queue;
 use self::large::LargeWork;
@@ -120,6 +124,9 @@ use self::signal::Signals;
 use self::store::{AnyStore, StateStore};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a panic was about.
+type Panic = Box<dyn std::any::Any + Send>;
 
 /// The moment, on the clocks that tokio and the system have.
 fn now() -> Now {
@@ -317,90 +324,86 @@ impl<H: Handler> OpampService<H> {
         }
     }
 
-    /// Answers a request, at whatever path.
-    async fn answer<B>(self, mut request: Request<B>) -> Response<Body>
+    /// Answers a request, at whatever path. On a connection of the listener it has a permit.
+    fn answer<B>(&self, request: Request<B>, permit: Option<&Permit>) -> ResponseFuture
     where
         B: http_body::Body<Data: Buf> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        self.inner.keep_time();
-        let plain = http::is_plain(request.headers());
-        let upgrade = (!plain).then(|| hyper::upgrade::on(&mut request));
-        let (mut parts, body) = request.into_parts();
-        let checked = self.inner.check_client(&mut parts);
-        let answered = async {
-            match upgrade {
-                None => self.plain(&parts, body, checked).await,
-                Some(upgrade) => {
-                    checked?;
-                    self.websocket(&parts, upgrade).await
-                }
-            }
-        };
-        // What the handler says of an identity is asked in several places.
-        let answered = AssertUnwindSafe(answered).catch_unwind().await.unwrap_or_else(|_panic| {
-            self.inner.fleet.counting().handler_panics.add();
-            tracing::error!("the handler panicked over an identity");
-            Err(Rejection::with_status(StatusCode::INTERNAL_SERVER_ERROR))
-        });
-        let response = answered.unwrap_or_else(|refusal| {
-            tracing::debug!(status = refusal.status().as_u16(), "request refused");
-            refusal.into_response()
-        });
-        self.inner.fleet.counting().responded(response.status().as_u16());
-        response
+        match http::is_plain(request.headers()) {
+            true => Box::pin(self.answer_plain(request)),
+            false => Box::pin(self.answer_upgrade(request, permit.cloned())),
+        }
     }
 
-    async fn plain<B>(
+    // What follows is what each plain request costs. Futures are pinned where they are made, as what
+    // wraps one would move it, and what is rare is boxed.
+
+    fn answer_plain<B>(
         &self,
-        request: &request::Parts,
-        body: B,
-        checked: Result<(), Rejection>,
-    ) -> Result<Response<Body>, Rejection>
+        request: Request<B>,
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<H, B>
     where
         B: http_body::Body<Data: Buf> + Send + 'static,
-        B::Error: Into<BoxError>,
     {
-        let mut body = std::pin::pin!(body);
-        let peer = request.extensions.get::<PeerAddr>().map(|peer| peer.0);
-        let span = tracing::debug_span!("request", ?peer, agent = tracing::field::Empty);
-        let answered = async {
-            checked?;
-            http::check_method(&request.method)?;
-            // What it brings might not be stored any more. Until then it is served: who is refused
-            // has used up a number, and would be asked for its full state afterwards.
-            if self.inner.signals.is_finished() {
-                return Err(Rejection::unavailable(Duration::ZERO));
-            }
-            let identity = self.inner.admit(request).await?;
-            self.inner.check_account(&identity)?;
-            self.inner.exchange(request, body.as_mut(), identity, &span).await
-        };
-        let answered = answered.instrument(span.clone()).await;
-        if let Err(refusal) = &answered {
-            let within = self.inner.config.close_timeout;
-            upload::discard(&request.headers, body, refusal.status(), within).await;
+        let (mut parts, body) = request.into_parts();
+        let client = self.inner.learn_client(&mut parts);
+        let inner = Arc::clone(&self.inner);
+        async move {
+            inner.keep_time();
+            let span =
+                tracing::debug_span!("request", peer = ?client, agent = tracing::field::Empty);
+            let response = {
+                let answered = pin!(inner.plain(&parts, body, client, &span));
+                let answered = AssertUnwindSafe(answered.instrument(span.clone())).catch_unwind();
+                inner.conclude(answered.await)
+            };
+            spare::take_back(std::mem::take(&mut parts.extensions));
+            Ok(response)
         }
-        answered
+    }
+
+    fn answer_upgrade<B>(
+        &self,
+        mut request: Request<B>,
+        permit: Option<Permit>,
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<H, B>
+    where
+        B: Send + 'static,
+    {
+        let upgrade = hyper::upgrade::on(&mut request);
+        let (mut parts, body) = request.into_parts();
+        let client = self.inner.learn_client(&mut parts);
+        let service = self.clone();
+        async move {
+            let _body = body;
+            let inner = &service.inner;
+            inner.keep_time();
+            let answered = pin!(async {
+                inner.check_client(client)?;
+                service.websocket(&parts, upgrade, permit).await
+            });
+            Ok(inner.conclude(AssertUnwindSafe(answered).catch_unwind().await))
+        }
     }
 
     async fn websocket(
         &self,
         request: &request::Parts,
         upgrade: hyper::upgrade::OnUpgrade,
+        permit: Option<Permit>,
     ) -> Result<Response<Body>, Rejection> {
         let response = upgrade::handshake(request)?;
         self.inner.check_available()?;
         let identity = self.inner.admit(request).await;
         let admitted = identity.and_then(|identity| {
             self.inner.check_account(&identity)?;
-            Ok((self.inner.places(request, &identity)?, identity))
+            Ok((self.inner.places(request, permit.as_ref(), &identity)?, identity))
         });
         // A stranger takes no place of those who arrive.
         let admitted = admitted.inspect_err(|_| self.inner.fleet.forget_connection());
         let (places, identity) = admitted?;
         let peer = request.extensions.get::<PeerAddr>().map(|peer| peer.0);
-        let permit = request.extensions.get::<Permit>().cloned();
         let inner = Arc::clone(&self.inner);
         self.inner.signals.spawn(|signal| {
             #[cfg(feature = "ca")]
@@ -424,6 +427,57 @@ impl<H: Handler> OpampService<H> {
 }
 
 impl<H: Handler> Inner<H> {
+    async fn plain<B>(
+        self: &Arc<Self>,
+        request: &request::Parts,
+        body: B,
+        peer: Option<SocketAddr>,
+        span: &tracing::Span,
+    ) -> Result<Response<Body>, Rejection>
+    where
+        B: http_body::Body<Data: Buf> + Send + 'static,
+    {
+        let mut body = pin!(body);
+        let answered: Result<_, Rejection> = async {
+            self.check_client(peer)?;
+            http::check_method(&request.method)?;
+            // What it brings might not be stored any more. Until then it is served: who is refused
+            // has used up a number, and would be asked for its full state afterwards.
+            if self.signals.is_finished() {
+                return Err(Rejection::unavailable(Duration::ZERO));
+            }
+            let identity = self.admit(request).await?;
+            self.check_account(&identity)?;
+            self.exchange(request, body.as_mut(), peer, identity, span).await
+        }
+        .await;
+        if let Err(refusal) = &answered {
+            let within = self.config.close_timeout;
+            Box::pin(upload::discard(&request.headers, body, refusal.status(), within)).await;
+        }
+        answered
+    }
+
+    /// The response to a request. What the handler says of an identity is asked in several places, and
+    /// may have been a panic in any.
+    fn conclude(
+        &self,
+        answered: Result<Result<Response<Body>, Rejection>, Panic>,
+    ) -> Response<Body> {
+        let counting = self.fleet.counting();
+        let answered = answered.unwrap_or_else(|_panic| {
+            counting.handler_panics.add();
+            tracing::error!("the handler panicked over an identity");
+            Err(Rejection::with_status(StatusCode::INTERNAL_SERVER_ERROR))
+        });
+        let response = answered.unwrap_or_else(|refusal| {
+            tracing::debug!(status = refusal.status().as_u16(), "request refused");
+            refusal.into_response()
+        });
+        counting.responded(response.status().as_u16());
+        response
+    }
+
     fn saver(&self) -> Option<&Arc<Saver>> {
         self.saving.as_ref().map(|saving| &saving.0)
     }
@@ -435,9 +489,9 @@ impl<H: Handler> Inner<H> {
             self.check_certificate(request)?;
             self.handler.admit(request).await
         };
-        let admission = AssertUnwindSafe(admission).catch_unwind();
+        let admission = pin!(AssertUnwindSafe(admission).catch_unwind());
         let deadline = self.config.admission_deadline;
-        let rejection = match tokio::time::timeout(deadline, admission).await {
+        let rejection = match in_time(deadline, admission).await {
             Ok(Ok(Ok(identity))) => return Ok(identity),
             Ok(Ok(Err(rejection))) => rejection,
             Ok(Err(_panic)) => {
@@ -574,7 +628,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
-        Box::pin(self.clone().answer(request).map(Ok))
+        self.answer(request, None)
     }
 }
 
@@ -589,6 +643,6 @@ where
     type Future = ResponseFuture;
 
     fn call(&self, request: Request<B>) -> ResponseFuture {
-        Box::pin(self.clone().answer(request).map(Ok))
+        self.answer(request, None)
     }
 }

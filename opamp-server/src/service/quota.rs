@@ -71,11 +71,11 @@ impl<K: Copy + Hash + Eq> Quotas<K> {
     /// # Errors
     ///
     /// How long it is until there can be one.
-    pub(super) fn request(&self, key: K, now: Instant) -> Result<(), Duration> {
+    pub(super) fn request(&self, key: K, now: impl FnOnce() -> Instant) -> Result<(), Duration> {
         if self.quota.requests == Rate::UNLIMITED {
             return Ok(());
         }
-        let now = self.since.nanos(now);
+        let now = self.since.nanos(now());
         let mut part = self.part(&key);
         let Some(entry) = entry(&mut part, key) else { return Ok(()) };
         entry.full = self.quota.requests.take(entry.full, now)?;
@@ -154,11 +154,11 @@ mod tests {
     #[test]
     fn each_has_its_own_requests() {
         let (quotas, now) = (quotas(1, 3), Instant::now());
-        assert!((0..3).all(|_| quotas.request(1, now).is_ok()));
-        let wait = quotas.request(1, now).unwrap_err();
+        assert!((0..3).all(|_| quotas.request(1, || now).is_ok()));
+        let wait = quotas.request(1, || now).unwrap_err();
         assert!((330..340).contains(&wait.as_millis()), "{wait:?}");
-        assert!(quotas.request(2, now).is_ok());
-        assert!(quotas.request(1, now + wait).is_ok());
+        assert!(quotas.request(2, || now).is_ok());
+        assert!(quotas.request(1, || now + wait).is_ok());
     }
 
     #[test]
@@ -166,7 +166,7 @@ mod tests {
         let (quotas, now) = (quotas(1, 1), Instant::now());
         let connection = quotas.connect(1);
         for key in 0..1000 {
-            quotas.request(key, now).unwrap();
+            quotas.request(key, || now).unwrap();
         }
         quotas.sweep(now);
         assert_eq!(entries(&quotas), 1000);
@@ -181,7 +181,7 @@ mod tests {
     fn a_full_map_grows_no_further_and_keeps_nobody_out() {
         let (quotas, now) = (quotas(1, 1), Instant::now());
         for key in 0..400_000 {
-            assert!(quotas.request(key, now).is_ok());
+            assert!(quotas.request(key, || now).is_ok());
         }
         assert_eq!(entries(&quotas), PARTS * MAX_ENTRIES);
         let uncounted: Vec<_> = (0..10).map(|_| quotas.connect(u32::MAX)).collect();

@@ -19,7 +19,7 @@ use tokio::task::AbortHandle;
 pub(super) type Coarse = u64;
 
 /// Never.
-const NEVER: Coarse = Coarse::MAX;
+pub(super) const NEVER: Coarse = Coarse::MAX;
 
 /// What one connection is told.
 pub(super) struct Signal {
@@ -38,7 +38,7 @@ pub(super) struct Signal {
 }
 
 impl Signal {
-    fn new(closing: bool) -> Self {
+    pub(super) fn new(closing: bool) -> Self {
         Self {
             waker: AtomicWaker::new(),
             closing: AtomicBool::new(closing),
@@ -94,7 +94,7 @@ impl Signal {
         self.due.fetch_min(due, Ordering::AcqRel);
     }
 
-    fn tick(&self, now: Coarse) {
+    pub(super) fn tick(&self, now: Coarse) {
         if self.due.load(Ordering::Acquire) <= now {
             self.due.store(NEVER, Ordering::Release);
             self.tick.store(true, Ordering::Release);

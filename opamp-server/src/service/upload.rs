@@ -11,9 +11,11 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http::header::EXPECT;
 use http::status::StatusCode;
+use http_body::Frame;
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::at_once::at_once;
 use super::in_progress::{Exhausted, Share};
 
 /// A body may take this many times the deadline at most, however fast it comes.
@@ -52,6 +54,46 @@ impl Pace {
     }
 }
 
+/// When pieces of a body arrived. The clock is only read when there is something to wait for, and says
+/// then when the last one came.
+#[derive(Debug, Default)]
+struct Arrivals {
+    started: Option<Instant>,
+    last: Option<Instant>,
+    /// Something has come since.
+    moved: bool,
+}
+
+impl Arrivals {
+    /// The next piece of a body.
+    async fn next<B: http_body::Body>(
+        &mut self,
+        mut body: Pin<&mut B>,
+        pace: Pace,
+        arrived: usize,
+    ) -> Result<Option<Result<Frame<B::Data>, B::Error>>, BodyFault> {
+        if let Some(frame) = at_once(body.frame()).await {
+            return Ok(frame);
+        }
+        // Boxed, as a body that is small has mostly come with its head.
+        match self.deadline(pace, arrived) {
+            Some(deadline) => Box::pin(timeout_at(deadline, body.frame())).await,
+            None => Ok(body.frame().await),
+        }
+        .map_err(|_elapsed| BodyFault::Slow)
+    }
+
+    /// Until when to wait for the next piece, when none is there.
+    fn deadline(&mut self, pace: Pace, arrived: usize) -> Option<Instant> {
+        let now = Instant::now();
+        let started = *self.started.get_or_insert(now);
+        let moved = std::mem::take(&mut self.moved);
+        let last = self.last.filter(|_| !moved).unwrap_or(now);
+        self.last = Some(last);
+        pace.next(started, last, arrived)
+    }
+}
+
 /// Reads a body whole. Memory is taken for what has arrived: to state a length costs the client nothing.
 pub(super) async fn collect<B>(
     mut body: Pin<&mut B>,
@@ -62,28 +104,26 @@ pub(super) async fn collect<B>(
 where
     B: http_body::Body<Data: Buf>,
 {
-    let started = Instant::now();
-    let mut last = started;
+    let mut arrivals = Arrivals::default();
     let mut collected = Vec::new();
     loop {
-        let frame = match pace.next(started, last, collected.len()) {
-            Some(deadline) => timeout_at(deadline, body.frame()).await,
-            None => Ok(body.frame().await),
-        };
+        let frame = arrivals.next(body.as_mut(), pace, collected.len()).await?;
         let frame = match frame {
-            Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(_))) => return Err(BodyFault::Broken),
-            Ok(None) => return Ok(collected.into()),
-            Err(_elapsed) => return Err(BodyFault::Slow),
+            Some(Ok(frame)) => frame,
+            Some(Err(_)) => return Err(BodyFault::Broken),
+            None => return Ok(collected.into()),
         };
         // Trailers mean nothing here.
         let Ok(mut data) = frame.into_data() else { continue };
-        if data.remaining() > limit - collected.len() {
+        let length = data.remaining();
+        if length > limit - collected.len() {
             return Err(BodyFault::TooLarge);
         }
-        if data.has_remaining() {
-            last = Instant::now();
+        if collected.is_empty() && body.is_end_stream() {
+            share.set(length).map_err(|Exhausted| BodyFault::Crowded)?;
+            return Ok(data.copy_to_bytes(length));
         }
+        arrivals.moved |= length > 0;
         while data.has_remaining() {
             let chunk = data.chunk();
             collected.extend_from_slice(chunk);
@@ -119,7 +159,6 @@ mod tests {
     use std::sync::Arc;
 
     use futures_util::stream;
-    use http_body::Frame;
     use http_body_util::StreamBody;
     use tokio::time::sleep;
 

@@ -1,13 +1,18 @@
 //! Peers that are slow, silent or dead, in virtual time: the service on a pipe instead of a socket.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
+use http::request;
 use hyper_util::rt::TokioIo;
 use opamp_proto::{Message as _, v1};
-use opamp_server::{AcceptAll, OpampService, Server, ServerConfig, ServiceConfig};
+use opamp_server::{
+    AcceptAll, Handler, OpampService, Rejection, Server, ServerConfig, ServiceConfig,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -289,6 +294,40 @@ async fn a_slow_head_ends_the_connection_and_an_idle_one_stays() {
         sleep(Duration::from_millis(500)).await;
     }
     server.check_alive().await;
+}
+
+/// Lets in who asks, but not before it is told to.
+struct Gate {
+    asked: Arc<Notify>,
+    open: Arc<Notify>,
+}
+
+impl Handler for Gate {
+    type Identity = ();
+
+    async fn admit(&self, _request: &request::Parts) -> Result<(), Rejection> {
+        self.asked.notify_one();
+        self.open.notified().await;
+        Ok(())
+    }
+}
+
+/// On a real listener: what is asked last is answered as well.
+#[tokio::test]
+async fn a_client_that_has_said_all_it_has_to_say_gets_its_answer() {
+    let (asked, open) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let gate = Gate { asked: Arc::clone(&asked), open: Arc::clone(&open) };
+    let server = run(Server::bind("127.0.0.1:0").listen(gate).await.unwrap());
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    stream.write_all(&raw_post(&report(1))).await.unwrap();
+    stream.shutdown().await.unwrap();
+    soon(asked.notified()).await;
+    open.notify_one();
+    let mut answer = Vec::new();
+    soon(stream.read_to_end(&mut answer)).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    assert!(answer.windows(16).any(|window| window == UID));
+    server.until(|fleet| fleet.counters().listener_connections_open == 0).await;
 }
 
 /// On a real listener, as it is the one that writes there: a client that asks for a large response and
