@@ -1,9 +1,9 @@
 //! Speed and cost of the OpAMP crates, and of other implementations beside them.
 //!
 //! - [`load`] and the program `opamp-load`: a load generator for any OpAMP server.
-//! - `cargo bench -p opamp-benches`: what a message costs in the protocol cores, without any I/O. Figures
-//!   are for comparison within one run on one machine; `decode_and_encode` is the floor that a plain
-//!   use of the generated messages would have.
+//! - The programs behind `benches/run`, which measures servers side by side.
+//!
+//! What the protocol cores take without any I/O is measured by the package `opamp-core-benches`.
 //!
 //! `benches/README.md` says how to use them.
 
