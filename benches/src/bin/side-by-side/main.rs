@@ -9,7 +9,7 @@ mod table;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,15 @@ struct Arguments {
 enum Command {
     /// Measures every case in interleaved rounds and writes the page of results
     Table(Table),
+    /// Measures what the client costs and prints it
+    Client {
+        /// Where the builds of the smallest agent are
+        #[arg(long, value_name = "DIR")]
+        agents: PathBuf,
+        /// Shorter: for a look
+        #[arg(long)]
+        quick: bool,
+    },
     /// Puts 100,000 agents, ten on each connection, on our server
     Crowd {
         /// How many agents
@@ -116,6 +125,12 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
     };
     match arguments.command {
         Command::Table(options) => table(&stage, &options),
+        Command::Client { agents, quick } => {
+            let text = client(&stage, &agents, quick)?;
+            // As above.
+            let _ = io::stdout().write_all(text.as_bytes());
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Crowd { agents, agents_per_connection, seconds } => {
             crowd(&stage, agents, agents_per_connection, seconds)
         }
@@ -151,12 +166,6 @@ fn table(stage: &Stage, options: &Table) -> Result<ExitCode, String> {
             of_case.failures[failed..].iter().for_each(|failure| say(failure));
         }
     }
-    let watch = Duration::from_secs(if options.quick { 3 } else { 10 });
-    let client = match &options.agents {
-        Some(builds) => Some(agent::measure(stage, builds, watch)?),
-        None => None,
-    };
-
     let mut judged = Vec::new();
     let (mut details, mut failures) = (String::new(), Vec::new());
     for (case, of_case) in cases.iter().zip(&measured) {
@@ -182,8 +191,12 @@ fn table(stage: &Stage, options: &Table) -> Result<ExitCode, String> {
         measured.iter().map(Rounds::len).max().unwrap_or_default(),
         goals(&judged),
     );
-    if let Some(client) = client {
-        let _ = write!(page, "## The client\n\n{client}\n");
+    if let Some(builds) = &options.agents {
+        // Whatever goes wrong with it, the rest was measured.
+        match client(stage, builds, options.quick) {
+            Ok(text) => page.push_str(&text),
+            Err(failure) => failures.push(format!("the client: {failure}")),
+        }
     }
     if !failures.is_empty() {
         let _ = write!(page, "## What went wrong\n\n");
@@ -203,6 +216,15 @@ fn table(stage: &Stage, options: &Table) -> Result<ExitCode, String> {
         judged.iter().filter(|verdict| verdict.reached == Some(false) && !verdict.stretch).count();
     say(&format!("{missed} goals missed, {} measurements failed", failures.len()));
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What the client costs, as a part of the page.
+fn client(stage: &Stage, builds: &Path, quick: bool) -> Result<String, String> {
+    say("measuring the smallest agent");
+    let (idle, busy) = if quick { (5, 2) } else { (60, 10) };
+    let (idle, busy) = (Duration::from_secs(idle), Duration::from_secs(busy));
+    let text = agent::Measurement { stage, builds, idle, busy }.run()?;
+    Ok(format!("## The client\n\n{text}\n"))
 }
 
 fn crowd(stage: &Stage, agents: usize, each: usize, seconds: u32) -> Result<ExitCode, String> {

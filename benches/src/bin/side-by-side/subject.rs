@@ -2,7 +2,8 @@
 //! core.
 
 use std::fmt;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
@@ -94,6 +95,25 @@ impl Server {
     /// Where a configuration for all can be put.
     pub(crate) fn push_url(&self) -> String {
         format!("http://{}/v1/config", self.admin)
+    }
+}
+
+impl Server {
+    /// The number of the last message of the only agent, if that is connected. Our server tells.
+    pub(crate) fn last_number(&self) -> Result<Option<u64>, String> {
+        let ask = || {
+            let mut stream = TcpStream::connect(&self.admin)?;
+            stream.set_read_timeout(Some(START))?;
+            stream.write_all(b"GET /v1/agents HTTP/1.0\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).map(|_| answer)
+        };
+        let answer = ask().map_err(|error| format!("{}: {error}", self.admin))?;
+        let agents = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        let agents: Value = serde_json::from_str(agents)
+            .map_err(|error| format!("{}: the agents cannot be read: {error}", self.admin))?;
+        let agent = &agents["agents"][0];
+        Ok(agent["sequence_num"].as_u64().filter(|_| agent["connected"] == true))
     }
 }
 
