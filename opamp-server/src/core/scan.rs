@@ -504,6 +504,16 @@ impl<'a> Scan<'a> {
         Malformed { uid: self.readable_uid(), ..fault }
     }
 
+    /// Checks every part, and none of them again later.
+    ///
+    /// # Errors
+    ///
+    /// As [`validate`](Self::validate).
+    pub(crate) fn validate_once(&mut self) -> Result<(), Malformed> {
+        // Of an empty part there is nothing to check.
+        self.validate_longer_than(0)
+    }
+
     fn readable_uid(&self) -> Option<WireUid> {
         WireUid::new(self.instance_uid).ok()
     }

@@ -117,7 +117,7 @@ impl<I> Fleet<I> {
                 let key = AgentKey::new(tenant, uid);
                 let hashed = route.hashed(key, &self.inner.hasher);
                 self.prepare(&hashed, &mut scan);
-                match self.fold(route, hashed, &scan, now, fresh, out) {
+                match self.fold(route, hashed, &mut scan, now, fresh, out) {
                     Ok(accepted) => {
                         if let Some(refusal) = accepted.refusal() {
                             count_refused(counting, refusal.kind());
@@ -256,7 +256,7 @@ impl<I> Fleet<I> {
         &self,
         route: &mut Route<I>,
         hashed: Hashed,
-        scan: &Scan<'_>,
+        scan: &mut Scan<'_>,
         now: Now,
         fresh: &mut dyn FnMut() -> InstanceUid,
         out: Option<&mut Vec<u8>>,
@@ -276,7 +276,7 @@ impl<I> Fleet<I> {
             let mut rename = rename.filter(|rename| now.instant < rename.expires);
             if rename.is_none() && route.was_offered(&key) {
                 drop(shard);
-                scan.validate()?;
+                scan.validate_once()?;
                 rename = self.take_offered(route, &key, now);
                 (shard, _) = self.shard_for(route, &hashed)?;
             }
@@ -286,7 +286,7 @@ impl<I> Fleet<I> {
                 drop(self.shard_for(route, &self.hashed(&rename.old))?);
                 // Nor must a message that is refused move it: the Agent would be on no route.
                 self.admit(route, &rename.old)?;
-                scan.validate()?;
+                scan.validate_once()?;
                 reserved = Some(self.reserve_for_moved(&rename, scan)?);
                 changes |= self.move_slot(&rename, key);
                 // What did not move may be another Agent on this very route.
@@ -297,7 +297,7 @@ impl<I> Fleet<I> {
             }
             if let Entry::Vacant(vacant) = shard.slots.entry(&hashed) {
                 // Nor does it make an Agent known.
-                scan.validate()?;
+                scan.validate_once()?;
                 let nothing = AgentState::default();
                 nothing.check_room(scan, config.max_retained_bytes)?;
                 if reserved.is_none() {
@@ -318,7 +318,7 @@ impl<I> Fleet<I> {
             match slot.arrival(route, scan, terms, config, now.instant, fresh) {
                 Arrival::TakesOver => {}
                 Arrival::StandsBy(how) => {
-                    scan.validate()?;
+                    scan.validate_once()?;
                     let goodbye = scan.part(Part::AgentDisconnect).is_some();
                     let accepted = self.stand_by(route, key, slot, goodbye, how);
                     if slot.must_be_listed() {
@@ -327,7 +327,7 @@ impl<I> Fleet<I> {
                     return accepted;
                 }
                 Arrival::Claims => {
-                    scan.validate()?;
+                    scan.validate_once()?;
                     self.admit(route, &key)?;
                     let goodbye = scan.part(Part::AgentDisconnect).is_some();
                     let number = scan.sequence_num();
@@ -353,7 +353,7 @@ impl<I> Fleet<I> {
         if arrives {
             self.admit(route, &key)?;
             // A message that is refused must not take the Agent away from where it is served.
-            scan.validate()?;
+            scan.validate_once()?;
         }
         let reserved = match reserved {
             Some(reserved) => reserved,
