@@ -52,7 +52,7 @@ impl Handler for Desk {
         self.mailbox.add(*agent.uid(), custom_messages);
         if changes.intersects(Changes::CONNECTED | Changes::DISCONNECTED) {
             let connected = agent.is_connected();
-            tracing::info!(agent = %agent.key(), connected, "an agent came or went");
+            tracing::debug!(agent = %agent.key(), connected, "an agent came or went");
         }
         if changes.contains(Changes::REMOTE_CONFIG_STATUS)
             && let Some(status) = agent.state().remote_config_status()
