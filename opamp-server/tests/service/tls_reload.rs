@@ -7,9 +7,9 @@ use std::time::Duration;
 use opamp_proto::Message as _;
 use opamp_server::service::tls::{ListenerTls, TlsFiles};
 use opamp_server::{AcceptAll, Server};
-use rustls::HandshakeKind;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{CipherSuite, HandshakeKind};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -208,6 +208,20 @@ async fn other_client_authorities_hold_from_the_next_handshake_resumed_or_not() 
     assert!(tls.reload().unwrap());
     assert_eq!(visit(&server, &before).await, None, "a ticket does not help");
     assert_eq!(visit(&server, &after).await, Some(HandshakeKind::Full));
+}
+
+#[tokio::test]
+async fn the_cheaper_cipher_suite_is_taken_though_the_client_has_another_first() {
+    let authority = Authority::new();
+    let own = authority.issue("localhost");
+    let files = Files::new(&own, &authority);
+    let server = start(&ListenerTls::from_files(files.tls()).unwrap()).await;
+    let client = client(&authority, None);
+    let first = client.config().crypto_provider().cipher_suites[0].suite();
+    assert_eq!(first, CipherSuite::TLS13_AES_256_GCM_SHA384);
+    let stream = connect(&server, &client).await.unwrap();
+    let taken = stream.get_ref().1.negotiated_cipher_suite().unwrap();
+    assert_eq!(taken.suite(), CipherSuite::TLS13_AES_128_GCM_SHA256);
 }
 
 #[tokio::test]
