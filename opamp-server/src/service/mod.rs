@@ -412,7 +412,8 @@ impl<H: Handler> OpampService<H> {
                 let _places = (permit, places);
                 let deadline = inner.config.first_message_timeout;
                 let span = tracing::debug_span!("websocket", ?peer);
-                match tokio::time::timeout(deadline, upgrade).await {
+                // Boxed, as its state is large and soon done with.
+                match Box::pin(tokio::time::timeout(deadline, upgrade)).await {
                     Ok(Ok(upgraded)) => {
                         let serving = connection::serve(inner, signal, upgraded, peer, identity);
                         Box::pin(serving).instrument(span).await;
