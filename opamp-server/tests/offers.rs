@@ -2,11 +2,13 @@
 
 mod support;
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use opamp_proto::v1::RemoteConfigStatuses::{Applied, Applying, Failed, Unset};
 use opamp_proto::{AgentCapabilities as Does, Message, v1};
-use opamp_server::{OperationError, RemoteConfig};
+use opamp_server::fleet::RouteWaker;
+use opamp_server::{AgentKey, OperationError, RemoteConfig, Transport};
 use proptest::prelude::*;
 use support::{Bench, bare, config_status, full_report, heartbeat, remote_config, wire};
 
@@ -52,6 +54,36 @@ fn a_differing_hash_gets_the_config_and_an_equal_one_gets_nothing() {
     // The status is omitted: the last one counts.
     bench.advance(Duration::from_secs(60));
     assert!(offers(&bench.send(&mut route, &heartbeat(&UID, 6, MASK)), &config));
+}
+
+/// Agents in the order in which their connections were told to push.
+#[derive(Clone, Default)]
+struct Order(Arc<Mutex<Vec<AgentKey>>>);
+
+impl RouteWaker for Order {
+    fn wake(&self, key: &AgentKey) {
+        self.0.lock().unwrap().push(*key);
+    }
+}
+
+#[test]
+fn a_config_for_all_goes_to_connections_in_the_order_they_came_in() {
+    let mut bench = Bench::new();
+    let order = Order::default();
+    let agents: Vec<_> = (0..100).map(|number| [number; 16]).collect();
+    let routes: Vec<_> = agents
+        .iter()
+        .map(|uid| {
+            let waker: Arc<dyn RouteWaker> = Arc::new(order.clone());
+            let mut route = bench.fleet.open_route(Transport::WebSocket, None, (), Some(waker));
+            bench.send(&mut route, &full_report(uid, 1, MASK));
+            route
+        })
+        .collect();
+    bench.fleet.set_default_remote_config(remote_config("a")).unwrap();
+    let expected: Vec<_> = agents.iter().map(|uid| AgentKey::from(wire(uid))).collect();
+    assert_eq!(*order.0.lock().unwrap(), expected);
+    drop(routes);
 }
 
 #[test]

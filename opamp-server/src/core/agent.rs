@@ -167,6 +167,8 @@ impl Due {
 pub struct Push {
     /// The shared rest of the message, to be sent right after the head.
     pub tail: Option<Bytes>,
+    /// Whether there may be more to push at once. If not, [`Agent::poll_push`] need not be asked.
+    pub more: bool,
 }
 
 #[derive(Debug)]

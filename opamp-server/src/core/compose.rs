@@ -152,7 +152,7 @@ impl Agent {
         let announce = !session.announced;
         if !announce && let Some(refusal) = self.take_certificate_refusal() {
             refusal.encode(Some(&self.uid), out);
-            return Some(Push { tail: None });
+            return Some(Push { tail: None, more: true });
         }
         self.lay_certificate(terms);
         let restart = self.take_restart(now);
@@ -169,10 +169,11 @@ impl Agent {
         }
         if restart {
             reply::restart(out);
-            return Some(Push { tail: None });
+            return Some(Push { tail: None, more: true });
         }
         let wants = Wants { full_state: std::mem::take(&mut self.full_state), rename: false };
-        Some(Push { tail: self.compose(&wants, terms, now, out) })
+        let tail = self.compose(&wants, terms, now, out);
+        Some(Push { tail, more: self.has_more() })
     }
 
     fn announced(&mut self) {

@@ -7,6 +7,7 @@
 //! where there is a store (CONN-09). What became of it is in the Agent's
 //! [`AgentSnapshot`](super::AgentSnapshot).
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use opamp_proto::{AgentCapabilities, ServerCapabilities, v1};
@@ -102,16 +103,24 @@ impl<I> Fleet<I> {
             Kind::Packages => own.packages.is_none(),
             Kind::Command | Kind::CustomMessage => false,
         };
+        let mut connected = Vec::new();
         // No generation is handed out before all shards agree.
         let changing = self.inner.saving.change_defaults(kind == Kind::ConnectionSettings);
         for (place, mut shard) in self.shards().enumerate() {
             change(&mut shard.desired);
             for slot in shard.slots.values_mut().filter(|slot| concerns(slot.agent.own())) {
-                slot.wake();
+                let route = slot.pushable().map(|route| (route.id, Arc::clone(route), slot.key()));
+                connected.extend(route);
                 self.inner.watching.note(place, &mut slot.changed_at);
             }
         }
         drop(changing);
+        // In the order in which they came: so the memory of their connections was taken, here and in the
+        // kernel, and to go through it from one end to the other costs much less than to and fro.
+        connected.sort_unstable_by_key(|(id, ..)| *id);
+        for (_, route, key) in connected {
+            route.wake(&key);
+        }
     }
 
     fn check(&self, offers: ServerCapabilities, size: usize) -> Result<(), OperationError> {

@@ -262,7 +262,8 @@ impl<I> Fleet<I> {
     }
 
     /// Composes the next message to push to an Agent of this route, if there is one: appends its head
-    /// to `out`. To be called until it returns `None`, when the connection can send.
+    /// to `out`. To be called when the connection can send, until it returns `None` or says that there
+    /// is no [more](Push::more).
     pub fn poll_push(
         &self,
         route: &Route<I>,
@@ -274,7 +275,8 @@ impl<I> Fleet<I> {
         let mut shard = self.shard(&key);
         let (slot, terms) = shard.slot(&key, &self.inner.config)?;
         if slot.route.id != route.shared.id {
-            return self.poll_rename(slot, route, now.instant, out).then_some(Push { tail: None });
+            let told = self.poll_rename(slot, route, now.instant, out);
+            return told.then_some(Push { tail: None, more: true });
         }
         let terms = terms.holding_settings(slot.holds_settings(&self.inner.saving));
         let push = slot.agent.poll_push(terms, now.instant, out);

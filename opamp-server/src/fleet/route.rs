@@ -64,6 +64,13 @@ pub(super) struct RouteShared<I> {
 }
 
 impl<I> RouteShared<I> {
+    /// Tells the connection that there may be something to push to an Agent.
+    pub(super) fn wake(&self, key: &AgentKey) {
+        if let Some(waker) = &self.waker {
+            waker.wake(key);
+        }
+    }
+
     /// In place of the connection that a restored Agent had.
     pub(super) const fn restored(
         id: u64,
@@ -114,6 +121,10 @@ impl<I> Route<I> {
 
     pub(super) fn join(&mut self, key: AgentKey) {
         if !self.is_on(&key) {
+            if self.agents.is_empty() {
+                // Most connections never carry another.
+                self.agents.reserve_exact(1);
+            }
             self.agents.push(key);
         }
     }

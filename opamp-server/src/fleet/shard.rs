@@ -165,11 +165,15 @@ impl<I> Slot<I> {
 
     /// Tells the Agent's connection that there may be something to push.
     pub(super) fn wake(&self) {
-        if self.agent.transport() == Some(Transport::WebSocket)
-            && let Some(waker) = &self.route.waker
-        {
-            waker.wake(&self.key());
+        if let Some(route) = self.pushable() {
+            route.wake(&self.key());
         }
+    }
+
+    /// The Agent's connection, if messages can be pushed on it.
+    pub(super) fn pushable(&self) -> Option<&Arc<RouteShared<I>>> {
+        let is_websocket = self.agent.transport() == Some(Transport::WebSocket);
+        is_websocket.then_some(&self.route)
     }
 
     /// What is kept of what the Agent sent.

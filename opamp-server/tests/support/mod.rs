@@ -88,9 +88,12 @@ impl Bench {
     /// Everything there is to push to an Agent.
     pub(crate) fn pushes(&self, route: &Route<()>, uid: &[u8]) -> Vec<v1::ServerToAgent> {
         let uid = wire(uid);
+        let mut expected = true;
         let pushes: Vec<_> = std::iter::from_fn(|| {
             let mut out = Vec::new();
-            let Push { tail, .. } = self.fleet.poll_push(route, uid, self.now, &mut out)?;
+            let Push { tail, more, .. } = self.fleet.poll_push(route, uid, self.now, &mut out)?;
+            assert!(expected, "the one before said that there was no more");
+            expected = more;
             out.extend_from_slice(tail.as_deref().unwrap_or_default());
             Some(v1::ServerToAgent::decode(&out[..]).expect("a ServerToAgent"))
         })

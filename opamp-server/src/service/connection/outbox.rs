@@ -12,11 +12,10 @@ use super::{Connection, now};
 use crate::core::Push;
 use crate::fleet::{AgentKey, RouteWaker};
 
-/// The Agents of a connection there may be something to push to. Bounded by the number of Agents on
-/// the connection.
+/// What a connection's task is to look at.
 pub(super) struct Outbox {
     pub(super) signal: Arc<Signal>,
-    pub(super) agents: Mutex<BTreeSet<AgentKey>>,
+    pub(super) agents: Mutex<Waiting>,
     pub(super) probes: Mutex<Probes>,
     /// There may be something in one of both, so that neither is locked for each message.
     pub(super) filled: AtomicBool,
@@ -24,8 +23,35 @@ pub(super) struct Outbox {
     pub(super) closing: AtomicBool,
 }
 
+/// The Agents of a connection there may be something to push to. Bounded by the number of Agents on
+/// the connection.
+#[derive(Default)]
+pub(super) struct Waiting {
+    /// Beside the others, as most connections have one Agent: it needs no memory of its own.
+    first: Option<AgentKey>,
+    others: BTreeSet<AgentKey>,
+}
+
+impl Waiting {
+    fn add(&mut self, key: &AgentKey) {
+        if self.is_empty() {
+            self.first = Some(*key);
+        } else if self.first != Some(*key) {
+            self.others.insert(*key);
+        }
+    }
+
+    pub(super) fn pop(&mut self) -> Option<AgentKey> {
+        self.first.take().or_else(|| self.others.pop_first())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.first.is_none() && self.others.is_empty()
+    }
+}
+
 impl Outbox {
-    pub(super) fn agents(&self) -> MutexGuard<'_, BTreeSet<AgentKey>> {
+    pub(super) fn agents(&self) -> MutexGuard<'_, Waiting> {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -51,7 +77,7 @@ impl Outbox {
 
 impl RouteWaker for Outbox {
     fn wake(&self, key: &AgentKey) {
-        self.agents().insert(*key);
+        self.agents().add(key);
         self.fill();
         self.signal.wake();
     }
@@ -72,17 +98,20 @@ impl<H: Handler> Connection<H> {
     /// Pushes what there is for one Agent.
     pub(super) fn push(&mut self, key: &AgentKey, writing: &mut Writing) {
         while let Some(route) = &self.route.route
-            && let Some(Push { tail }) =
+            && let Some(Push { tail, more }) =
                 self.inner.fleet.poll_push(route, key, now(), writing.begin())
         {
             self.send(Some(key), writing, tail);
+            if !more {
+                return;
+            }
         }
     }
 
     /// Pushes to the Agents in the outbox as long as there is room.
     pub(super) fn push_waiting(&mut self, writing: &mut Writing) {
         while self.socket.has_room() && self.awaiting.is_empty() {
-            let Some(key) = self.outbox.agents().pop_first() else { return };
+            let Some(key) = self.outbox.agents().pop() else { return };
             self.push(&key, writing);
         }
         // There may be more.
@@ -106,5 +135,30 @@ impl<H: Handler> Connection<H> {
                 self.inner.dispatch(key);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use opamp_proto::InstanceUid;
+
+    #[test]
+    fn an_agent_waits_once_whoever_else_does() {
+        let key = |number| AgentKey::from(InstanceUid::from_bytes([number; 16]));
+        let mut waiting = Waiting::default();
+        assert!(waiting.is_empty());
+        for number in [2, 2, 1, 3, 1, 2] {
+            waiting.add(&key(number));
+        }
+        let mut popped: Vec<_> = std::iter::from_fn(|| waiting.pop()).collect();
+        popped.sort_unstable();
+        assert_eq!(popped, [key(1), key(2), key(3)]);
+        // Nor is one of the others the first one, too.
+        waiting.add(&key(1));
+        waiting.add(&key(2));
+        assert_eq!(waiting.pop(), Some(key(1)));
+        waiting.add(&key(2));
+        assert_eq!((waiting.pop(), waiting.pop()), (Some(key(2)), None));
     }
 }
