@@ -416,7 +416,7 @@ impl<H: Handler> OpampService<H> {
                 match Box::pin(tokio::time::timeout(deadline, upgrade)).await {
                     Ok(Ok(upgraded)) => {
                         let serving = connection::serve(inner, signal, upgraded, peer, identity);
-                        Box::pin(serving).instrument(span).await;
+                        serving.instrument(span).await;
                     }
                     Ok(Err(error)) => tracing::debug!(%error, "the upgrade failed"),
                     Err(_elapsed) => tracing::debug!("the upgrade took too long"),
