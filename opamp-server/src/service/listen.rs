@@ -11,7 +11,6 @@ use std::time::Duration;
 use ::http::header::{CONNECTION, HeaderValue};
 use ::http::{Request, StatusCode};
 use bytes::Buf;
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -41,7 +40,7 @@ mod http2;
 pub(super) use self::http2::Exchange;
 
 use self::arrival::{Arrival, Standing};
-use self::head::{HeadTimer, HeadWatch, Heads};
+use self::head::{HeadTimer, HeadWatch, Heads, Requests};
 
 /// The path that is served unless another is configured (NET-03).
 pub const DEFAULT_PATH: &str = "/v1/opamp";
@@ -522,23 +521,6 @@ impl<H: Handler> Connection<H> {
             }
             None => tracing::debug!(%peer, "no further request in time"),
         }
-    }
-}
-
-/// The service of a connection's requests.
-struct Requests<H: Handler> {
-    connection: Connection<H>,
-    heads: Arc<Heads>,
-}
-
-impl<H: Handler> hyper::service::Service<Request<Incoming>> for Requests<H> {
-    type Response = ::http::Response<super::Body>;
-    type Error = std::convert::Infallible;
-    type Future = ResponseFuture;
-
-    fn call(&self, request: Request<Incoming>) -> ResponseFuture {
-        self.heads.came();
-        self.connection.answer(request)
     }
 }
 

@@ -40,15 +40,14 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::http::{Request, Response, StatusCode, request};
 use bytes::Buf;
 use futures_util::FutureExt as _;
-use tokio::time::MissedTickBehavior;
 use tracing::Instrument as _;
 
 use crate::core::{Changes, ServerConfig};
@@ -84,6 +83,7 @@ mod signal;
 mod spare;
 pub mod store;
 mod stream;
+mod timekeeper;
 #[cfg(feature = "tls")]
 pub mod tls;
 mod upgrade;
@@ -118,7 +118,6 @@ use self::at_once::in_time;
 use self::authorize::ByHandler;
 use self::dispatch::Queue;
 use self::large::LargeWork;
-use self::overload::{Guard, Pressure};
 use self::saver::{Saver, Saving, Verdict};
 use self::signal::Signals;
 use self::store::{AnyStore, StateStore};
@@ -520,96 +519,13 @@ impl<H: Handler> Inner<H> {
         }
         self.fleet.admit_connection(now().instant).map_err(Rejection::unavailable)
     }
-
-    /// Starts the task that advances the coarse clock and sweeps the registry, unless it runs.
-    fn keep_time(self: &Arc<Self>) {
-        if self.keeps_time.load(Ordering::Relaxed) || self.keeps_time.swap(true, Ordering::Relaxed)
-        {
-            return;
-        }
-        let keeper = Timekeeper(Arc::downgrade(self));
-        #[expect(clippy::disallowed_methods, reason = "it ends when the service is dropped")]
-        tokio::spawn(keep_time(keeper, self.config.tick()));
-    }
 }
-
-/// The task that keeps the time. Its runtime may end before the service does: then the next request
-/// starts another, on its own.
-struct Timekeeper<H: Handler>(Weak<Inner<H>>);
-
-impl<H: Handler> Drop for Timekeeper<H> {
-    fn drop(&mut self) {
-        if let Some(inner) = self.0.upgrade() {
-            inner.keeps_time.store(false, Ordering::Relaxed);
-        }
-    }
-}
-
-async fn keep_time<H: Handler>(keeper: Timekeeper<H>, tick: Duration) {
-    let service = &keeper.0;
-    let started = tokio::time::Instant::now();
-    // The clock goes on where it stopped, if it did.
-    let stopped = service.upgrade().map_or(0, |inner| inner.signals.now());
-    let stopped = Duration::from_millis(stopped);
-    let mut interval = tokio::time::interval(tick);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut swept = started;
-    #[cfg(feature = "ca")]
-    let mut revoked = 0;
-    let mut guard =
-        service.upgrade().and_then(|inner| inner.config.overload.clone()).map(Guard::new);
-    let mut looked = started;
-    let mut pacing = false;
-    loop {
-        let now_ticked = interval.tick().await;
-        let Some(inner) = service.upgrade() else { return };
-        inner.signals.advance(stopped + (now_ticked - started));
-        for key in inner.fleet.settle_duplicates(now()) {
-            inner.dispatch(key);
-        }
-        if let Some(guard) = &mut guard {
-            let pressure = Pressure {
-                // What this task is late by, everybody is.
-                delay: tokio::time::Instant::now() - now_ticked,
-                queue: inner.queue.len(),
-            };
-            // A machine that stood still has not been under pressure for that long.
-            let elapsed = (now_ticked - looked).min(tick * 2);
-            looked = now_ticked;
-            if let Some(load) = guard.look(pressure, elapsed) {
-                tracing::warn!(?load, ?pressure, "the load has changed");
-                inner.fleet.set_load(load);
-            }
-        }
-        #[cfg(feature = "ca")]
-        inner.close_revoked(&mut revoked);
-        let mut sweep_after = (inner.fleet.config().http_offline_after / 10).min(SWEEP_PERIOD);
-        if pacing {
-            sweep_after = sweep_after.min(PACING_PERIOD);
-        }
-        if now_ticked - swept >= sweep_after {
-            swept = now_ticked;
-            inner.shares.sweep(now().instant);
-            // The last turn may come just after a sweep, so there is one more.
-            pacing = inner.fleet.is_pacing(now().instant);
-            for key in inner.fleet.sweep(now()) {
-                inner.dispatch(key);
-            }
-        }
-    }
-}
-
-/// The time between two sweeps while Agents wait for their turn to be asked for their full state.
-const PACING_PERIOD: Duration = Duration::from_secs(1);
 
 /// The least time to write what has changed at last.
 const MIN_FINISH: Duration = Duration::from_secs(1);
 /// The time between two steps of a drain, and between two reports of how far it is.
 const DRAIN_STEP: Duration = Duration::from_millis(100);
 const DRAIN_REPORT: Duration = Duration::from_secs(2);
-
-/// The longest time between two sweeps of the registry.
-const SWEEP_PERIOD: Duration = Duration::from_secs(5);
 
 /// The answer of [`OpampService`], a boxed future.
 pub type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;

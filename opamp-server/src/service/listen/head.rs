@@ -11,15 +11,22 @@
 //!       └───────────── a request ───────────┘
 //! ```
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use ::http::Request;
+use hyper::body::Incoming;
 use hyper::rt::{Sleep, Timer};
 
+use super::super::ResponseFuture;
+use super::super::body::Body;
+use super::super::handler::Handler;
 use super::super::signal::{Coarse, NEVER, Signal};
+use super::Connection;
 
 /// What hyper tells of one connection. All of it happens in the connection's task.
 #[derive(Debug, Default)]
@@ -38,6 +45,23 @@ impl Heads {
     fn begin(&self) {
         self.waiting.store(true, Ordering::Relaxed);
         self.begun.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The service of a connection's requests.
+pub(super) struct Requests<H: Handler> {
+    pub(super) connection: Connection<H>,
+    pub(super) heads: Arc<Heads>,
+}
+
+impl<H: Handler> hyper::service::Service<Request<Incoming>> for Requests<H> {
+    type Response = ::http::Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture;
+
+    fn call(&self, request: Request<Incoming>) -> ResponseFuture {
+        self.heads.came();
+        self.connection.answer(request)
     }
 }
 
