@@ -377,7 +377,11 @@ impl World {
     }
 
     fn push(&mut self, push: Push) {
-        let answers_only = matches!(push, Push::Error(..));
+        // To an agent it has not heard of a server acknowledges nothing, nor does it name its custom
+        // capabilities, which belong to the first reply (A31).
+        let first_reply = self.server.view().is_none()
+            && matches!(push, Push::Nothing | Push::Mask(_) | Push::Announce(_));
+        let answers_only = first_reply || matches!(push, Push::Error(..));
         match &mut self.socket {
             Some(socket) if !answers_only => {
                 let uid = self.server.view().map(|view| view.instance_uid.clone());
