@@ -232,7 +232,7 @@ impl ClientConfig {
 
     /// The largest custom message that can be sent.
     pub(crate) fn max_custom_message(&self) -> usize {
-        let fits = self.limits.max_send().saturating_sub(super::custom::overhead());
+        let fits = self.limits.max_send().saturating_sub(super::custom::OVERHEAD);
         self.max_custom_bytes.min(fits)
     }
 

@@ -224,7 +224,7 @@ impl ClientCore {
             return;
         }
         self.update_capabilities();
-        if !(before - kinds).is_empty() && self.connection_settings.offer.is_some() {
+        if !(before - kinds).is_empty() {
             let why = "the agent takes no settings for some of these connections any more";
             self.fail_connections(why);
         }

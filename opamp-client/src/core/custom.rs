@@ -22,7 +22,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
 use bytes::Bytes;
-use opamp_proto::{frame, v1};
+use opamp_proto::v1;
 
 use super::timer::Timer;
 use super::{ClientCore, Event, Parts, PeerMisbehaved};
@@ -282,6 +282,10 @@ impl Custom {
     }
 }
 
+/// Bytes of a message that carries a custom message, besides the custom message's strings and data: at
+/// the most, so that none is accepted that cannot be sent.
+pub(super) const OVERHEAD: usize = 76;
+
 /// What a message counts for in the limits of bytes.
 fn size(message: &v1::CustomMessage) -> usize {
     message.capability.len() + message.r#type.len() + message.data.len()
@@ -503,18 +507,4 @@ impl ClientCore {
         let data = Bytes::copy_from_slice(&message.data);
         custom.incoming.push_back(Incoming::Message(v1::CustomMessage { data, ..message }));
     }
-}
-
-/// Bytes of a message that carries a custom message, besides the custom message's strings and data:
-/// generously, so that none is accepted that cannot be sent.
-pub(super) fn overhead() -> usize {
-    let carrier = v1::AgentToServer {
-        instance_uid: Bytes::from_static(&[0; 16]),
-        sequence_num: u64::MAX,
-        capabilities: u64::MAX,
-        flags: u64::MAX,
-        ..Default::default()
-    };
-    // Keys and lengths of four fields, of 5 bytes at most each.
-    frame::encoded_len(&carrier) + 4 * 6
 }

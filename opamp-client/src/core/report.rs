@@ -105,26 +105,23 @@ impl Report {
         &self.snapshot
     }
 
-    /// Changes one part of the snapshot through `change`; an equal value is no change.
-    /// Returns whether there was one.
+    /// Changes one part of the snapshot; an equal value is no change.
     pub(super) fn update<M>(
         &mut self,
         part: Parts,
         slot: impl FnOnce(&mut v1::AgentToServer) -> &mut Option<M>,
         value: Option<M>,
-    ) -> bool
-    where
+    ) where
         M: Message + PartialEq,
     {
         let slot = slot(&mut self.snapshot);
         if same(slot.as_ref(), value.as_ref()) {
-            return false;
+            return;
         }
         let present = value.is_some();
         *slot = value;
         self.refused_once.remove(part);
         self.dirty.set(part, present);
-        true
     }
 
     pub(super) fn set_capabilities(&mut self, capabilities: AgentCapabilities) {
@@ -469,11 +466,7 @@ impl Report {
     }
 }
 
-/// Equal, or encoded alike: a NaN in an attribute is not a change of the attribute.
+/// Both there, and equal or encoded alike: a NaN in an attribute is not a change of the attribute.
 fn same<M: Message + PartialEq>(a: Option<&M>, b: Option<&M>) -> bool {
-    match (a, b) {
-        (None, None) => true,
-        (Some(a), Some(b)) => a == b || a.encode_to_vec() == b.encode_to_vec(),
-        _ => false,
-    }
+    a.zip(b).is_some_and(|(a, b)| a == b || a.encode_to_vec() == b.encode_to_vec())
 }

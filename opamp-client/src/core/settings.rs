@@ -395,9 +395,6 @@ impl ClientCore {
         }
         self.transport = self.transport_of(self.settings.present().as_deref());
         self.pause(Duration::ZERO, now);
-        if self.transport == Transport::Http {
-            self.report.open();
-        }
     }
 
     /// A reply that is not an error came over the present connection (A37).
