@@ -400,4 +400,15 @@ mod tests {
         assert_eq!(ClientState::from_bytes(b""), Err(StateError));
         assert_eq!(ClientState::from_bytes(b"{}"), Err(StateError));
     }
+
+    #[test]
+    fn of_a_damaged_state_the_identity_is_left_if_that_is_whole() {
+        let identity = ClientState::new(InstanceUid::from_parts(1, [7; 10]));
+        let whole = ClientState { heartbeat_interval_seconds: Some(30), ..identity.clone() };
+        let mut bytes = whole.to_bytes();
+        bytes.truncate(bytes.len() - 1);
+        assert_eq!(ClientState::identity_of_damaged(&bytes), Some(identity));
+        bytes.truncate(20);
+        assert_eq!(ClientState::identity_of_damaged(&bytes), None);
+    }
 }

@@ -344,3 +344,18 @@ fn a_capability_whose_report_was_lost_is_told_by_the_next_connection() {
         assert_eq!(report.capabilities, pair.core.capabilities().to_wire());
     }
 }
+
+/// It equals nothing, not even itself.
+#[test]
+fn what_is_no_number_is_no_change_of_itself() {
+    let sick = || v1::ComponentHealth {
+        attributes: vec![v1::KeyValue::new("load", f64::NAN)],
+        ..health("sick")
+    };
+    let mut pair = Pair::settled(WebSocket);
+    pair.core.set_health(Some(sick()));
+    pair.expect_parts(Parts::HEALTH);
+    pair.acknowledge();
+    pair.core.set_health(Some(sick()));
+    pair.expect_silence();
+}

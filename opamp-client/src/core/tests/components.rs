@@ -135,6 +135,22 @@ fn lost_components_are_asked_for_again_by_a_server_that_sees_the_hash_again() {
 }
 
 #[test]
+fn a_request_that_is_repeated_before_it_is_answered_is_one() {
+    let _judged = opamp_spec::judges(&["COMP-09"]);
+    let all = components(&["tail"]);
+    let (mut pair, _) = started(WebSocket, &all);
+    for _ in 0..2 {
+        for _ in 0..10 {
+            pair.receive(components_request());
+        }
+        // Each counts for one of the three that are answered at once.
+        assert_eq!(pair.expect().available_components, Some(whole(&all)));
+        pair.acknowledge();
+        pair.expect_silence();
+    }
+}
+
+#[test]
 fn a_server_that_sets_every_flag_in_every_reply_is_told_everything_at_a_pace() {
     let _judged = opamp_spec::judges(&["COMP-09", "SEQ-07"]);
     for transport in TRANSPORTS {

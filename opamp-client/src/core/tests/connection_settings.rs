@@ -363,6 +363,19 @@ fn an_offer_without_an_outcome_survives_a_restart() {
     assert_eq!(pair.core.state().pending_connection_settings, None);
 }
 
+/// An agent that kept its status and lost the rest.
+#[test]
+fn an_offer_that_did_not_survive_the_restart_failed() {
+    let _judged = opamp_spec::judges(&["CONN-34"]);
+    let mut pair = Pair::new(WebSocket, |config| {
+        accepting(OWN)(config);
+        config.state.connection_settings_status = Some(status("h1", Applying, ""));
+    });
+    pair.connect();
+    let failed = status("h1", Failed, "interrupted by a restart of the agent");
+    assert_eq!(pair.expect().connection_settings_status, Some(failed));
+}
+
 #[test]
 fn an_agent_that_takes_fewer_settings_after_a_restart_is_offered_those() {
     let _judged = opamp_spec::judges(&["CAP-05", "CONN-34"]);
@@ -437,6 +450,17 @@ fn what_an_agent_takes_can_change() {
     // The mask alone says that there is no status any more.
     pair.core.set_accepted_settings(ConnectionKinds::empty());
     assert_eq!(pair.expect().connection_settings_status, None);
+}
+
+#[test]
+fn an_agent_that_takes_more_goes_on_with_what_is_pending() {
+    let _judged = opamp_spec::judges(&["CAP-03", "CONN-34"]);
+    let mut pair = Pair::settled_with(WebSocket, accepting(ConnectionKinds::OWN_METRICS));
+    push(&mut pair, metrics("h1", "https://m/v1"));
+    let taken = take_offer(&mut pair);
+    pair.core.set_accepted_settings(OWN);
+    assert_eq!(pair.core.resolve_connection_settings(taken.applied()), Ok(()));
+    assert!(pair.core.connections().own_metrics.is_some());
 }
 
 #[test]

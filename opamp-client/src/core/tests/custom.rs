@@ -79,12 +79,16 @@ fn expect_none(pair: &mut Pair) {
 #[test]
 fn names_are_checked() {
     let _judged = opamp_spec::judges(&["CUST-05"]);
-    for good in
-        ["com.example.chat", "io.opamp.a.b-c", "com.example.chat/v2", "com.example.chat/a/b"]
-    {
+    let long = format!("com.example.{}", "x".repeat(244));
+    for good in [
+        "com.example.chat",
+        "io.opamp.a.b-c",
+        "com.example.chat/v2",
+        "com.example.chat/a/b",
+        &long[..255],
+    ] {
         assert!(CustomCapabilities::new([good]).is_ok(), "{good}");
     }
-    let long = format!("com.example.{}", "x".repeat(244));
     for bad in [
         "",
         "chat",
@@ -98,6 +102,7 @@ fn names_are_checked() {
         let error = CustomCapabilities::new([bad]).expect_err(bad);
         assert_eq!(error.name, bad);
     }
+    assert!(capabilities(&[LOGS, CHAT, LOGS]).iter().eq([CHAT, LOGS]), "each once, in order");
 }
 
 #[test]
@@ -504,7 +509,8 @@ fn a_message_that_can_never_be_sent_is_refused_at_once() {
         while let Err(error) =
             pair.core.send_custom_message(message(CHAT, &"x".repeat(largest)), pair.now)
         {
-            assert!(matches!(error, NotSent::TooLarge { limit, .. } if limit < 1000));
+            let NotSent::TooLarge { limit, size } = error else { panic!("{error}") };
+            assert!(limit < 1000 && size > limit);
             largest -= 1;
         }
         assert!(largest > 800, "no more is refused than has to be");

@@ -1,6 +1,7 @@
 //! Custom messages from the server to the application, and what the server announces.
 
-use opamp_proto::v1;
+use bytes::Bytes;
+use opamp_proto::{Message, frame, v1};
 
 use super::custom::{CHAT, LOGS, announcement, message, settled, settled_with};
 use super::pair::{Http, Pair, TRANSPORTS, WebSocket};
@@ -41,6 +42,21 @@ fn messages_of_what_the_agent_lacks_are_ignored_and_seen() {
 }
 
 #[test]
+fn a_received_message_does_not_keep_what_it_came_in() {
+    let mut pair = settled(WebSocket);
+    let sent =
+        v1::ServerToAgent { custom_message: Some(message(CHAT, "hello")), ..acknowledgement() };
+    let bytes = frame::encode(&sent);
+    let range = bytes.as_ptr_range();
+    let inside = |data: &Bytes| range.contains(&data.as_ptr());
+    let decoded = v1::ServerToAgent::decode(bytes.slice(1..)).expect("as encoded");
+    assert!(inside(&decoded.custom_message.expect("there").data), "decoding alone copies nothing");
+    pair.receive_bytes(bytes.clone());
+    let [Event::CustomMessage(received)] = &pair.events()[..] else { panic!("it came") };
+    assert!(!inside(&received.data));
+}
+
+#[test]
 fn received_messages_that_have_no_room_are_missed_visibly() {
     let _judged = opamp_spec::judges(&["CUST-13"]);
     let mut pair = settled_with(WebSocket, |config| {
@@ -66,6 +82,27 @@ fn received_messages_that_have_no_room_are_missed_visibly() {
 }
 
 #[test]
+fn room_for_received_messages_is_counted_in_bytes_and_given_back() {
+    let _judged = opamp_spec::judges(&["CUST-13"]);
+    let half = message(CHAT, &"x".repeat(30));
+    let more = message(CHAT, &"x".repeat(31));
+    let size = half.capability.len() + half.r#type.len() + half.data.len();
+    let mut pair = settled_with(WebSocket, |config| config.max_custom_bytes = 2 * size);
+    for sent in [&half, &half] {
+        receive(&mut pair, WebSocket, sent.clone());
+    }
+    assert_eq!(pair.core.poll_event(), Some(Event::CustomMessage(half.clone())));
+    for sent in [&half, &message(CHAT, "")] {
+        receive(&mut pair, WebSocket, sent.clone());
+    }
+    let taken = || Event::CustomMessage(half.clone());
+    assert_eq!(pair.events(), [taken(), taken(), Event::CustomMessagesLost { count: 1 }]);
+    receive(&mut pair, WebSocket, half.clone());
+    receive(&mut pair, WebSocket, more);
+    assert_eq!(pair.events(), [taken(), Event::CustomMessagesLost { count: 1 }]);
+}
+
+#[test]
 fn the_servers_capabilities_are_known_and_bounded() {
     let _judged = opamp_spec::judges(&["CUST-03"]);
     let mut pair = settled(WebSocket);
@@ -77,6 +114,9 @@ fn the_servers_capabilities_are_known_and_bounded() {
     assert_eq!(pair.events(), []);
     let many: Vec<_> = (0..2000).map(|n| format!("com.example.{n}")).collect();
     let many: Vec<_> = many.iter().map(String::as_str).collect();
+    pair.receive(announcement(&many[976..]));
+    let all = pair.core.server_custom_capabilities().expect("announced").clone();
+    assert_eq!(pair.events(), [Event::ServerCustomCapabilities(all)]);
     pair.receive(announcement(&many));
     let known = pair.core.server_custom_capabilities().expect("announced");
     assert_eq!(known.len(), 1024);

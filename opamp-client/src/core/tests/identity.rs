@@ -238,3 +238,17 @@ fn an_agent_can_ask_for_a_uid_while_it_runs() {
         assert_eq!(pair.expect().flags, 0);
     }
 }
+
+#[test]
+fn a_uid_that_is_asked_for_while_the_agent_runs_is_asked_for_at_once_and_once() {
+    let _judged = opamp_spec::judges(&["ID-07"]);
+    for transport in TRANSPORTS {
+        let mut pair = Pair::settled(transport);
+        pair.core.request_instance_uid();
+        let flag = v1::AgentToServerFlags::RequestInstanceUid as u64;
+        assert_eq!(pair.expect_parts(Parts::empty()).flags, flag);
+        pair.acknowledge();
+        pair.core.request_instance_uid();
+        pair.expect_silence();
+    }
+}

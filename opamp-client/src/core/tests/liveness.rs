@@ -12,6 +12,18 @@ use crate::core::{
 
 const MOMENT: Duration = Duration::from_nanos(1);
 
+/// Some servers answer reports and no heartbeats.
+#[test]
+fn what_nobody_asked_for_answers_no_heartbeat() {
+    let mut pair = Pair::settled(WebSocket);
+    pair.acknowledge();
+    for _ in 0..5 {
+        pair.advance(seconds(30));
+        pair.expect_heartbeat();
+    }
+    assert!(pair.core.is_connected());
+}
+
 /// The core wants the connection dropped.
 fn expect_abort(pair: &mut Pair) {
     let epoch = pair.epoch();

@@ -3,6 +3,8 @@
 //! That each number is one more than the last is checked by [`Pair`] for every message of every
 //! scenario; here are the occasions at which a number could be lost, repeated or spent in vain.
 
+use std::collections::BTreeSet;
+
 use opamp_proto::{MessageLimits, v1};
 
 use super::pair::{Http, Pair, TRANSPORTS, WebSocket};
@@ -81,4 +83,13 @@ fn a_message_that_is_not_sent_has_no_number() {
         pair.core.set_health(Some(health("well")));
         assert_eq!(pair.expect_parts(Parts::HEALTH).sequence_num, 2);
     }
+}
+
+/// Or what one process sent and comes late would pass for the next message of another.
+#[test]
+fn processes_begin_to_count_at_short_numbers_of_their_own() {
+    let first = |seed| Pair::new(WebSocket, |config| config.seed = seed).core.sequence_num();
+    let numbers: BTreeSet<_> = (0..1000).map(|process| first(u64::MAX - process)).collect();
+    assert_eq!(numbers.len(), 1000);
+    assert!(numbers.iter().all(|number| *number < 1 << 24), "{numbers:?}");
 }

@@ -58,6 +58,7 @@ fn progress_is_reported_before_the_outcome() {
         let mut pair = Pair::settled(transport);
         offer(&mut pair, transport, "h1", "a: 1");
         let taken = pair.take_offer();
+        assert!(!taken.applying().is_final() && taken.clone().applied().is_final());
         assert_eq!(pair.core.resolve(taken.applying()), Ok(()));
         expect_status(&mut pair, "h1", Applying, "");
         pair.acknowledge();

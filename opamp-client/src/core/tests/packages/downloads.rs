@@ -57,6 +57,20 @@ fn progress_is_told_at_intervals() {
 }
 
 #[test]
+fn progress_is_told_after_a_pause_too() {
+    let _judged = opamp_spec::judges(&["PKG-24", "PKG-65"]);
+    let mut depot = Depot::new();
+    depot.offer("all", &[("plugin", addon("1", "one"))]);
+    depot.progress("plugin", 250, 1000);
+    let kind = FetchFailureKind::Transient { retry_after: Some(seconds(60)) };
+    depot.fetch_failed("plugin", FetchFailure { kind, received: 250, ..transient() });
+    assert_eq!(retried(&mut depot, "plugin"), seconds(60));
+    depot.progress("plugin", 500, 1000);
+    depot.advance(seconds(10));
+    assert!((details(&depot, "plugin").download_percent - 50.0).abs() < 1e-9);
+}
+
+#[test]
 fn what_a_download_server_says_makes_no_nonsense() {
     let _judged = opamp_spec::judges(&["PKG-65"]);
     let mut depot = Depot::new();
@@ -144,6 +158,8 @@ fn an_outage_is_sat_out() {
     let mut events = depot.pair.events();
     events.retain(|event| matches!(event, Event::PackageFailed { .. }));
     assert_eq!(events, [failed()], "once");
+    depot.progress("plugin", 0, 3);
+    assert_eq!(depot.state("plugin"), State::InstallFailed, "an answer alone is no progress");
     depot.progress("plugin", 1, 3);
     assert_eq!(depot.state("plugin"), State::Downloading, "there it is");
     depot.install("plugin", "one");
@@ -181,6 +197,19 @@ fn without_time_for_more_a_few_attempts_are_all() {
     depot.fetch_failed("plugin", transient());
     assert_eq!(depot.status("plugin").error_message, "connection reset");
     assert_eq!(depot.pair.until_timeout(), None);
+}
+
+#[test]
+fn what_failed_lately_is_tried_again_when_its_pause_is_over() {
+    let mut depot = Depot::having(&[("plugin", addon("1", "one"))]);
+    depot.offer("second", &[("plugin", addon("2", "two"))]);
+    depot.fetch_failed("plugin", transient());
+    let pause = depot.pair.until_timeout().expect("it is tried again");
+    depot.offer("back", &[("plugin", addon("1", "one"))]);
+    depot.advance(pause);
+    depot.expect_no_fetch();
+    depot.offer("third", &[("plugin", addon("2", "two"))]);
+    assert_eq!(depot.fetches.len(), 1);
 }
 
 /// The operator finds the URL wrong, and corrects it.
@@ -235,6 +264,7 @@ fn an_attempt_that_got_further_starts_the_count_anew() {
     let upto = |received| FetchFailure { received, ..transient() };
     for received in 1..=20 {
         depot.fetch_failed("plugin", upto(received));
+        assert_eq!(depot.state("plugin"), State::InstallPending);
         depot.wait();
     }
     for _ in 0..3 {

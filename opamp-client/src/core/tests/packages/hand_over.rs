@@ -1,8 +1,8 @@
 //! What the agent is handed, and what it says of it.
 
-use opamp_proto::v1::PackageStatusEnum as State;
+use opamp_proto::v1::{self, PackageStatusEnum as State};
 
-use super::depot::{Depot, addon};
+use super::depot::{Depot, addon, transient};
 use crate::core::NotPending;
 use crate::core::tests::values::seconds;
 
@@ -37,6 +37,8 @@ fn an_installation_can_be_put_off() {
     depot.fetched("a", "a");
     depot.fetched("b", "b");
     let first = depot.take_package();
+    assert!(!first.pending().is_final() && !first.installing().is_final());
+    assert!(first.clone().installed().is_final() && first.clone().failed("").is_final());
     assert_eq!(depot.resolve(first.pending()), Ok(()));
     assert_eq!(depot.state("a"), State::InstallPending);
     // Others take their turn.
@@ -109,6 +111,24 @@ fn a_newer_version_waits_until_the_agent_is_done_with_the_older() {
     assert_eq!((new.version(), new.previous().map(|p| &*p.version)), ("2", Some("1")));
     depot.resolve(new.installed()).unwrap();
     assert_eq!(depot.status("plugin").agent_has_version, "2");
+}
+
+/// They may be credentials, and are forgotten when they are of no more use.
+#[test]
+fn the_headers_of_a_download_stay_as_long_as_it_is_to_be_made() {
+    let (mut depot, old) = handed();
+    let mut newer = addon("2", "two");
+    let header = v1::Header { key: "Authorization".to_owned(), value: "secret".to_owned() };
+    newer.file.as_mut().unwrap().headers = Some(v1::Headers { headers: vec![header] });
+    let headers = newer.file.as_ref().unwrap().headers.clone();
+    depot.offer("second", &[("plugin", newer)]);
+    depot.resolve(old.installed()).unwrap();
+    depot.fetch_failed("plugin", transient());
+    depot.wait();
+    assert_eq!(depot.fetch_of("plugin").file.headers, headers);
+    depot.install("plugin", "two");
+    let saved = &depot.saved.as_ref().unwrap().packages["plugin"];
+    assert_eq!(saved.offered.as_ref().unwrap().file.as_ref().unwrap().headers, None);
 }
 
 #[test]

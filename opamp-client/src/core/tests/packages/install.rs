@@ -282,6 +282,24 @@ fn local_packages_are_listed_and_never_removed() {
     depot.expect_nothing_handed();
 }
 
+/// Without hashes kind and version tell whether the agent has what is offered.
+#[test]
+fn a_local_package_may_be_what_a_server_without_hashes_offers() {
+    for kind in [v1::PackageType::Addon, v1::PackageType::TopLevel] {
+        let local = InstalledPackage::local(kind, "1");
+        let mut depot = Depot::configured(|config| {
+            config.local.insert("plugin".to_owned(), local);
+        });
+        depot.with_hashes = false;
+        let mut offered = addon("1", "one");
+        offered.r#type = kind.into();
+        offered.hash.clear();
+        offered.file.as_mut().unwrap().content_hash.clear();
+        depot.offer("all", &[("plugin", offered)]);
+        assert_eq!(depot.state("plugin"), State::Installed);
+    }
+}
+
 #[test]
 fn top_level_packages_go_first() {
     let mut depot = Depot::configured(|config| config.parallel_downloads = 1);

@@ -2,7 +2,7 @@
 
 use opamp_proto::v1::{self, PackageStatusEnum as State};
 
-use super::depot::{Depot, addon, permanent, top_level};
+use super::depot::{Depot, addon, content_hash, permanent, top_level};
 use crate::core::tests::values::seconds;
 
 /// W-20 of the reference: a package without a file brought the agent down.
@@ -252,6 +252,32 @@ fn what_a_server_makes_too_long_is_neither_repeated_nor_kept() {
     assert!(saved < 50_000, "{saved}");
     depot.offer("again", &packages);
     depot.expect_no_fetch();
+}
+
+#[test]
+fn what_is_as_long_as_it_may_be_is_taken() {
+    let package = |more: usize| {
+        let mut package = addon("1", "x");
+        package.version = "v".repeat(1024 + more);
+        package.hash = vec![b'h'; 256 + more].into();
+        let file = package.file.as_mut().unwrap();
+        file.content_hash = content_hash("x");
+        file.download_url.push_str(&"u".repeat(16 * 1024 + more - file.download_url.len()));
+        package
+    };
+    for (more, taken) in [(0, true), (1, false)] {
+        let mut depot = Depot::new();
+        depot.offer("all", &[("plugin", package(more))]);
+        assert_eq!(depot.fetches.len(), usize::from(taken));
+        let saved = &depot.saved.as_ref().unwrap().packages["plugin"];
+        assert_eq!(saved.offered, Some(package(more)), "nothing is cut");
+    }
+    for hash_len in [256, 257] {
+        let mut depot = Depot::new();
+        let hash = "h".repeat(hash_len);
+        depot.offer(&hash, &[("plugin", addon("1", "one"))]);
+        assert_eq!(depot.fetches.len(), 257 - hash_len, "{hash_len}");
+    }
 }
 
 #[test]

@@ -165,6 +165,38 @@ fn a_removal_that_brings_the_agent_down_is_not_handed_over_for_ever() {
     assert_eq!(depot.listed(), [""; 0]);
 }
 
+/// What is saved is that another one is handed over.
+#[test]
+fn a_removal_that_overtakes_another_is_not_handed_over_before_it_is_recorded() {
+    let mut depot = Depot::having(&[("b", addon("1", "b"))]);
+    depot.offer("second", &[("a", addon("1", "a")), ("b", addon("1", "b"))]);
+    depot.fetched("a", "a");
+    let put_off = depot.take_package();
+    depot.resolve(put_off.pending()).unwrap();
+    depot.saves = false;
+    depot.offer("third", &[]);
+    depot.resolve(put_off.installed()).unwrap();
+    depot.save();
+    depot.settle();
+    depot.expect_nothing_handed();
+    depot.save();
+    depot.settle();
+    assert_eq!(depot.take_removal().name(), "a");
+    assert_eq!(depot.saved.as_ref().unwrap().packages["a"].removals, 1);
+}
+
+#[test]
+fn the_offer_of_before_the_restart_is_no_new_one() {
+    let _judged = opamp_spec::judges(&["PKG-34"]);
+    let mut depot = Depot::having(&[("plugin", addon("1", "one"))]);
+    depot.offer("second", &[]);
+    let mut depot = depot.restart();
+    let removal = depot.take_removal();
+    depot.resolve(removal.failed("busy")).unwrap();
+    depot.offer("second", &[]);
+    depot.expect_nothing_handed();
+}
+
 #[test]
 fn what_may_have_been_removed_is_not_taken_for_installed() {
     let _judged = opamp_spec::judges(&["PKG-45", "PKG-46"]);

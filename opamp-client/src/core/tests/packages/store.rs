@@ -2,10 +2,10 @@
 
 use opamp_proto::v1::{self, PackageStatusEnum as State};
 
-use super::depot::{Depot, addon};
-use crate::core::packages::PackageAction;
-use crate::core::tests::pair::WebSocket;
-use crate::core::tests::values::seconds;
+use super::depot::{Depot, addon, offer};
+use crate::core::packages::{InstalledPackage, PackageAction, PackagesConfig};
+use crate::core::tests::pair::{Pair, WebSocket};
+use crate::core::tests::values::{acknowledgement, seconds};
 use crate::core::{Event, PackageStoreTask};
 
 #[test]
@@ -32,8 +32,15 @@ fn an_offer_waits_until_it_is_known_what_the_agent_has() {
 #[test]
 fn a_store_that_cannot_be_read_is_asked_again_and_the_server_told() {
     let _judged = opamp_spec::judges(&["PKG-41", "PKG-42"]);
-    let before = Depot::having(&[("plugin", addon("1", "one"))]);
-    let mut depot = Depot::unloaded(WebSocket, |_| {});
+    let local = |config: &mut PackagesConfig| {
+        let mine = InstalledPackage::local(v1::PackageType::Addon, "1");
+        config.local.insert("mine".to_owned(), mine);
+    };
+    let mut before = Depot::configured(local);
+    before.offer("first", &[("plugin", addon("1", "one"))]);
+    before.install("plugin", "one");
+    let mine = before.status("mine");
+    let mut depot = Depot::unloaded(WebSocket, local);
     depot.work();
     let fail = |depot: &mut Depot| {
         let why = Err("no such device".to_owned());
@@ -42,6 +49,7 @@ fn a_store_that_cannot_be_read_is_asked_again_and_the_server_told() {
     fail(&mut depot);
     depot.start();
     let told = v1::PackageStatuses {
+        packages: [("mine".to_owned(), mine)].into(),
         error_message: "the package store cannot be read: no such device".to_owned(),
         ..Default::default()
     };
@@ -75,6 +83,37 @@ fn nothing_is_handed_over_before_that_is_saved() {
     assert_eq!(saved.packages["plugin"].handed_over, 1);
     let offer = depot.take_package();
     depot.resolve(offer.installed()).unwrap();
+}
+
+/// What was saved is that another package is handed over.
+#[test]
+fn a_package_that_changes_while_that_is_saved_is_not_handed_over_before_it_is_saved_again() {
+    let mut depot = Depot::new();
+    depot.offer("first", &[("plugin", addon("1", "one"))]);
+    depot.saves = false;
+    depot.fetched("plugin", "one");
+    depot.offer("second", &[("plugin", addon("2", "one"))]);
+    depot.save();
+    depot.settle();
+    depot.expect_nothing_handed();
+    depot.save();
+    depot.settle();
+    assert_eq!(depot.saved.as_ref().unwrap().packages["plugin"].handed_over, 1);
+    let offer = depot.take_package();
+    assert_eq!((offer.version(), offer.times()), ("2", 1));
+}
+
+#[test]
+fn a_package_that_is_offered_again_while_that_is_saved_is_handed_over_once() {
+    let mut depot = Depot::new();
+    depot.offer("first", &[("plugin", addon("1", "one"))]);
+    depot.saves = false;
+    depot.fetched("plugin", "one");
+    depot.offer("second", &[("plugin", addon("1", "one"))]);
+    depot.saves = true;
+    depot.save();
+    depot.settle();
+    assert_eq!(depot.take_package().times(), 1);
 }
 
 /// W-23 of the reference: a store that failed was taken for one that did not.
@@ -130,6 +169,45 @@ fn an_installed_package_is_told_though_the_store_fails_and_saved_when_it_does_no
     assert_eq!(depot.state("plugin"), State::Installed);
 }
 
+/// The process may end before it is saved that the old package is replaced.
+#[test]
+fn a_file_goes_when_it_is_safely_of_no_more_use() {
+    let mut depot = Depot::having(&[("plugin", addon("1", "one"))]);
+    depot.offer("second", &[("plugin", addon("2", "two"))]);
+    depot.fetched("plugin", "two");
+    let offer = depot.take_package();
+    let both = depot.retained.clone();
+    assert_eq!(both.len(), 2);
+    depot.saves = false;
+    depot.resolve(offer.installed()).unwrap();
+    depot.fail_save();
+    depot.settle();
+    assert_eq!(depot.retained, both);
+    while depot.saving.is_none() {
+        depot.wait();
+    }
+    depot.save();
+    depot.settle();
+    assert_eq!(depot.retained.len(), 1);
+    assert!(both.contains(&depot.retained[0]));
+}
+
+#[test]
+fn a_file_that_was_refused_or_is_not_on_offer_any_more_goes() {
+    let mut depot = Depot::having(&[("plugin", addon("1", "one"))]);
+    let one = depot.retained.clone();
+    depot.offer("second", &[("plugin", addon("2", "two"))]);
+    depot.fetched("plugin", "two");
+    let offer = depot.take_package();
+    assert_eq!(depot.retained.len(), 2);
+    depot.resolve(offer.failed("it does not start")).unwrap();
+    assert_eq!(depot.retained, one);
+    depot.offer("third", &[("plugin", addon("3", "three"))]);
+    assert_eq!(depot.retained.len(), 2);
+    depot.offer("fourth", &[]);
+    assert_eq!(depot.retained, one);
+}
+
 #[test]
 fn what_changed_last_is_saved_after_the_stop() {
     let mut depot = Depot::new();
@@ -163,6 +241,33 @@ fn files_that_stay_are_no_trouble() {
     assert_eq!(events, [Event::PackageStoreFailed { task, why: "busy".to_owned() }]);
     assert_eq!(depot.pair.until_timeout(), None);
     depot.pair.advance(seconds(1));
+}
+
+#[test]
+fn an_answer_of_the_store_counts_once() {
+    let mut pair = Depot::unloaded(WebSocket, |_| {}).pair;
+    pair.connect();
+    pair.expect();
+    pair.acknowledge();
+    assert_eq!(pair.core.poll_package_action(pair.now), Some(PackageAction::Load));
+    pair.core.handle_packages_loaded(Ok(None), pair.now);
+    let retain = |pair: &mut Pair| match pair.core.poll_package_action(pair.now) {
+        Some(PackageAction::Retain { ticket, .. }) => ticket,
+        other => panic!("files of no more use are to go, not {other:?}"),
+    };
+    let first = retain(&mut pair);
+    pair.core.handle_packages_retained(first, Ok(()), pair.now);
+    let packages_available = Some(offer("all", &[("plugin", addon("1", "one"))]));
+    pair.receive(v1::ServerToAgent { packages_available, ..acknowledgement() });
+    let action = pair.core.poll_package_action(pair.now);
+    let Some(PackageAction::Save { ticket, .. }) = action else { panic!("{action:?}") };
+    pair.core.handle_packages_saved(ticket, Ok(()), pair.now);
+    let second = retain(&mut pair);
+    pair.core.handle_packages_retained(first, Ok(()), pair.now);
+    assert_eq!(pair.core.poll_package_action(pair.now), None);
+    pair.core.handle_packages_retained(second, Ok(()), pair.now);
+    let action = pair.core.poll_package_action(pair.now);
+    assert!(matches!(action, Some(PackageAction::Fetch(_))), "{action:?}");
 }
 
 impl Depot {

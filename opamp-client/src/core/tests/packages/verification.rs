@@ -42,6 +42,7 @@ fn the_verdict_on_one_file_is_none_on_another() {
     depot.offer("all", &[("a", addon("1", "a")), ("b", addon("1", "b"))]);
     let (a, b) = (depot.fetch_of("a"), depot.fetch_of("b"));
     let verified = b.expected.judge(evidence("b", None)).unwrap();
+    assert_eq!((verified.sha256(), verified.len()), (&sha256("b"), 1));
     let fetched = Fetched { verified, location: "/store/b".into() };
     depot.fetches.clear();
     depot.pair.core.handle_fetched(a.ticket, Ok(fetched), depot.pair.now);

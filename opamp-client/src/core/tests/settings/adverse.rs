@@ -1,7 +1,7 @@
 //! Servers, stores and operators that do what nobody would want them to.
 
-use opamp_proto::v1;
 use opamp_proto::v1::ConnectionSettingsStatuses::{Applied, Applying, Failed};
+use opamp_proto::{Message, v1};
 
 use super::stage::{ROUTES, away, failure, headers, home, offer, status, taking, to};
 use crate::core::tests::pair::{Http, Pair, TRANSPORTS, WebSocket};
@@ -165,6 +165,17 @@ fn settings_of_any_size_are_not_kept() {
     let told = pair.settings_status().expect("a status");
     assert_eq!(told.status, Failed as i32);
     assert!(pair.core.state().to_bytes().len() < 1024);
+    let sized = |len: usize| v1::OpAmpConnectionSettings {
+        headers: Some(headers(&"x".repeat(len))),
+        ..to(away(WebSocket))
+    };
+    let most = 1024 * 1024;
+    let len = most - (sized(most).encoded_len() - most);
+    assert_eq!(sized(len).encoded_len(), most);
+    for (len, allowed) in [(len + 1, false), (len, true)] {
+        pair.receive_offer(&format!("{len}"), sized(len));
+        assert_eq!(pair.core.poll_settings_check().is_some(), allowed);
+    }
 }
 
 /// A server that has not proven itself and is being left says nothing of what is on trial.
@@ -296,4 +307,70 @@ fn a_newer_offer_does_not_hide_that_telemetry_settings_failed() {
         };
         assert_eq!(pair.core.status().connection_settings_status, expected);
     }
+}
+
+#[test]
+fn what_was_too_large_and_is_offered_anew_is_no_failure() {
+    let _judged = opamp_spec::judges(&["CONN-34"]);
+    let mut pair = Pair::settled_with(WebSocket, |config| {
+        taking(WebSocket)(config);
+        config.accepted_settings |= ConnectionKinds::OTHERS;
+    });
+    let offer = |hash: &str, opamp: Option<v1::OpAmpConnectionSettings>, size: usize| {
+        let other = v1::OtherConnectionSettings {
+            destination_endpoint: "x".repeat(size),
+            ..Default::default()
+        };
+        v1::ConnectionSettingsOffers {
+            hash: hash.as_bytes().to_vec().into(),
+            opamp,
+            other_connections: [("sink".to_owned(), other)].into(),
+            ..Default::default()
+        }
+    };
+    let too_large = offer("h1", Some(to(away(WebSocket))), 2 * 1024 * 1024);
+    for connection_settings in [too_large, offer("h2", None, 1)].map(Some) {
+        pair.receive(v1::ServerToAgent { connection_settings, ..acknowledgement() });
+    }
+    let taken = pair.events().into_iter().find_map(|event| match event {
+        Event::ConnectionSettings(offer) => Some(offer),
+        _ => None,
+    });
+    pair.core.resolve_connection_settings(taken.expect("an offer").applied()).expect("pending");
+    pair.core.opamp_settings_resolved(Ok(()));
+    assert_eq!(pair.settings_status(), status("h2", Applied, ""));
+}
+
+/// A status has no room for more, and what is kept is bounded.
+#[test]
+fn failures_that_wait_to_be_told_do_not_pile_up() {
+    let mut pair = Pair::settled_with(WebSocket, |config| {
+        taking(WebSocket)(config);
+        config.accepted_settings |= ConnectionKinds::OTHERS;
+    });
+    pair.receive_offer("h", to(away(WebSocket)));
+    let mut failures = Vec::new();
+    for n in 0..40 {
+        let other = v1::OtherConnectionSettings {
+            destination_endpoint: "x:1".to_owned(),
+            ..Default::default()
+        };
+        let connection_settings = Some(v1::ConnectionSettingsOffers {
+            hash: format!("h{n}").into(),
+            other_connections: [(n.to_string(), other)].into(),
+            ..Default::default()
+        });
+        pair.receive(v1::ServerToAgent { connection_settings, ..acknowledgement() });
+        let taken = pair.events().into_iter().find_map(|event| match event {
+            Event::ConnectionSettings(offer) => Some(offer),
+            _ => None,
+        });
+        let why = format!("no connection {n}");
+        let resolution = taken.expect("an offer").failed(why.clone());
+        pair.core.resolve_connection_settings(resolution).expect("pending");
+        failures.push(why);
+    }
+    let pending = pair.core.state().pending_connection_settings.clone().expect("on trial");
+    let kept: Vec<_> = pending.failures.into_iter().map(|failure| failure.why).collect();
+    assert_eq!(kept, failures[8..]);
 }

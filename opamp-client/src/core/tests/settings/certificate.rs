@@ -5,7 +5,7 @@ use opamp_proto::v1;
 
 use super::stage::{away, certificate, headers, home, offer, taking, to};
 use crate::core::tests::pair::{Pair, TRANSPORTS, WebSocket};
-use crate::core::tests::values::{acknowledgement, error, other_uid, seconds, uid};
+use crate::core::tests::values::{acknowledgement, error, health, other_uid, seconds, uid};
 use crate::core::{
     CertificateRequest, ClientConfig, ClientCore, ConfigError, ConnectionKinds, Event, Parts,
     Storage, Transport,
@@ -237,6 +237,21 @@ fn a_refused_request_is_not_sent_again_but_another_one_after_a_while() {
             pair.advance(seconds(3600));
             make(&mut pair, "key 2", "csr 2");
         }
+    }
+}
+
+#[test]
+fn a_refusal_of_something_else_is_none_of_the_request() {
+    let _judged = opamp_spec::judges(&["ERR-14"]);
+    for transport in TRANSPORTS {
+        let mut pair = has_asked(transport);
+        pair.events();
+        pair.core.set_health(Some(health("well")));
+        pair.expect_parts(Parts::HEALTH);
+        pair.receive(error(v1::ServerErrorResponseType::BadRequest, "no such health"));
+        let failed = |event: &Event| matches!(event, Event::CertificateRequestFailed { .. });
+        assert!(!pair.events().iter().any(failed));
+        assert!(pair.core.state().certificate_request.is_some());
     }
 }
 

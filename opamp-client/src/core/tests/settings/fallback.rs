@@ -3,7 +3,7 @@
 use opamp_proto::v1::ConnectionSettingsStatuses::{Applied, Failed};
 
 use super::stage::{ROUTES, away, status, taking, to};
-use crate::core::tests::pair::Pair;
+use crate::core::tests::pair::{Pair, TRANSPORTS};
 use crate::core::tests::values::seconds;
 use crate::core::{Event, FailureKind, Transport};
 
@@ -142,6 +142,46 @@ fn settings_that_cannot_be_used_for_a_moment_stay_in_use() {
         pair.arrive(Some(&settings));
         pair.acknowledge();
         assert_eq!(pair.settings_events(), []);
+    }
+}
+
+#[test]
+fn an_agent_without_settings_has_none_to_forget() {
+    for (transport, more) in TRANSPORTS.into_iter().flat_map(|it| [(it, 0), (it, 1)]) {
+        let mut pair = Pair::new(transport, taking(transport));
+        let start = pair.now;
+        while pair.now - start < seconds(1200) {
+            refuse(&mut pair);
+        }
+        for _ in 0..more {
+            refuse(&mut pair);
+        }
+        pair.arrive(None);
+        pair.acknowledge();
+        assert_eq!(pair.settings_events(), []);
+    }
+}
+
+#[test]
+fn an_offer_that_cannot_be_used_says_nothing_of_the_settings_in_force() {
+    for (from, towards) in ROUTES {
+        let mut pair = with_settings(from, towards, Some(900));
+        let settings = to(away(towards));
+        pair.arrive(Some(&settings));
+        pair.acknowledge();
+        pair.receive_offer("h2", to("wss://elsewhere.example.com"));
+        let offered = pair.check_settings();
+        pair.save();
+        pair.leave();
+        pair.fail_to_arrive(Some(&offered), FailureKind::UnusableSettings);
+        pair.arrive(Some(&settings));
+        pair.acknowledge();
+        let why = "UnusableSettings";
+        assert_eq!(pair.settings_status(), status("h2", Failed, why));
+        pair.advance(seconds(120));
+        let failure = super::stage::failure(FailureKind::UnusableSettings);
+        pair.core.settings_in_force_failed(&failure, pair.now);
+        assert_eq!(pair.core.settings.present().as_deref(), Some(&settings));
     }
 }
 

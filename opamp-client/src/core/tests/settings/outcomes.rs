@@ -157,6 +157,7 @@ fn a_server_that_cannot_be_reached_yet_is_tried_again_until_the_deadline() {
     for (from, towards) in ROUTES {
         for kind in [
             FailureKind::Unreachable,
+            FailureKind::UnexpectedStatus(500),
             FailureKind::UnexpectedStatus(502),
             FailureKind::Configuration,
         ] {
@@ -260,6 +261,20 @@ fn a_connection_that_breaks_before_the_reply_proves_nothing() {
     pair.arrive(None);
     pair.acknowledge();
     assert_eq!(pair.settings_status(), status("h1", Failed, "Unauthorized"));
+}
+
+#[test]
+fn the_server_is_told_why_connections_to_the_new_one_broke() {
+    let _judged = opamp_spec::judges(&["CONN-08", "CONN-18"]);
+    let (mut pair, settings) = on_its_way(WebSocket, WebSocket);
+    while pair.core.settings.present().is_some() {
+        pair.arrive(Some(&settings));
+        pair.lose_with(Loss::Broken("reset by the firewall".to_owned()));
+        pair.wait_for_retry();
+    }
+    pair.arrive(None);
+    pair.acknowledge();
+    assert_eq!(pair.settings_status(), status("h1", Failed, "reset by the firewall"));
 }
 
 /// A server that has seen the new credentials forgets the old ones (CONN-15), whether its reply

@@ -75,6 +75,34 @@ fn another_interval_alone_holds_at_once_without_another_connection() {
 }
 
 #[test]
+fn another_interval_holds_at_once_also_where_that_is_no_news_to_the_server() {
+    let _judged = opamp_spec::judges(&["HB-04", "HB-07", "HB-12"]);
+    for transport in TRANSPORTS {
+        let mut pair = Pair::at_home(transport);
+        // A server that gives no hash is told the same status of every offer.
+        pair.receive_offer("", to(home(transport)));
+        pair.expect_parts(Parts::CONNECTION_SETTINGS_STATUS);
+        pair.acknowledge();
+        pair.receive_offer("", interval(2));
+        pair.expect_silence();
+        assert_eq!(pair.until_timeout(), Some(seconds(2)));
+    }
+}
+
+/// It may be that of a WebSocket although the URL begins with https.
+#[test]
+fn an_endpoint_of_the_same_scheme_keeps_the_transport() {
+    let mut pair = Pair::settled_with(WebSocket, taking(Http));
+    pair.save();
+    pair.receive_offer("h1", to(away(Http)));
+    let settings = pair.check_settings();
+    pair.save();
+    pair.leave();
+    assert_eq!(pair.core.transport(), WebSocket);
+    pair.arrive(Some(&settings));
+}
+
+#[test]
 fn an_interval_of_0_alone_turns_heartbeats_off_but_never_polls() {
     let _judged = opamp_spec::judges(&["HB-05", "HB-07"]);
     for transport in TRANSPORTS {

@@ -3,7 +3,7 @@
 use opamp_proto::v1;
 use opamp_proto::v1::ConnectionSettingsStatuses::{Applied, Applying};
 
-use super::stage::{away, offer, status, to};
+use super::stage::{away, failure, offer, status, to};
 use crate::core::tests::pair::{Http, Pair, TRANSPORTS, WebSocket};
 use crate::core::tests::values::{acknowledgement, seconds};
 use crate::core::{FailureKind, Parts};
@@ -40,6 +40,22 @@ fn a_newer_offer_supersedes_one_that_is_checked_or_saved() {
 }
 
 /// CONN-21: a server leaves out what it has said already.
+#[test]
+fn what_came_of_an_earlier_check_says_nothing_of_a_later_one() {
+    let mut pair = Pair::at_home(WebSocket);
+    pair.receive_offer("h1", to("wss://unusable.example.com"));
+    let earlier = pair.core.poll_settings_check().expect("it is checked");
+    pair.receive_offer("h2", to(away(WebSocket)));
+    let later = pair.core.poll_settings_check().expect("it is checked");
+    let unusable = Err(failure(FailureKind::Configuration));
+    pair.core.handle_settings_checked(earlier.id, unusable, pair.now);
+    assert_eq!(pair.settings_status(), status("h2", Applying, ""));
+    pair.core.handle_settings_checked(later.id, Ok(()), pair.now);
+    pair.save();
+    pair.leave();
+    pair.arrive(Some(&later.settings));
+}
+
 #[test]
 fn a_newer_offer_is_laid_over_one_that_is_on_trial() {
     let _judged = opamp_spec::judges(&["CONN-31", "HB-04"]);
