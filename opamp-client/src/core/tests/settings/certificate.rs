@@ -293,6 +293,24 @@ fn another_uid_needs_another_certificate() {
 }
 
 #[test]
+fn what_was_made_for_the_old_uid_is_not_taken_for_the_new_one() {
+    let _judged = opamp_spec::judges(&["CSR-21"]);
+    let mut pair = about_to_ask(WebSocket);
+    let old = pair.core.poll_certificate_request().expect("an order");
+    let identification = v1::AgentIdentification { new_instance_uid: other_uid().to_bytes() };
+    pair.receive(v1::ServerToAgent {
+        agent_identification: Some(identification),
+        ..acknowledgement()
+    });
+    let new = pair.core.poll_certificate_request().expect("another order");
+    let made = |key: &'static str, csr: &'static str| Ok(CertificateRequest::new(key, csr));
+    pair.core.handle_certificate_made(old.id, made("old key", "old csr"), pair.now);
+    assert_eq!(pair.core.state().certificate_request, None);
+    pair.core.handle_certificate_made(new.id, made("new key", "new csr"), pair.now);
+    assert!(pair.core.state().certificate_request.is_some());
+}
+
+#[test]
 fn another_uid_voids_a_request_that_names_the_old_one() {
     let _judged = opamp_spec::judges(&["CSR-21"]);
     let mut pair = about_to_ask(WebSocket);

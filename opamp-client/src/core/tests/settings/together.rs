@@ -90,6 +90,17 @@ fn an_agent_that_takes_no_settings_any_more_drops_what_it_does_not_try_yet() {
     pair.acknowledge();
     pair.expect_silence();
     assert!(!pair.core.opamp_settings_pending());
+
+    // What is being tried has shown itself to the new server, so that goes on.
+    let mut pair = Pair::at_home(WebSocket);
+    pair.receive_offer("h1", to(away(WebSocket)));
+    let settings = pair.check_settings();
+    pair.save();
+    pair.leave();
+    pair.core.set_accepted_settings(crate::core::ConnectionKinds::empty());
+    pair.arrive(Some(&settings));
+    pair.acknowledge();
+    assert_eq!(pair.core.opamp_settings(), Some(&*settings));
 }
 
 #[test]
