@@ -135,6 +135,19 @@ fn lost_components_are_asked_for_again_by_a_server_that_sees_the_hash_again() {
 }
 
 #[test]
+fn components_tell_their_hash_too() {
+    let _judged = opamp_spec::judges(&["COMP-09"]);
+    let (mut pair, _) = started(WebSocket, &components(&["tail"]));
+    pair.acknowledge();
+    let more = components(&["tail", "json"]);
+    pair.core.set_available_components(Some(more.clone()));
+    pair.receive(components_request());
+    assert_eq!(pair.expect().available_components, Some(whole(&more)));
+    pair.acknowledge();
+    pair.expect_silence();
+}
+
+#[test]
 fn a_request_that_is_repeated_before_it_is_answered_is_one() {
     let _judged = opamp_spec::judges(&["COMP-09"]);
     let all = components(&["tail"]);

@@ -6,7 +6,7 @@ use opamp_proto::{Message, frame, v1};
 use super::custom::{CHAT, LOGS, announcement, message, settled, settled_with};
 use super::pair::{Http, Pair, TRANSPORTS, WebSocket};
 use super::values::{acknowledgement, seconds};
-use crate::core::{Event, PeerMisbehaved, Transport};
+use crate::core::{ConnectionAction, Event, PeerMisbehaved, Transport};
 
 #[test]
 fn received_messages_reach_the_application_unchanged_and_in_order() {
@@ -100,6 +100,20 @@ fn room_for_received_messages_is_counted_in_bytes_and_given_back() {
     receive(&mut pair, WebSocket, half.clone());
     receive(&mut pair, WebSocket, more);
     assert_eq!(pair.events(), [taken(), Event::CustomMessagesLost { count: 1 }]);
+}
+
+#[test]
+fn another_server_has_announced_nothing() {
+    let _judged = opamp_spec::judges(&["CUST-04"]);
+    let mut pair = settled(WebSocket);
+    assert!(pair.core.server_custom_capabilities().is_some());
+    pair.core.leave_for_other_settings(pair.now);
+    pair.expect_goodbye();
+    let close = pair.core.poll_connection(pair.now);
+    assert!(matches!(close, Some(ConnectionAction::Close { .. })));
+    pair.closed_by_server(1000);
+    pair.connect();
+    assert_eq!(pair.core.server_custom_capabilities(), None);
 }
 
 #[test]
