@@ -213,21 +213,18 @@ impl ClientCore {
 
     /// What was asked for by flags, a full report or the components, may go out, or has to wait its turn.
     pub(super) fn grant_full_state(&mut self, now: Instant) {
-        let full = self.full_state_asked && !self.report.full_owed();
-        let components = self.components_asked && !self.report.components_owed();
-        if !full && !components {
-            self.full_state_asked = false;
-            self.components_asked = false;
+        // What is owed already answers who asks once more.
+        self.full_state_asked &= !self.report.full_owed();
+        self.components_asked &= !self.report.components_owed();
+        if !self.full_state_asked && !self.components_asked {
             return;
         }
         match self.full_state_ration.take(now) {
             Ok(()) => {
-                self.full_state_asked = false;
-                self.components_asked = false;
-                if full {
+                if std::mem::take(&mut self.full_state_asked) {
                     self.report.request_full();
                 }
-                if components {
+                if std::mem::take(&mut self.components_asked) {
                     self.report.request_components();
                 }
             }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use opamp_proto::{AgentCapabilities, Message, components_hash, v1};
 
-use super::pair::{Pair, TRANSPORTS, WebSocket};
-use super::values::{acknowledgement, full_state_request, health, seconds};
+use super::pair::{Http, Pair, TRANSPORTS, WebSocket};
+use super::values::{EVERYTHING, acknowledgement, full_state_request, health, seconds};
 use crate::core::{Event, Parts, Transport};
 
 type Components = BTreeMap<String, v1::ComponentDetails>;
@@ -230,4 +230,32 @@ fn components_that_do_not_fit_beside_the_rest_go_alone() {
     assert_eq!(rest.available_components, None);
     pair.acknowledge();
     assert_eq!(pair.expect().available_components, Some(whole(&all)));
+}
+
+/// Two requests at the end of the ration: what one message tells is not told again with the other.
+#[test]
+fn full_state_that_is_owed_is_not_told_again_with_the_components() {
+    let _judged = opamp_spec::judges(&["SEQ-08", "STATUS-15", "COMP-07"]);
+    let components = components(&["receiver"]);
+    let (mut pair, _) = started(Http, &components);
+    pair.receive(full_state_request());
+    for _ in 0..3 {
+        pair.expect();
+        pair.receive(full_state_request());
+    }
+    pair.expect_silence();
+    pair.core.set_health(Some(health("well")));
+    let all = EVERYTHING | Parts::AVAILABLE_COMPONENTS;
+    pair.expect_parts(Parts::HEALTH);
+    // Its turn comes while this request waits for its response, which asks once more.
+    pair.advance(seconds(30));
+    let mut both = components_request();
+    both.flags |= full_state_request().flags;
+    pair.receive(both);
+    let full = pair.expect_parts(all);
+    assert_eq!(full.available_components, Some(hash_of(&components)));
+    pair.acknowledge();
+    pair.advance(seconds(30));
+    let told = pair.expect_parts(Parts::AVAILABLE_COMPONENTS);
+    assert_eq!(told.available_components, Some(whole(&components)));
 }
