@@ -44,6 +44,8 @@ struct Socket {
     epoch: Epoch,
     to_server: VecDeque<v1::AgentToServer>,
     to_client: VecDeque<Frame>,
+    /// The server has heard who is at the other end.
+    heard: bool,
 }
 
 enum Frame {
@@ -189,7 +191,7 @@ impl World {
 
     fn connected(&mut self, epoch: Epoch) {
         let (to_server, to_client) = <(VecDeque<_>, VecDeque<_>)>::default();
-        self.socket = Some(Socket { epoch, to_server, to_client });
+        self.socket = Some(Socket { epoch, to_server, to_client, heard: false });
         self.witness.connected();
         self.core.handle_connected(epoch, self.now);
     }
@@ -228,6 +230,7 @@ impl World {
         if let Some(socket) = &mut self.socket
             && let Some(message) = socket.to_server.pop_front()
         {
+            socket.heard = true;
             let answer = self.serve(&message);
             match (answer, &mut self.socket) {
                 (Some(answer), Some(socket)) => socket.to_client.push_back(Frame::Message {
@@ -377,10 +380,12 @@ impl World {
     }
 
     fn push(&mut self, push: Push) {
-        // To an agent it has not heard of a server acknowledges nothing, nor does it name its custom
+        // Before it has heard who it is a server acknowledges nothing, nor does it name its custom
         // capabilities, which belong to the first reply (A31).
-        let first_reply = self.server.view().is_none()
-            && matches!(push, Push::Nothing | Push::Mask(_) | Push::Announce(_));
+        let unheard = self.socket.as_ref().is_some_and(|socket| !socket.heard);
+        let acknowledges =
+            matches!(push, Push::Nothing | Push::Flags(0) | Push::Mask(_) | Push::Announce(_));
+        let first_reply = unheard && acknowledges;
         let answers_only = first_reply || matches!(push, Push::Error(..));
         match &mut self.socket {
             Some(socket) if !answers_only => {
