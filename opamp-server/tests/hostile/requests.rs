@@ -116,7 +116,8 @@ async fn answers_with_a_large_offer_that_nobody_takes_hold_it_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn compressed_answers_that_nobody_takes_share_a_budget() {
     let stage = Stage::with(|_, service| {
-        service.write_timeout = Duration::from_secs(3);
+        // Longer than it takes to compress all of them, where each makes room by timing out.
+        service.write_timeout = Duration::from_secs(10);
         service.max_in_progress = 20 * MIB;
     })
     .await;
