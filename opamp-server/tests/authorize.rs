@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use opamp_proto::{AgentCapabilities as Does, InstanceUid, Message as _, v1};
 use opamp_server::core::RefusalKind;
 use opamp_server::fleet::Route;
-use opamp_server::{Authorizer, Changes, Claim, Denied, Fleet, OperationError, Transport};
+use opamp_server::{Authorizer, Changes, Claim, Denied, Fleet, OperationError, Tenant, Transport};
 use support::{Bench, fresh_uid, full_report, heartbeat, wire};
 
 const UID: [u8; 16] = [7; 16];
@@ -178,6 +178,19 @@ fn a_renamed_agent_is_asked_about_under_its_new_uid_and_nobody_else_takes_it_alo
     assert_eq!(gate.asked(), 1);
     assert_eq!(gate.fleet.len(), 1);
     assert!(gate.send(&mut thief, &full_report(new.as_bytes(), 3, MASK)).is_err());
+}
+
+#[test]
+fn an_authorizer_without_opinions_allows_all_and_stores_nobody() {
+    struct Easy;
+    impl Authorizer<&'static str> for Easy {}
+
+    let agent = wire(&UID).into();
+    assert_eq!(Easy.tenant(&"somebody"), Tenant::default());
+    assert_eq!(Easy.authorize(Claim::new(&"thief", &agent, Some(&"owner"))), Ok(()));
+    assert_eq!(Easy.store_identity(&"somebody"), None);
+    assert_eq!(Easy.stored_identity(b"somebody"), None);
+    assert_eq!(Denied::new("not you").text(), "not you");
 }
 
 #[test]

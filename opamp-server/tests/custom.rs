@@ -116,6 +116,9 @@ fn over_http_each_response_has_one_and_what_waits_too_long_is_given_up() {
     let counts = bench.fleet.agent(wire(&UID)).unwrap().custom_messages();
     assert_eq!((counts.waiting, counts.sent, counts.expired), (0, 2, 1));
     assert_eq!(send(&bench, &[0; 990]), Err(OperationError::QueueFull), "of too many bytes");
+    let counters = bench.fleet.counters();
+    assert_eq!((counters.custom_messages_sent, counters.custom_messages_expired), (2, 1));
+    assert_eq!(counters.custom_messages_refused, 2);
 }
 
 #[test]

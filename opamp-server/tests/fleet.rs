@@ -368,6 +368,21 @@ fn a_request_from_before_the_websocket_cannot_hurt_nor_the_other_way_round() {
 }
 
 #[test]
+fn an_older_connection_that_repeats_the_last_number_does_not_get_the_agent_back() {
+    let mut bench = Bench::new();
+    let mut old = bench.websocket();
+    let _ = bench.post(&full_report(&UID, 5, MASK));
+    let late = v1::AgentToServer {
+        agent_description: Some(description("late")),
+        ..full_report(&UID, 5, MASK)
+    };
+    let _ = bench.send(&mut old, &late);
+    let agent = bench.fleet.agent(wire(&UID)).unwrap();
+    assert_eq!(agent.transport(), Transport::Http);
+    assert_eq!(agent.state().agent_description(), Some(description("agent")));
+}
+
+#[test]
 fn a_newer_connection_is_a_new_session_though_the_older_one_is_open() {
     let mut bench = Bench::new();
     let mut old = bench.websocket();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use opamp_proto::v1::RemoteConfigStatuses::{Applied, Applying, Failed, Unset};
 use opamp_proto::{AgentCapabilities as Does, Message, v1};
 use opamp_server::fleet::RouteWaker;
-use opamp_server::{AgentKey, OperationError, RemoteConfig, Transport};
+use opamp_server::{AgentKey, OperationError, Outcome, RemoteConfig, Transport};
 use proptest::prelude::*;
 use support::{Bench, bare, config_status, full_report, heartbeat, remote_config, wire};
 
@@ -204,6 +204,20 @@ fn an_agent_that_answers_every_offer_wrongly_is_not_fed_in_a_loop() {
         offers(&bench.send(&mut route, &status_report(number, b"wrong", status)), &config)
     });
     assert_eq!(answers.filter(|offered| *offered).count(), 8);
+}
+
+#[test]
+fn an_outcome_is_final_when_nothing_more_is_to_be_expected() {
+    let last = [Outcome::Applied, Outcome::Failed, Outcome::Superseded];
+    let open = [
+        Outcome::Pending,
+        Outcome::Sent,
+        Outcome::Applying,
+        Outcome::NotAccepted,
+        Outcome::TimedOut,
+    ];
+    assert!(last.into_iter().all(Outcome::is_final));
+    assert!(!open.into_iter().any(Outcome::is_final));
 }
 
 #[test]

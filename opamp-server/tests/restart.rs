@@ -173,3 +173,17 @@ fn a_batch_ends_with_the_agent_that_makes_it_large() {
     }
     assert_eq!(agents, 50);
 }
+
+/// As what is revoked, which lies beside the registry in the same store.
+#[test]
+fn what_others_keep_in_the_store_is_left_alone() {
+    let (mut bench, mut disk) = (saving(), Disk::default());
+    let mut route = bench.websocket();
+    let _ = send_and_save(&mut bench, &mut disk, &mut route, &full_report(&UID, 1, POLLS));
+    let beside = [&[0x50][..], &[7; 32]].concat();
+    disk.0.insert(beside.clone(), b"somebody's".to_vec());
+    restart(&mut bench, &disk);
+    assert!(bench.fleet.agent(wire(&UID)).is_some());
+    save(&bench, &mut disk, true);
+    assert_eq!(disk.0.get(&beside), Some(&b"somebody's".to_vec()));
+}

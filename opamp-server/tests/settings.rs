@@ -356,6 +356,26 @@ fn offers_that_fit_go_together() {
 }
 
 #[test]
+fn offers_that_fill_a_message_to_the_last_byte_go_together() {
+    use opamp_proto::Message as _;
+
+    let _judged = opamp_spec::judges(&["SIZE-12"]);
+    let offered_within = |limit: Option<usize>| {
+        let mut bench = Bench::with(|config| {
+            config.limits = limit.map_or(config.limits, |limit| config.limits.with_max_send(limit));
+        });
+        bench.fleet.set_default_remote_config(remote_config(&"x".repeat(400))).unwrap();
+        bench.fleet.set_default_connection_settings(metrics_at(&"a".repeat(400))).unwrap();
+        bench.post(&full_report(&UID, 1, METRICS | Does::ACCEPTS_REMOTE_CONFIG))
+    };
+    let both = offered_within(None);
+    let length = both.encoded_len();
+    assert_eq!(offered_within(Some(length)), both);
+    let one = offered_within(Some(length - 1));
+    assert!(one.remote_config.is_some() != one.connection_settings.is_some());
+}
+
+#[test]
 fn settings_that_would_harm_agents_are_refused_with_what_to_do() {
     let _judged =
         opamp_spec::judges(&["CONN-28", "CONN-29", "TEL-16", "PROXY-04", "HB-15", "CERT-11"]);

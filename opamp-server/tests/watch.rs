@@ -129,6 +129,25 @@ fn a_watch_is_woken_once_and_only_by_news() {
 }
 
 #[test]
+fn a_watch_that_ends_takes_nobody_else_s_wake_up_along() {
+    let mut bench = Bench::new();
+    let wait = |watch: &mut Watch<()>| {
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut cx = Context::from_waker(&waker);
+        assert!(watch.poll_changed(&mut cx).is_ready(), "it begins with what there is");
+        assert!(watch.poll_changed(&mut cx).is_pending());
+        woken
+    };
+    let (mut stays, mut ends) = (bench.fleet.watch(), bench.fleet.watch());
+    let (waits, gone) = (wait(&mut stays), wait(&mut ends));
+    drop(ends);
+    let _ = bench.post(&full_report(&uid(0), 1, MASK));
+    assert_eq!(waits.0.load(Ordering::Relaxed), 1);
+    assert_eq!(gone.0.load(Ordering::Relaxed), 0);
+}
+
+#[test]
 fn a_watch_that_is_too_far_behind_begins_anew() {
     let mut bench = Bench::with(|config| config.shards = 1);
     let mut watch = bench.fleet.watch();

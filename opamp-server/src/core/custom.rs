@@ -259,5 +259,6 @@ mod tests {
         assert!(CustomCapabilities::new(many).is_err());
         let twice = CustomCapabilities::new(["org.example.a", "org.example.a"]).unwrap();
         assert_eq!(twice.names(), ["org.example.a"]);
+        assert!(CustomCapabilities::default().is_empty() && !twice.is_empty());
     }
 }

@@ -113,6 +113,20 @@ fn who_goes_on_counting_takes_over_without_ado() {
 }
 
 #[test]
+fn who_goes_on_counting_over_http_is_not_taken_for_a_newcomer_who_asks_over_http() {
+    let _judged = opamp_spec::judges(&["DUP-05"]);
+    let mut server = Server::new();
+    let mut first = server.websocket();
+    server.send(&mut first, &named("first", 5));
+    server.post(&named("second", 100));
+    // The first one's connection is lost on its way, and it goes on with requests.
+    server.post(&named("moved", 6));
+    let agent = server.fleet.agent(wire(&UID)).expect("known");
+    assert_eq!((agent.transport(), agent.sequence_num()), (Transport::Http, 6));
+    assert_eq!(agent.state().agent_description(), Some(description("moved")));
+}
+
+#[test]
 fn on_a_shared_connection_the_agent_itself_has_to_be_alive() {
     let _judged = opamp_spec::judges(&["DUP-05", "DUP-06"]);
     for alive in [true, false] {

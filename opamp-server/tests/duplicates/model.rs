@@ -6,9 +6,9 @@ use std::time::Duration;
 use opamp_proto::{InstanceUid, v1};
 use proptest::prelude::*;
 
-use crate::server::{Server, Socket, new_uid};
-use crate::support::{FULL_STATE, full_report, heartbeat, wire};
-use crate::{MASK, UID};
+use super::server::{Server, Socket, new_uid};
+use super::support::{FULL_STATE, full_report, heartbeat, wire};
+use super::{MASK, UID};
 
 /// A process that runs, or ran: an Agent as the protocol wants it.
 struct Process {

@@ -9,7 +9,7 @@ use opamp_server::core::Push;
 use opamp_server::fleet::{Route, RouteWaker};
 use opamp_server::{AgentKey, Fleet, Now, Transport};
 
-use crate::support::{Bench, SERVER_MASK, bare};
+use super::support::{Bench, SERVER_MASK, bare};
 
 /// A connection's end of the registry: what it is asked for, and answers if it is alive.
 #[derive(Default)]
