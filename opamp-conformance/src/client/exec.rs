@@ -1,7 +1,9 @@
 //! Clients that are a command of the implementer: started for each case, with what the case has to
 //! tell filled into the command line.
 
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -31,6 +33,8 @@ pub struct ExecClient {
     home: TempDir,
     /// The authority that a client is told to trust where it does not matter which.
     authority: String,
+    /// How many ports for hooks were tried, from a random one on.
+    hooked: AtomicUsize,
 }
 
 /// How hooks of a client are called.
@@ -70,6 +74,7 @@ impl ExecClient {
             max_message_size: 64 << 20,
             home,
             authority: authority.pem().to_owned(),
+            hooked: AtomicUsize::new(usize::from(rand::random::<u16>())),
         })
     }
 
@@ -125,12 +130,28 @@ impl ExecClient {
         let ca = dir.path().join("ca.pem");
         std::fs::write(&ca, start.ca.as_ref().unwrap_or(&self.authority))?;
         let port = match has(&self.command, "{hook}") {
-            true => Some(Network::Sockets.listen(0).await?.port()),
+            true => Some(self.hook_port().await?),
             false => None,
         };
         Ok(Prepared { dir, state, ca, port })
     }
+
+    /// A port that is free and stays so until the client listens there: below those that systems
+    /// give to connections, and another one each time.
+    async fn hook_port(&self) -> std::io::Result<u16> {
+        for _ in 0..HOOK_PORTS.len() {
+            let number = self.hooked.fetch_add(1, Ordering::Relaxed) % HOOK_PORTS.len();
+            let port = HOOK_PORTS.start + number as u16;
+            if Network::Sockets.listen(port).await.is_ok() {
+                return Ok(port);
+            }
+        }
+        Ok(Network::Sockets.listen(0).await?.port())
+    }
 }
+
+/// Where clients may serve their hooks.
+const HOOK_PORTS: Range<u16> = 20_000..32_000;
 
 /// What a client is given.
 struct Prepared {
