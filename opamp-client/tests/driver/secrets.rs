@@ -27,8 +27,9 @@ struct Capture;
 
 impl io::Write for Capture {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        LOG.with_borrow_mut(|log| {
-            if let Some(log) = log {
+        // A thread that ends may still have something to say.
+        let _ = LOG.try_with(|log| {
+            if let Some(log) = &mut *log.borrow_mut() {
                 log.extend_from_slice(bytes);
             }
         });
@@ -65,19 +66,20 @@ impl log::Log for Capture {
 
 /// Captures all that `tracing` says at any level, and what dependencies say through `log` down to
 /// DEBUG. (At TRACE the WebSocket library logs whole frames, which nothing here can prevent.)
-fn capture() -> tracing::subscriber::DefaultGuard {
-    static LOGGER: Once = Once::new();
-    LOGGER.call_once(|| {
+fn capture() {
+    // For all threads: places in the code that others come by first would stay silent for one.
+    static CAPTURE: Once = Once::new();
+    CAPTURE.call_once(|| {
         log::set_boxed_logger(Box::new(Capture)).unwrap();
         log::set_max_level(log::LevelFilter::Debug);
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(Capture)
+            .with_ansi(false)
+            .finish();
+        tracing::subscriber::set_global_default(subscriber).unwrap();
     });
     LOG.set(Some(Vec::new()));
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(Capture)
-        .with_ansi(false)
-        .finish();
-    tracing::subscriber::set_default(subscriber)
 }
 
 fn captured() -> String {
@@ -97,7 +99,7 @@ fn show(agent: &Agent, event: &Event) -> String {
 
 #[tokio::test]
 async fn no_secret_is_logged_or_shown_over_websocket() {
-    let guard = capture();
+    capture();
     let server = websocket::Server::start().await;
     let builder = agent(format!("{}/v1/opamp?token={TOKEN}", server.url()))
         .header("Authorization", HEADER)
@@ -134,7 +136,6 @@ async fn no_secret_is_logged_or_shown_over_websocket() {
     peer.goodbye().await;
     soon(stopping).await.unwrap();
     agent.ended().await;
-    drop(guard);
     let log = captured();
     assert!(log.contains("connected to the OpAMP server"), "the log is captured:\n{log}");
     assert!(log.contains("tungstenite"), "that of dependencies too:\n{log}");
@@ -143,7 +144,7 @@ async fn no_secret_is_logged_or_shown_over_websocket() {
 
 #[tokio::test]
 async fn no_secret_is_logged_or_shown_over_http() {
-    let guard = capture();
+    capture();
     let server = http::Server::start().await;
     let builder = agent(format!("{}/v1/opamp?token={TOKEN}", server.url()))
         .header("Authorization", HEADER)
@@ -167,7 +168,6 @@ async fn no_secret_is_logged_or_shown_over_http() {
     agent.client.resolve(offer.failed("not today"));
     server.welcome().await;
     agent.abort_driver().await;
-    drop(guard);
     let log = captured();
     assert!(log.contains("connected to the OpAMP server"), "the log is captured:\n{log}");
     assert!(log.contains("reqwest"), "that of dependencies too:\n{log}");
@@ -177,7 +177,7 @@ async fn no_secret_is_logged_or_shown_over_http() {
 /// Users and passwords of proxies, headers for them, and what a redirect says.
 #[tokio::test]
 async fn no_secret_is_logged_on_the_way_to_a_server() {
-    let guard = capture();
+    capture();
     for (scheme, kind) in
         [("ws", "http"), ("wss", "http"), ("https", "http"), ("ws", "socks5h"), ("http", "socks5h")]
     {
@@ -213,7 +213,6 @@ async fn no_secret_is_logged_on_the_way_to_a_server() {
         assert_secret("a failure", &failure.message);
         agent.abort_driver().await;
     }
-    drop(guard);
     let log = captured();
     assert!(log.contains("following a redirect"), "the log is captured:\n{log}");
     assert!(log.contains("reqwest"), "that of dependencies too:\n{log}");
@@ -224,7 +223,7 @@ async fn no_secret_is_logged_on_the_way_to_a_server() {
 async fn no_secret_of_offered_connection_settings_is_logged_or_shown() {
     use opamp_proto::{ServerCapabilities, v1};
 
-    let guard = capture();
+    capture();
     let server = websocket::Server::start().await;
     let settings = |endpoint: String, key: &str| v1::OpAmpConnectionSettings {
         destination_endpoint: endpoint,
@@ -273,7 +272,6 @@ async fn no_secret_of_offered_connection_settings_is_logged_or_shown() {
     agent.until(|event| (event == Event::OpampSettingsApplied).then_some(())).await;
     assert_secret("what the application holds", &show(&agent, &Event::OpampSettingsApplied));
     agent.abort_driver().await;
-    drop(guard);
     let log = captured();
     assert!(log.contains("settings work"), "the log is captured:\n{log}");
     assert_secret("the log", &log);
@@ -282,14 +280,13 @@ async fn no_secret_of_offered_connection_settings_is_logged_or_shown() {
 /// Whoever takes no events still finds them in the log.
 #[tokio::test]
 async fn events_are_logged_when_nobody_takes_them() {
-    let guard = capture();
+    capture();
     let server = websocket::Server::start().await;
     let Agent { client, events, .. } = Agent::start(agent(server.url()));
     drop(events);
     let (mut peer, _) = server.welcome().await;
     client.set_health(crate::support::healthy("fine"));
     peer.report().await;
-    drop(guard);
     let log = captured();
     assert!(log.contains("connected to the OpAMP server"), "{log}");
 }
