@@ -160,9 +160,9 @@ mod tests {
     #[test]
     fn more_than_the_tolerance_is_growth_and_so_is_any_allocation() {
         let before = Some(count(1000.0, 2.0));
-        assert_eq!(judge(count(1029.0, 2.0), before), Verdict::Same);
-        assert_eq!(judge(count(1031.0, 2.0), before), Verdict::Grown);
-        assert_eq!(judge(count(969.0, 2.0), before), Verdict::Shrunk);
+        assert_eq!(judge(count(1049.0, 2.0), before), Verdict::Same);
+        assert_eq!(judge(count(1051.0, 2.0), before), Verdict::Grown);
+        assert_eq!(judge(count(949.0, 2.0), before), Verdict::Shrunk);
         assert_eq!(judge(count(1000.0, 2.02), before), Verdict::Grown);
         assert_eq!(judge(count(1000.0, 1.0), before), Verdict::Shrunk);
         assert_eq!(judge(count(900.0, 3.0), before), Verdict::Grown);
