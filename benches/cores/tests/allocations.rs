@@ -16,13 +16,17 @@ fn find(group: &str, name: &str) -> Operation {
     *operations.find(|operation| operation.name == name).expect("an operation of this name")
 }
 
-/// Allocations and reallocations of an operation that is done so many times.
+/// Allocations and reallocations of an operation that is done so many times. The least of three
+/// counts: what the rest of the process allocates meanwhile can only add.
 fn allocations(operation: Operation, times: usize) -> usize {
-    let mut repeat = operation.prepare(AGENTS);
-    let region = Region::new(ALLOCATOR);
-    (0..times).for_each(|_| repeat());
-    let stats = region.change();
-    stats.allocations + stats.reallocations
+    let count = || {
+        let mut repeat = operation.prepare(AGENTS);
+        let region = Region::new(ALLOCATOR);
+        (0..times).for_each(|_| repeat());
+        let stats = region.change();
+        stats.allocations + stats.reallocations
+    };
+    (0..3).map(|_| count()).min().unwrap_or_default()
 }
 
 /// What is counted is the whole process: so there is one test here.
