@@ -53,8 +53,8 @@ impl SettingsParts {
     }
 }
 
-/// Combinations of parts.
-const COMBINATIONS: usize = SettingsParts::all().bits() as usize + 1;
+/// Combinations of parts, but for all of them, which is `whole`.
+const COMBINATIONS: usize = SettingsParts::all().bits() as usize;
 
 /// Connection settings ready to be offered: each combination of parts that Agents accept is encoded
 /// once, however many Agents it goes to.

@@ -361,7 +361,12 @@ impl<I> Fleet<I> {
         self.note_changes(key, slot, changes)
     }
 
-    fn note_changes(&self, key: &AgentKey, slot: &mut Slot<I>, changes: Changes) -> bool {
+    pub(super) fn note_changes(
+        &self,
+        key: &AgentKey,
+        slot: &mut Slot<I>,
+        changes: Changes,
+    ) -> bool {
         if !changes.is_empty() {
             self.inner.watching.note(self.place(key), &mut slot.changed_at);
         }

@@ -329,9 +329,6 @@ impl<I> Fleet<I> {
                 if !timed_out.is_empty() {
                     slot.note_offers();
                 }
-                if slot.news.note(timed_out) {
-                    queue.push(*key);
-                }
                 if slot.agent.handle_turn(terms, now.instant) {
                     slot.wake();
                 }
@@ -350,11 +347,8 @@ impl<I> Fleet<I> {
                         _ => self.inner.counting.silent_http.add(),
                     }
                 }
-                if slot.news.note(gone) {
+                if self.note_changes(key, slot, timed_out | gone) {
                     queue.push(*key);
-                }
-                if !(timed_out | gone).is_empty() {
-                    self.inner.watching.note(place, &mut slot.changed_at);
                 }
                 let keep = slot.is_connected() || silent < config.retain_disconnected;
                 if !keep {
