@@ -4,8 +4,8 @@ mod support;
 
 use std::time::Duration;
 
-use opamp_proto::{AgentCapabilities as Does, v1};
-use opamp_server::{OperationError, Outcome};
+use opamp_proto::{AgentCapabilities as Does, content_hash, v1};
+use opamp_server::{ConnectionSettings, OperationError, Outcome, Packages};
 use support::{Bench, config_status, full_report, heartbeat, remote_config, wire};
 
 const UID: [u8; 16] = [1; 16];
@@ -128,4 +128,87 @@ fn a_command_is_sent_or_dropped_and_a_request_for_full_state_is_a_reply_or_a_pus
     let counters = bench.fleet.counters();
     assert_eq!((counters.commands_sent, counters.commands_dropped), (1, 1));
     assert_eq!((counters.full_state_replies, counters.full_state_pushes), (1, 1));
+}
+
+/// Settings and packages go the way of configurations, and so do their counts.
+#[test]
+fn each_end_of_settings_and_packages_is_counted_once() {
+    use v1::ConnectionSettingsStatuses as Settings;
+    use v1::PackageStatusEnum as Package;
+
+    let mask = Does::REPORTS_STATUS
+        | Does::ACCEPTS_OPAMP_CONNECTION_SETTINGS
+        | Does::REPORTS_CONNECTION_SETTINGS_STATUS
+        | Does::ACCEPTS_PACKAGES
+        | Does::REPORTS_PACKAGE_STATUSES;
+    let (mut bench, uid) = (Bench::new(), wire(&UID));
+    let mut route = bench.websocket();
+    bench.send(&mut route, &full_report(&UID, 1, mask));
+    let ends = [
+        Some((Settings::Applied, Package::Installed)),
+        Some((Settings::Failed, Package::InstallFailed)),
+        None,
+        None,
+    ];
+    for (number, end) in (2..).zip(ends) {
+        let settings = settings(number);
+        let packages = packages(number);
+        bench.fleet.set_connection_settings(uid, settings.clone()).unwrap();
+        bench.fleet.set_packages(uid, packages.clone()).unwrap();
+        assert_eq!(bench.pushes(&route, &UID).len(), 1);
+        let Some((applied, installed)) = end else { continue };
+        let status = v1::PackageStatus {
+            server_offered_hash: "offered".into(),
+            status: installed.into(),
+            ..Default::default()
+        };
+        let message = v1::AgentToServer {
+            connection_settings_status: Some(v1::ConnectionSettingsStatus {
+                last_connection_settings_hash: settings.hash().as_bytes().to_vec().into(),
+                status: applied.into(),
+                ..Default::default()
+            }),
+            package_statuses: Some(v1::PackageStatuses {
+                packages: [("main".to_owned(), status)].into(),
+                server_provided_all_packages_hash: packages.hash().as_bytes().to_vec().into(),
+                ..Default::default()
+            }),
+            ..heartbeat(&UID, number, mask)
+        };
+        bench.send(&mut route, &message);
+    }
+    bench.advance(Duration::from_secs(600));
+    let _ = bench.fleet.sweep(bench.now);
+
+    let counters = bench.fleet.counters();
+    assert_eq!((counters.settings_offered, counters.packages_offered), (4, 4));
+    assert_eq!((counters.settings_applied, counters.packages_applied), (1, 1));
+    assert_eq!((counters.settings_failed, counters.packages_failed), (1, 1));
+    assert_eq!((counters.settings_superseded, counters.packages_superseded), (1, 1));
+    assert_eq!((counters.settings_timed_out, counters.packages_timed_out), (1, 1));
+}
+
+fn settings(number: u64) -> ConnectionSettings {
+    let opamp = v1::OpAmpConnectionSettings {
+        destination_endpoint: format!("wss://opamp.example/v1/opamp/{number}"),
+        heartbeat_interval_seconds: 3600,
+        ..Default::default()
+    };
+    let offers = v1::ConnectionSettingsOffers { opamp: Some(opamp), ..Default::default() };
+    ConnectionSettings::new(offers).expect("good settings")
+}
+
+fn packages(number: u64) -> Packages {
+    let file = v1::DownloadableFile {
+        download_url: format!("https://packages.example/{number}"),
+        content_hash: content_hash(b"content"),
+        ..Default::default()
+    };
+    let package =
+        v1::PackageAvailable { version: "1.0".into(), file: Some(file), ..Default::default() };
+    let packages = v1::PackagesAvailable {
+        packages: [("main".to_owned(), package)].into(),
+        ..Default::default()
+    };
+    Packages::new(packages).expect("good packages")
 }

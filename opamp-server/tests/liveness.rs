@@ -252,6 +252,8 @@ fn what_was_agreed_holds_until_something_else_is() {
     let longer = settings(100);
     bench.fleet.set_connection_settings(wire(&UID), longer.clone()).unwrap();
     assert!(bench.send(&mut route, &agent.beat()).connection_settings.is_some());
+    // To repeat what it has said of the earlier one is nothing new.
+    bench.send(&mut route, &agent.status(&settings(20), Applied));
     assert_eq!(gone_after(&mut bench, &UID), Some(310));
     // After a failure it is the earlier one.
     bench.send(&mut route, &agent.status(&longer, Failed));

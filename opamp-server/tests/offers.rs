@@ -8,7 +8,9 @@ use std::time::Duration;
 use opamp_proto::v1::RemoteConfigStatuses::{Applied, Applying, Failed, Unset};
 use opamp_proto::{AgentCapabilities as Does, Message, v1};
 use opamp_server::fleet::RouteWaker;
-use opamp_server::{AgentKey, OperationError, Outcome, RemoteConfig, Transport};
+use opamp_server::{
+    AgentKey, CustomCapabilities, OperationError, Outcome, RemoteConfig, Transport,
+};
 use proptest::prelude::*;
 use support::{Bench, bare, config_status, full_report, heartbeat, remote_config, wire};
 
@@ -242,6 +244,31 @@ fn a_config_that_just_fits_is_taken() {
     };
     assert_eq!(set(limit), Ok(()));
     assert_eq!(set(limit - 1), Err(OperationError::TooLarge { size: limit, limit: limit - 1 }));
+}
+
+#[test]
+fn a_config_leaves_room_for_the_custom_capabilities_that_are_announced() {
+    let _judged = opamp_spec::judges(&["SIZE-12"]);
+    let names: Vec<_> = (0..60).map(|number| format!("org.example.capability{number}")).collect();
+    let config = remote_config(&"x".repeat(500));
+    let start = |limit| {
+        Bench::with(|server| {
+            server.limits = server.limits.with_max_send(limit);
+            server.custom_capabilities = CustomCapabilities::new(&names).unwrap();
+        })
+    };
+    let announced = v1::ServerToAgent {
+        custom_capabilities: Some(v1::CustomCapabilities { capabilities: names.clone() }),
+        ..Default::default()
+    };
+    let limit = config.encoded_len() + opamp_server::core::MAX_HEAD + announced.encoded_len();
+    let refused = start(limit - 1).fleet.set_default_remote_config(config.clone());
+    assert_eq!(refused, Err(OperationError::TooLarge { size: limit, limit: limit - 1 }));
+    let mut bench = start(limit);
+    bench.fleet.set_default_remote_config(config.clone()).unwrap();
+    let reply = bench.post(&full_report(&UID, 5, MASK));
+    assert!(offers(&reply, &config) && reply.custom_capabilities.is_some());
+    assert!(reply.encoded_len() <= limit);
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use opamp_proto::{AgentCapabilities as Does, Message as _, v1};
-use opamp_server::{ConnectionSettings, Transport};
+use opamp_server::{ConnectionSettings, Outcome, Transport};
 use support::disk::{Disk, restart, save, saving, send_and_save};
 use support::{bare, full_report, heartbeat, remote_config, wire};
 
@@ -186,4 +186,24 @@ fn what_others_keep_in_the_store_is_left_alone() {
     assert!(bench.fleet.agent(wire(&UID)).is_some());
     save(&bench, &mut disk, true);
     assert_eq!(disk.0.get(&beside), Some(&b"somebody's".to_vec()));
+}
+
+#[test]
+fn what_has_timed_out_has_timed_out_after_a_restart() {
+    let (mut bench, mut disk) = (saving(), Disk::default());
+    let mut route = bench.websocket();
+    let mask = Does::REPORTS_STATUS | Does::ACCEPTS_REMOTE_CONFIG | Does::REPORTS_REMOTE_CONFIG;
+    let _ = send_and_save(&mut bench, &mut disk, &mut route, &full_report(&UID, 1, mask));
+    bench.fleet.set_remote_config(wire(&UID), remote_config("own")).unwrap();
+    assert_eq!(bench.pushes(&route, &UID).len(), 1);
+    save(&bench, &mut disk, true);
+    bench.advance(Duration::from_secs(600));
+    let _ = bench.fleet.sweep(bench.now);
+    save(&bench, &mut disk, true);
+    restart(&mut bench, &disk);
+    let state = bench.fleet.agent(wire(&UID)).unwrap().remote_config().unwrap();
+    assert_eq!(state.outcome(), Outcome::TimedOut);
+    // So it is told and counted once.
+    assert_eq!(bench.fleet.sweep(bench.now), []);
+    assert_eq!(bench.fleet.counters().configs_timed_out, 0);
 }

@@ -4,12 +4,13 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use opamp_proto::{AgentCapabilities as Does, Message as _, v1};
 use opamp_server::ConnectionSettings;
 use opamp_server::fleet::SaveWaker;
 use support::disk::{Disk, save, saving, send_and_save};
-use support::{Bench, full_report, wire};
+use support::{Bench, FULL_STATE, full_report, heartbeat, wire};
 
 const UID: [u8; 16] = [7; 16];
 const MASK: Does = Does::REPORTS_STATUS.union(Does::ACCEPTS_OPAMP_CONNECTION_SETTINGS);
@@ -65,5 +66,26 @@ fn the_writer_is_woken_once_for_all_that_it_writes_together() {
         }
         assert_eq!(woken(), 1);
         save(&bench, &mut Disk::default(), false);
+    }
+}
+
+#[test]
+fn an_agent_that_was_told_to_come_back_is_asked_then_for_what_it_owes() {
+    let _judged = opamp_spec::judges(&["SEQ-05"]);
+    let mask = MASK | Does::REPORTS_HEALTH;
+    for (number, flags) in [(2, 0), (3, FULL_STATE)] {
+        let (mut bench, mut disk) = (saving(), Disk::default());
+        let mut route = bench.websocket();
+        let _ = send_and_save(&mut bench, &mut disk, &mut route, &full_report(&UID, 1, mask));
+        let report = v1::AgentToServer {
+            health: Some(v1::ComponentHealth { healthy: true, ..Default::default() }),
+            ..heartbeat(&UID, number, mask)
+        };
+        let received = bench.send_bytes(&mut route, &report.encode_to_vec()).1;
+        let unsaved = received.unsaved.expect("news");
+        bench.fleet.answer_unsaved(*unsaved, Duration::from_secs(30), &mut Vec::new());
+        save(&bench, &mut disk, false);
+        let reply = bench.send(&mut route, &heartbeat(&UID, number + 1, mask));
+        assert_eq!(reply.flags, flags, "{number}");
     }
 }

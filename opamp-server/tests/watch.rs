@@ -99,6 +99,27 @@ fn a_watch_begins_with_all_and_goes_on_with_news() {
 }
 
 #[test]
+fn a_watch_is_told_of_what_time_brings() {
+    let mut bench = Bench::new();
+    let mut route = bench.websocket();
+    let _ = bench.post(&full_report(&uid(0), 1, MASK));
+    let _ = bench.send(&mut route, &full_report(&uid(1), 1, MASK));
+    bench.fleet.set_remote_config(wire(&uid(1)), remote_config("a")).unwrap();
+    assert_eq!(bench.pushes(&route, &uid(1)).len(), 1);
+    let mut watch = bench.fleet.watch();
+    let _ = watch.look().unwrap();
+    let mut seen = Vec::new();
+    for second in 1..=600 {
+        bench.advance(Duration::from_secs(1));
+        let _ = bench.fleet.sweep(bench.now);
+        let news = watch.look().into_iter().flat_map(|news| news.agents);
+        seen.extend(news.map(|agent| (second, *agent.key())));
+    }
+    // The first one's polls have stopped, and the second one's offer has timed out.
+    assert_eq!(seen, [(90, wire(&uid(0)).into()), (600, wire(&uid(1)).into())]);
+}
+
+#[test]
 fn a_watch_is_woken_once_and_only_by_news() {
     let mut bench = Bench::new();
     let mut route = bench.websocket();

@@ -242,7 +242,44 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    /// However a message leaves the queue, there is as much room as before.
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "any instant will do as an origin")]
+    fn what_leaves_makes_room() {
+        let now = Instant::now();
+        let chat = |size: usize| v1::CustomMessage {
+            capability: "org.example.chat".to_owned(),
+            data: vec![1; size].into(),
+            ..Default::default()
+        };
+        let mut config = ServerConfig::default();
+        let size = |message| {
+            let message = v1::ServerToAgent { custom_message: Some(message), ..Default::default() };
+            message.encoded_len()
+        };
+        config.max_custom_bytes = size(chat(500)) + 2 * size(chat(200));
+        let mut waiting = Waiting::default();
+        let leave: [fn(&mut Waiting, Instant); 3] = [
+            |waiting, _| waiting.sent(),
+            |waiting, now| assert!(waiting.next(&[], now).is_none()),
+            |waiting, now| waiting.drop_expired(now + Duration::from_secs(300)),
+        ];
+        for leave in leave {
+            for size in [500, 200, 200] {
+                waiting.push(chat(size), &config, now).expect("room");
+            }
+            assert_eq!(waiting.push(chat(0), &config, now), Err(OperationError::QueueFull));
+            while !waiting.is_empty() {
+                leave(&mut waiting, now);
+            }
+        }
+        let CustomMessages { sent, not_accepted, expired, last_sent, .. } = waiting.counts();
+        assert_eq!((sent, not_accepted, expired, last_sent), (3, 3, 3, Some(3)));
+    }
 
     #[test]
     fn names_are_reverse_domain_names() {

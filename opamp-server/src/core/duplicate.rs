@@ -458,6 +458,41 @@ mod tests {
     }
 
     #[test]
+    fn who_is_convicted_was_told_and_is_told_again_at_a_pace() {
+        let mut bench = Bench::new();
+        let convict = |bench: &mut Bench, id: u64| {
+            let new = uid(id.to_le_bytes()[0]);
+            bench.contest.convict(RivalId::Route(id), id, 1, new, bench.now);
+        };
+        convict(&mut bench, 1);
+        assert_eq!(bench.contest.untold().count(), 0);
+        assert_eq!(bench.heard(1), Some(Heard::Waits));
+        bench.now += PACE;
+        assert_eq!(bench.heard(1), Some(Heard::Tell(uid(1))));
+        // Once more is no other newcomer.
+        convict(&mut bench, 1);
+        for id in 2..=MAX_RIVALS as u64 {
+            convict(&mut bench, id);
+            assert_eq!(bench.heard(id), Some(Heard::Waits));
+        }
+        convict(&mut bench, 99);
+        assert_eq!(bench.heard(99), None);
+        assert_eq!(bench.heard(1), Some(Heard::Waits));
+    }
+
+    #[test]
+    fn who_waits_for_a_sign_of_one_that_cannot_be_asked_waits_no_more() {
+        let mut bench = Bench::new();
+        let first = bench.claim(1).expect("room");
+        bench.claim(2);
+        assert_eq!(bench.contest.answered(first, false), Sign::Proved);
+        bench.contest.give_up();
+        assert_eq!(bench.heard(1), Some(Heard::Tell(uid(1))), "that is decided");
+        assert_eq!(bench.heard(2), None);
+        assert!(bench.contest.successor().is_none());
+    }
+
+    #[test]
     fn requests_that_stop_are_forgotten_and_do_not_take_over_by_themselves() {
         let mut bench = Bench::new();
         let end = bench.now + WAIT;
@@ -489,6 +524,8 @@ mod tests {
         assert_eq!(judge(&[10, 1, 11, 2, 12, 3, 13, 4]), [4]);
         assert_eq!(judge(&[10, 1, 2, 11, 12, 3, 13, 4, 14, 15, 5]), [5]);
         assert!(judge(&[10, 1, 2, 3, 1, 2, 9, 10, 1]).is_empty());
+        // However often one begins anew.
+        assert!(judge(&[10, 1, 20, 3, 30, 5, 40, 7, 50, 9, 60, 11, 70]).is_empty());
         // A request of the process before comes late, even twice.
         assert!(judge(&[10, 1, 11, 2, 3, 12, 4, 5, 6]).is_empty());
     }

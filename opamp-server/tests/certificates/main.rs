@@ -118,6 +118,18 @@ fn is_refused(message: &v1::ServerToAgent) -> bool {
 }
 
 #[test]
+fn an_id_is_read_as_it_is_written_and_nothing_else_is_one() {
+    let text = id("csr").to_string();
+    assert_eq!(text.parse(), Ok(id("csr")));
+    let longer = format!("{text}00");
+    let other = text.replace(&text[10..11], "g");
+    let wide = format!("é{}", &text[2..]);
+    for text in ["", &text[..32], &text[..62], &text[..63], &longer[..65], &longer, &other, &wide] {
+        assert!(text.parse::<CertificateRequestId>().is_err(), "{text}");
+    }
+}
+
+#[test]
 fn a_request_waits_and_its_certificate_is_offered_to_who_asked() {
     let _judged =
         opamp_spec::judges(&["CSR-10", "CSR-12", "CSR-18", "CSR-24", "TOFU-02", "CONN-29"]);
@@ -415,6 +427,13 @@ fn the_certificate_is_laid_over_what_else_is_wanted() {
     bench.fleet.set_default_connection_settings(all("two")).unwrap();
     let offer = offered(&bench.pushes(&route, &UID)[0]);
     assert_eq!(offer.destination_endpoint, "wss://two.example/v1/opamp");
+    assert_eq!(&offer.certificate.unwrap().cert[..], b"it");
+
+    // Also over what this Agent alone is to have.
+    let own = v1::ConnectionSettingsOffers { opamp: Some(opamp("own")), ..Default::default() };
+    bench.fleet.set_connection_settings(key, ConnectionSettings::new(own).unwrap()).unwrap();
+    let offer = offered(&bench.pushes(&route, &UID)[0]);
+    assert_eq!(offer.destination_endpoint, "wss://own.example/v1/opamp");
     assert_eq!(&offer.certificate.unwrap().cert[..], b"it");
 
     // Unless there is another one.
