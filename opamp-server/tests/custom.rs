@@ -217,6 +217,20 @@ fn components_are_asked_for_once_in_all() {
 }
 
 #[test]
+fn components_that_another_agent_has_told_meanwhile_are_not_asked_for() {
+    let _judged = opamp_spec::judges(&["COMP-10"]);
+    let mut bench = Bench::new();
+    let mut route = bench.websocket();
+    assert_eq!(bench.send(&mut route, &components(&UID, 1, b"h", false)).flags, ASKS);
+    let _ = bench.fleet.close_route(route);
+    bench.post(&components(&[8; 16], 1, b"h", true));
+    let mut route = bench.websocket();
+    assert_eq!(bench.send(&mut route, &heartbeat(&UID, 2, COMPONENTS)).flags, 0);
+    let snapshot = bench.fleet.agent(wire(&UID)).unwrap();
+    assert!(bench.fleet.available_components(&snapshot).is_some());
+}
+
+#[test]
 fn a_server_that_remembers_none_asks_for_none() {
     let mut bench = Bench::with(|config| config.max_remembered_components = 0);
     assert_eq!(bench.post(&components(&UID, 1, b"h", false)).flags, 0);

@@ -4,8 +4,8 @@ mod support;
 
 use std::time::Duration;
 
-use opamp_proto::{AgentCapabilities as Does, Message as _, v1};
-use opamp_server::{ConnectionSettings, Outcome, Transport};
+use opamp_proto::{AgentCapabilities as Does, Message as _, content_hash, v1};
+use opamp_server::{ConnectionSettings, Outcome, Packages, Transport};
 use support::disk::{Disk, restart, save, saving, send_and_save};
 use support::{bare, full_report, heartbeat, remote_config, wire};
 
@@ -206,4 +206,52 @@ fn what_has_timed_out_has_timed_out_after_a_restart() {
     // So it is told and counted once.
     assert_eq!(bench.fleet.sweep(bench.now), []);
     assert_eq!(bench.fleet.counters().configs_timed_out, 0);
+}
+
+/// Of each kind, for one Agent and for all.
+#[test]
+fn what_is_wanted_is_wanted_after_a_restart() {
+    let (mut bench, mut disk) = (saving(), Disk::default());
+    let mut route = bench.websocket();
+    let mask = POLLS | Does::ACCEPTS_REMOTE_CONFIG | Does::ACCEPTS_PACKAGES;
+    for uid in [UID, OTHER] {
+        let _ = send_and_save(&mut bench, &mut disk, &mut route, &full_report(&uid, 1, mask));
+    }
+    let fleet = &bench.fleet;
+    fleet.set_default_remote_config(remote_config("all")).expect("it fits");
+    fleet.set_default_connection_settings(settings(10)).expect("they fit");
+    fleet.set_default_packages(packages("all")).expect("they fit");
+    fleet.set_remote_config(wire(&UID), remote_config("own")).expect("accepted");
+    fleet.set_connection_settings(wire(&UID), settings(20)).expect("accepted");
+    fleet.set_packages(wire(&UID), packages("own")).expect("accepted");
+    save(&bench, &mut disk, false);
+    restart(&mut bench, &disk);
+    for (uid, text, seconds, own) in [(UID, "own", 20, true), (OTHER, "all", 10, false)] {
+        let agent = bench.fleet.agent(wire(&uid)).expect("known");
+        let wanted = [agent.remote_config(), agent.connection_settings(), agent.packages()];
+        let wanted = wanted.map(|state| state.map(|state| (state.hash(), state.is_own())));
+        let hashes =
+            [remote_config(text).hash().into(), settings(seconds).hash(), packages(text).hash()];
+        assert_eq!(wanted, hashes.map(|hash| Some((hash, own))));
+        let mut route = bench.websocket();
+        let offer = bench.send(&mut route, &heartbeat(&uid, 2, mask));
+        assert_eq!(offer.packages_available, Some(packages(text).to_message()));
+        assert_eq!(offer.connection_settings, Some(settings(seconds).to_message()));
+        assert_eq!(
+            offer.remote_config.and_then(|it| it.config),
+            Some(remote_config(text).to_message())
+        );
+    }
+}
+
+fn packages(content: &str) -> Packages {
+    let file = v1::DownloadableFile {
+        download_url: "https://packages.example/file".to_owned(),
+        content_hash: content_hash(content.as_bytes()),
+        ..Default::default()
+    };
+    let package =
+        v1::PackageAvailable { version: "1.0".into(), file: Some(file), ..Default::default() };
+    let packages = [("main".to_owned(), package)].into();
+    Packages::new(v1::PackagesAvailable { packages, ..Default::default() }).expect("good packages")
 }

@@ -76,8 +76,6 @@ pub(crate) struct Vitals {
     pub(super) current: u32,
     #[prost(uint64, tag = "4")]
     pub(super) capabilities: u64,
-    #[prost(bool, tag = "5")]
-    pub(super) components_unknown: bool,
     /// Milliseconds since 1970.
     #[prost(uint64, tag = "6")]
     pub(crate) last_seen: u64,
@@ -342,7 +340,6 @@ impl Agent {
     pub(crate) fn vitals(&self) -> Vitals {
         Vitals {
             capabilities: self.state.capabilities().bits(),
-            components_unknown: self.components_unknown,
             heartbeat: self.heartbeat,
             ..self.sequence.record()
         }
@@ -385,7 +382,6 @@ impl Agent {
         agent.sequence = Sequence::restored(vitals);
         let mask = AgentCapabilities::from_bits_retain(vitals.capabilities);
         agent.state.restore_capabilities(mask);
-        agent.components_unknown = vitals.components_unknown;
         agent.heartbeat = vitals.heartbeat;
         agent
     }
@@ -426,9 +422,7 @@ impl Agent {
     pub(crate) fn restore_part(&mut self, part: Part, content: &[u8]) -> Result<(), Malformed> {
         part.check(content)?;
         self.state.restore_part(part, content);
-        let unknown = self.components_unknown;
         self.follow_statuses(part.change(), None);
-        self.components_unknown = unknown;
         // It was counted before.
         self.tally = Tally::default();
         Ok(())

@@ -77,13 +77,14 @@ impl<I> Fleet<I> {
         }
     }
 
-    /// An Agent is back that may have told the hash of its components alone, and whoever told the
-    /// components may be forgotten since, or have told them to an earlier process.
+    /// An Agent is back that may have told the hash of its components alone. Somebody may have told the
+    /// components since; and whoever told them may be forgotten, or have told them to an earlier process.
     pub(super) fn recall_components(&self, tenant: Tenant, agent: &mut Agent) {
         let told = agent.state().components_told().filter(|told| told.is_hash_alone());
         let Some(hash) = told.map(|told| Bytes::copy_from_slice(told.hash)) else { return };
-        if super::lock(&self.inner.components).get(tenant, &hash).is_none() {
-            agent.handle_components_forgotten();
+        match super::lock(&self.inner.components).get(tenant, &hash) {
+            Some(_) => agent.handle_components_known(),
+            None => agent.handle_components_forgotten(),
         }
     }
 
