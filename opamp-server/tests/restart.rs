@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use opamp_proto::{AgentCapabilities as Does, Message as _, content_hash, v1};
 use opamp_server::{ConnectionSettings, Outcome, Packages, Transport};
-use support::disk::{Disk, restart, save, saving, send_and_save};
-use support::{bare, full_report, heartbeat, remote_config, wire};
+use support::disk::{Disk, config, restart, save, saving, send_and_save, start};
+use support::{Bench, bare, full_report, heartbeat, remote_config, wire};
 
 const UID: [u8; 16] = [7; 16];
 const OTHER: [u8; 16] = [8; 16];
@@ -51,6 +51,7 @@ fn an_interval_that_was_agreed_to_holds_after_a_restart() {
         };
         let _ = send_and_save(&mut bench, &mut disk, &mut route, &status);
         restart(&mut bench, &disk);
+        assert_eq!(bench.fleet.agent(wire(&UID)).expect("known").transport(), transport);
 
         let mut route = bench.fleet.open_route(transport, None, (), None);
         let _ = bench.send(&mut route, &heartbeat(&UID, 3, POLLS));
@@ -233,6 +234,7 @@ fn what_is_wanted_is_wanted_after_a_restart() {
         let hashes =
             [remote_config(text).hash().into(), settings(seconds).hash(), packages(text).hash()];
         assert_eq!(wanted, hashes.map(|hash| Some((hash, own))));
+        assert_eq!(bench.fleet.connection_settings(wire(&uid)), Some(settings(seconds)));
         let mut route = bench.websocket();
         let offer = bench.send(&mut route, &heartbeat(&uid, 2, mask));
         assert_eq!(offer.packages_available, Some(packages(text).to_message()));
@@ -254,4 +256,71 @@ fn packages(content: &str) -> Packages {
         v1::PackageAvailable { version: "1.0".into(), file: Some(file), ..Default::default() };
     let packages = [("main".to_owned(), package)].into();
     Packages::new(v1::PackagesAvailable { packages, ..Default::default() }).expect("good packages")
+}
+
+#[test]
+fn an_agent_is_remembered_for_as_long_as_is_configured_also_by_a_restart() {
+    for (longer, known) in [(Duration::ZERO, false), (Duration::from_millis(1), true)] {
+        let (mut bench, mut disk) = (saving(), Disk::default());
+        let mut route = bench.websocket();
+        let _ = send_and_save(&mut bench, &mut disk, &mut route, &full_report(&OTHER, 1, POLLS));
+        bench.advance(24 * HOUR - longer);
+        let mut route = bench.websocket();
+        let _ = send_and_save(&mut bench, &mut disk, &mut route, &full_report(&UID, 1, POLLS));
+        let restored = restart(&mut bench, &disk);
+        assert_eq!(
+            (restored.agents, restored.forgotten),
+            (1 + usize::from(known), usize::from(!known))
+        );
+        assert_eq!(bench.fleet.agent(wire(&OTHER)).is_some(), known);
+    }
+}
+
+/// An Agent that was forgotten, and comes back before the store has heard of that.
+#[test]
+fn who_comes_back_as_another_has_nothing_of_what_was_forgotten() {
+    let polls = POLLS | Does::REPORTS_HEALTH | Does::ACCEPTS_REMOTE_CONFIG;
+    for gone_again in [false, true] {
+        let mut disk = Disk::default();
+        let mut bench = Bench::new();
+        let mut config = config();
+        config.shards = 1;
+        bench.fleet = start(&disk, bench.now, config).0;
+        let mut route = bench.websocket();
+        let _ = send_and_save(&mut bench, &mut disk, &mut route, &full_report(&UID, 1, polls));
+        bench.fleet.set_remote_config(wire(&UID), remote_config("own")).expect("known");
+        save(&bench, &mut disk, true);
+        let _ = bench.fleet.close_route(route);
+        bench.advance(24 * HOUR);
+        let _ = bench.fleet.sweep(bench.now);
+        assert!(bench.fleet.is_empty());
+
+        let mut route = bench.websocket();
+        let report = v1::AgentToServer { health: None, ..full_report(&UID, 1, POLLS) };
+        let _ = bench.send_bytes(&mut route, &report.encode_to_vec());
+        let mut other = bench.websocket();
+        let _ = bench.send_bytes(&mut other, &full_report(&OTHER, 1, POLLS).encode_to_vec());
+        if gone_again {
+            // The other one is written, and then it is forgotten once more.
+            let batch = bench.fleet.take_unsaved(bench.now, false, 1).expect("a batch");
+            disk.write(&batch);
+            bench.fleet.saved(batch);
+            let _ = bench.fleet.close_route(route);
+            bench.advance(24 * HOUR);
+            let _ = bench.fleet.sweep(bench.now);
+            assert_eq!(bench.fleet.len(), 1);
+        }
+        save(&bench, &mut disk, true);
+        save(&bench, &mut disk, true);
+        // The version, and of each Agent its vitals and its description.
+        assert_eq!(disk.0.len(), if gone_again { 3 } else { 5 }, "{disk:?}");
+        restart(&mut bench, &disk);
+        match bench.fleet.agent(wire(&UID)) {
+            Some(agent) => {
+                assert!(!gone_again);
+                assert_eq!((agent.state().health(), agent.remote_config()), (None, None));
+            }
+            None => assert!(gone_again),
+        }
+    }
 }

@@ -421,6 +421,28 @@ fn secrets_in_settings_are_not_shown_when_they_are_debugged() {
     assert!(shown.contains(&settings.hash().to_string()) && !shown.contains("secret"), "{shown}");
 }
 
+#[test]
+fn settings_that_are_wanted_no_more_are_offered_to_nobody() {
+    let mut bench = Bench::new();
+    let mut route = bench.websocket();
+    let _ = bench.send(&mut route, &full_report(&UID, 1, METRICS));
+    let (all, own) = (metrics_at("all"), metrics_at("own"));
+    bench.fleet.set_default_connection_settings(all.clone()).unwrap();
+    bench.fleet.set_connection_settings(wire(&UID), own.clone()).unwrap();
+    let wanted = |bench: &Bench| bench.fleet.connection_settings(wire(&UID));
+    assert_eq!(wanted(&bench), Some(own));
+    bench.fleet.clear_connection_settings(wire(&UID)).unwrap();
+    assert_eq!(wanted(&bench), Some(all.clone()));
+    let pushes = bench.pushes(&route, &UID);
+    assert_eq!(pushes[0].connection_settings, Some(all.to_message()));
+    bench.fleet.clear_default_connection_settings();
+    assert_eq!(wanted(&bench), None);
+    let _ = bench.fleet.close_route(route);
+    let mut route = bench.websocket();
+    assert_eq!(bench.send(&mut route, &heartbeat(&UID, 2, METRICS)).connection_settings, None);
+    assert_eq!(bench.fleet.agent(wire(&UID)).unwrap().connection_settings(), None);
+}
+
 /// What can happen to an Agent whose settings change and that applies or refuses them.
 #[derive(Debug, Clone)]
 enum Step {

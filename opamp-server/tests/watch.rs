@@ -189,6 +189,32 @@ fn a_watch_that_is_too_far_behind_begins_anew() {
 }
 
 #[test]
+fn a_watch_that_is_as_far_behind_as_a_shard_remembers_is_told_of_each() {
+    let mut bench = Bench::with(|config| config.shards = 1);
+    let mut route = bench.websocket();
+    let _ = bench.send(&mut route, &full_report(&[9; 16], 1, MASK));
+    let _ = bench.fleet.close_route(route);
+    let mut route = bench.websocket();
+    for agent in 0..1_024_u16 {
+        let mut uid = [8; 16];
+        uid[..2].copy_from_slice(&agent.to_le_bytes());
+        let _ = bench.send(&mut route, &full_report(&uid, 1, MASK));
+    }
+    let mut watch = bench.fleet.watch();
+    while watch.look().is_some() {}
+    let day = Duration::from_secs(24 * 60 * 60);
+    bench.advance(day);
+    let _ = bench.fleet.sweep(bench.now);
+    assert_eq!(watch.look().unwrap().forgotten, [AgentKey::from(wire(&[9; 16]))]);
+    let _ = bench.fleet.close_route(route);
+    bench.advance(day);
+    let _ = bench.fleet.sweep(bench.now);
+    let changes = watch.look().unwrap();
+    assert!(!changes.anew && changes.agents.is_empty());
+    assert_eq!(changes.forgotten.len(), 1_024);
+}
+
+#[test]
 fn agents_are_found_by_their_attributes() {
     let _judged = opamp_spec::judges(&["DESC-01", "DESC-02"]);
     let mut bench = Bench::new();

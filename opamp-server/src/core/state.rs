@@ -353,4 +353,19 @@ mod tests {
         assert_eq!(told(false, ""), (false, Vec::new(), false));
         assert_eq!(AgentState::default().components_told(), None);
     }
+
+    #[test]
+    fn sets_of_parts_are_written_and_read_and_those_of_the_state_are_told() {
+        for part in Part::ALL {
+            assert_eq!(Parts::STATE.has(part), Part::STATE.contains(&part), "{part:?}");
+            let one = Parts::from_iter([part]);
+            assert_eq!(one.intersects(Parts::STATE), Part::STATE.contains(&part));
+            assert_eq!(one.to_tags(), 1 << part.tag());
+            assert_eq!(Parts::from_tags(one.to_tags()), one);
+            let others: Parts = Part::ALL.into_iter().filter(|other| *other != part).collect();
+            assert_eq!(Parts::from_tags(others.to_tags()), others);
+        }
+        // Of a later version.
+        assert_eq!(Parts::from_tags(1 << 4 | 1 << 31), Parts::NONE);
+    }
 }

@@ -130,4 +130,25 @@ mod tests {
         }
         assert!(components.bytes <= MAX_BYTES && components.by_hash.len() == 64);
     }
+
+    #[test]
+    fn what_is_just_not_too_much_is_remembered() {
+        let tenant = Tenant::new(1);
+        for (hash, size, max, kept) in [
+            (MAX_HASH, 1, 1, true),
+            (MAX_HASH + 1, 1, 1, false),
+            (MAX_HASH + 2, 1, 1, false),
+            (1, MAX_SET, 1, true),
+            (1, MAX_SET + 1, 1, false),
+            (1, MAX_SET + 2, 1, false),
+            (1, 1, 0, false),
+            (0, 1, 1, false),
+        ] {
+            let mut components = Components::default();
+            let hash = Bytes::from(vec![7; hash]);
+            components.remember(tenant, &hash, vec![0; size].into(), max);
+            assert_eq!(components.get(tenant, &hash).is_some(), kept, "{}, {size}", hash.len());
+            assert_eq!(components.bytes, if kept { size } else { 0 });
+        }
+    }
 }

@@ -206,8 +206,8 @@ impl Saving {
 /// Changes that ask for an Agent to be written before it is answered.
 fn news() -> Changes {
     let parts = Part::STATE.into_iter().map(Part::change);
-    let others = Changes::CAPABILITIES | Changes::INSTANCE_UID | Changes::CERTIFICATE_REQUEST;
-    parts.fold(others, |all, part| all | part)
+    let others = [Changes::CAPABILITIES, Changes::INSTANCE_UID, Changes::CERTIFICATE_REQUEST];
+    parts.chain(others).collect()
 }
 
 /// What is noted of an Agent, under the lock of its shard.

@@ -291,3 +291,92 @@ impl Drop for News {
         self.waiting.drain(..).for_each(Waker::wake);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use opamp_proto::{InstanceUid, Message as _, v1};
+
+    use super::*;
+    use crate::fleet::{Fleet, lock};
+
+    /// A Server with one shard, at a moment.
+    struct Bench {
+        fleet: Fleet<()>,
+        now: Now,
+    }
+
+    impl Bench {
+        #[allow(clippy::disallowed_methods, reason = "any instant will do as an origin")]
+        fn new() -> Self {
+            let mut config = ServerConfig::default();
+            config.shards = 1;
+            let now = Now { instant: Instant::now(), system: SystemTime::UNIX_EPOCH };
+            Self { fleet: Fleet::new(config), now }
+        }
+
+        fn websocket(&self) -> Route<()> {
+            self.fleet.open_route(Transport::WebSocket, None, (), None)
+        }
+
+        fn send(&self, route: &mut Route<()>, uid: InstanceUid, sequence_num: u64) {
+            let message = v1::AgentToServer {
+                instance_uid: uid.to_bytes(),
+                sequence_num,
+                ..Default::default()
+            };
+            let body = message.encode_to_vec();
+            let mut fresh = || InstanceUid::from_bytes([9; 16]);
+            let _ = self.fleet.receive(route, &body, self.now, &mut fresh, &mut Vec::new());
+        }
+
+        fn shard<T>(&self, look: impl FnOnce(&Shard<()>) -> T) -> T {
+            look(&lock(&self.fleet.inner.shards[0]))
+        }
+    }
+
+    const UID: InstanceUid = InstanceUid::from_bytes([7; 16]);
+
+    #[test]
+    fn an_agent_with_others_under_its_uid_is_listed_once_and_until_they_are_gone() {
+        let mut bench = Bench::new();
+        let (mut first, mut second) = (bench.websocket(), bench.websocket());
+        bench.send(&mut first, UID, 1);
+        for number in 100..110 {
+            bench.send(&mut second, UID, number);
+            assert_eq!(bench.shard(|shard| shard.contested.len()), 1);
+        }
+        for _ in 0..3 {
+            bench.now.instant += std::time::Duration::from_secs(1);
+            let _ = bench.fleet.settle_duplicates(bench.now);
+            bench.send(&mut second, UID, 110);
+            assert_eq!(bench.shard(|shard| shard.contested.len()), 1);
+        }
+        let _ = bench.fleet.close_route(second);
+        let _ = bench.fleet.settle_duplicates(bench.now);
+        assert!(bench.shard(|shard| shard.contested.is_empty()));
+        bench.send(&mut first, UID, 2);
+        assert!(bench.shard(|shard| shard.contested.is_empty()));
+    }
+
+    #[test]
+    fn where_an_agent_went_is_kept_for_who_handles_it_alone() {
+        for handled in [false, true] {
+            let bench = Bench::new();
+            let mut route = bench.websocket();
+            bench.send(&mut route, UID, 1);
+            let taken = handled.then(|| bench.fleet.take_changes(UID)).flatten();
+            assert_eq!(taken.is_some(), handled);
+            let new = InstanceUid::from_bytes([8; 16]);
+            bench.fleet.rename(UID, new, bench.now.instant).expect("it is free");
+            bench.send(&mut route, new, 2);
+            assert!(bench.fleet.agent(new).is_some());
+            assert_eq!(bench.shard(|shard| shard.moved.len()), usize::from(handled));
+            if let Some(taken) = taken {
+                assert_eq!(bench.fleet.finish_changes(taken.token), Some(new.into()));
+            }
+            assert!(bench.shard(|shard| shard.moved.is_empty()));
+        }
+    }
+}

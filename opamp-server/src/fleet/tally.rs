@@ -75,8 +75,7 @@ impl<I> Fleet<I> {
             (tally.custom_expired, &counting.custom_messages_expired),
             (tally.custom_unsupported, &counting.custom_messages_unsupported),
         ];
-        let numbers = numbers.into_iter().filter(|(number, _)| *number > 0);
-        numbers.for_each(|(number, count)| count.add_all(number.into()));
+        numbers.into_iter().for_each(|(number, count)| count.add_all(number.into()));
     }
 
     /// Counts that the operator was refused something, as the Agent does not take it or has no room

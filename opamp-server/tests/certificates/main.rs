@@ -448,6 +448,23 @@ fn the_certificate_is_laid_over_what_else_is_wanted() {
 }
 
 #[test]
+fn a_certificate_that_is_taken_back_is_offered_no_more() {
+    let mut bench = bench();
+    let mut route = bench.websocket();
+    let _ = bench.send(&mut route, &report(1));
+    let key = wire(&UID);
+    let all = v1::ConnectionSettingsOffers { opamp: Some(opamp("all")), ..Default::default() };
+    bench.fleet.set_default_connection_settings(ConnectionSettings::new(all).unwrap()).unwrap();
+    bench.fleet.offer_certificate(key, issued("yours"), bench.now.instant).unwrap();
+    assert!(offered(&bench.pushes(&route, &UID)[0]).certificate.is_some());
+    bench.fleet.clear_certificate(key).unwrap();
+    let offer = offered(&bench.pushes(&route, &UID)[0]);
+    assert_eq!(offer, opamp("all"));
+    let nobody = bench.fleet.clear_certificate(wire(&OTHER));
+    assert_eq!(nobody, Err(OperationError::UnknownAgent));
+}
+
+#[test]
 fn a_certificate_can_be_offered_that_was_not_asked_for() {
     let _judged = opamp_spec::judges(&["TOFU-04", "TOFU-06"]);
     let mut bench = Bench::new();

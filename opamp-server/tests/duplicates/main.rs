@@ -280,6 +280,27 @@ fn two_agents_on_http_are_told_apart_by_their_numbers() {
     }
 }
 
+/// What a connection still brings that is older than the Agent's requests may have been on its way
+/// since before.
+#[test]
+fn who_goes_back_to_an_older_websocket_is_served_there_when_it_has_told_everything_anew() {
+    let _judged = opamp_spec::judges(&["DUP-05"]);
+    let mut server = Server::new();
+    let mut older = server.websocket();
+    server.post(&named("requests", 10));
+    let asked = v1::ServerToAgent { flags: FULL_STATE, ..plain(&UID) };
+    let transport = |server: &Server| server.fleet.agent(wire(&UID)).expect("known").transport();
+    // Neither what is complete and was not asked for, nor what was and is not complete.
+    for message in [named("late", 5), heartbeat(&UID, 6, MASK)] {
+        assert_eq!(server.send(&mut older, &message), asked);
+        assert_eq!(transport(&server), Transport::Http);
+    }
+    assert_eq!(server.send(&mut older, &named("back", 7)).flags, 0);
+    assert_eq!(transport(&server), Transport::WebSocket);
+    let agent = server.fleet.agent(wire(&UID)).expect("known");
+    assert_eq!(agent.state().agent_description(), Some(description("back")));
+}
+
 /// Nobody may speak under another uid than this.
 struct Pinned;
 
