@@ -261,17 +261,14 @@ mod tests {
             let message = v1::ServerToAgent { custom_message: Some(message), ..Default::default() };
             message.encoded_len()
         };
-        let mut config = ServerConfig::default();
-        config.max_custom_bytes = encoded_len(chat("gone", 500)) + encoded_len(chat("chat", 200));
-        let leave: [(fn(&mut Waiting, Instant), _); 3] = [
-            (|waiting, _| waiting.sent(), (1, 0, 0)),
-            (
-                |waiting, now| assert!(waiting.next(&["org.example.chat".into()], now).is_some()),
-                (0, 1, 0),
-            ),
-            (|waiting, now| waiting.drop_expired(now + Duration::from_secs(300)), (0, 0, 1)),
-        ];
-        for (leave, ended) in leave {
+        let max_custom_bytes = encoded_len(chat("gone", 500)) + encoded_len(chat("chat", 200));
+        let config = ServerConfig { max_custom_bytes, ..ServerConfig::default() };
+        type Leave = fn(&mut Waiting, Instant);
+        let sent: Leave = |waiting, _| waiting.sent();
+        let skipped: Leave =
+            |waiting, now| assert!(waiting.next(&["org.example.chat".into()], now).is_some());
+        let expired: Leave = |waiting, now| waiting.drop_expired(now + Duration::from_secs(300));
+        for (leave, ended) in [(sent, (1, 0, 0)), (skipped, (0, 1, 0)), (expired, (0, 0, 1))] {
             let mut waiting = Waiting::default();
             waiting.push(chat("gone", 500), &config, now).expect("room");
             waiting.push(chat("chat", 200), &config, later).expect("room");

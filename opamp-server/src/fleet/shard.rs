@@ -310,8 +310,7 @@ mod tests {
     impl Bench {
         #[allow(clippy::disallowed_methods, reason = "any instant will do as an origin")]
         fn new() -> Self {
-            let mut config = ServerConfig::default();
-            config.shards = 1;
+            let config = ServerConfig { shards: 1, ..ServerConfig::default() };
             let now = Now { instant: Instant::now(), system: SystemTime::UNIX_EPOCH };
             Self { fleet: Fleet::new(config), now }
         }
