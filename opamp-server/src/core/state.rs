@@ -368,4 +368,20 @@ mod tests {
         // Of a later version.
         assert_eq!(Parts::from_tags(1 << 4 | 1 << 31), Parts::NONE);
     }
+
+    /// What takes long about a large part is done before the lock is taken, and once.
+    #[test]
+    fn a_large_part_is_kept_as_it_was_prepared() {
+        let health = v1::ComponentHealth { status: "x".repeat(100), ..Default::default() };
+        let report = v1::AgentToServer { health: Some(health), ..Default::default() };
+        let encoded = report.encode_to_vec();
+        let mut scan = Scan::new(&encoded).expect("well formed");
+        scan.validate_longer_than(50).expect("well formed");
+        scan.prepare(50, 1000, None);
+        let prepared = scan.copy(Part::Health).expect("valid").expect("there");
+        let mut state = AgentState::default();
+        state.fold(&scan, 1000).expect("room");
+        let kept = state.encoded(Part::Health).expect("kept");
+        assert_eq!((kept.as_ptr(), kept.len()), (prepared.as_ptr(), prepared.len()));
+    }
 }
