@@ -365,7 +365,7 @@ impl<I> Fleet<I> {
             let before = std::mem::replace(&mut slot.route, Arc::clone(&route.shared));
             slot.released = false;
             // Each request of an HTTP Agent is another route.
-            if elsewhere && (before.transport, slot.route.transport) != BOTH_HTTP {
+            if (before.transport, slot.route.transport) != BOTH_HTTP {
                 slot.incumbent_changed();
             }
         }

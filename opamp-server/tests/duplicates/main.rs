@@ -88,6 +88,33 @@ fn who_comes_back_while_the_old_connection_seems_open_keeps_its_uid() {
 }
 
 #[test]
+fn one_that_leaves_and_comes_back_on_its_connection_is_asked_anew() {
+    let _judged = opamp_spec::judges(&["DUP-05"]);
+    for alive in [true, false] {
+        let mut server = Server::new();
+        let (mut first, mut second) = (server.websocket(), server.websocket());
+        server.send(&mut first, &named("first", 1));
+        server.send(&mut second, &named("second", 1));
+        server.advance(PATIENCE - Duration::from_secs(1));
+        let goodbye = v1::AgentToServer {
+            agent_disconnect: Some(v1::AgentDisconnect {}),
+            ..heartbeat(&UID, 2, MASK)
+        };
+        server.send(&mut first, &goodbye);
+        server.send(&mut first, &named("first", 3));
+        server.advance(Duration::from_secs(1));
+        assert!(server.pushes(&second).is_empty(), "it has just come");
+        if alive {
+            server.answer(&first);
+            new_uid(&server.pushes(&second)[0]);
+        } else {
+            server.advance(PATIENCE);
+            assert_eq!(server.pushes(&second)[0].flags, FULL_STATE);
+        }
+    }
+}
+
+#[test]
 fn who_goes_on_counting_takes_over_without_ado() {
     let _judged = opamp_spec::judges(&["DUP-03", "DUP-05"]);
     let mut server = Server::new();
