@@ -10,7 +10,7 @@ use opamp_proto::{AgentCapabilities as Does, Message as _, v1};
 use opamp_server::ConnectionSettings;
 use opamp_server::fleet::SaveWaker;
 use support::disk::{Disk, config, restart, save, saving, send_and_save, start};
-use support::{Bench, FULL_STATE, full_report, heartbeat, wire};
+use support::{Bench, FULL_STATE, full_report, heartbeat, remote_config, wire};
 
 const UID: [u8; 16] = [7; 16];
 const MASK: Does = Does::REPORTS_STATUS.union(Does::ACCEPTS_OPAMP_CONNECTION_SETTINGS);
@@ -184,4 +184,25 @@ fn settings_that_are_wanted_while_a_generation_is_handed_out_follow_with_the_nex
         batch = bench.fleet.take_unsaved(bench.now, false, 1);
         assert_eq!(batch.is_none(), saved);
     }
+}
+
+#[test]
+fn settings_for_all_are_stored_before_they_are_offered_and_wait_for_nothing_else() {
+    let _judged = opamp_spec::judges(&["CONN-09"]);
+    let (mut bench, mut disk) = (saving(), Disk::default());
+    let (mut route, woken) = bench.woken_websocket();
+    let _ = send_and_save(&mut bench, &mut disk, &mut route, &full_report(&UID, 1, MASK));
+    bench.fleet.set_default_connection_settings(settings()).expect("they fit");
+    let _ = woken.take();
+    assert_eq!(bench.pushes(&route, &UID), []);
+    assert!(!bench.fleet.is_saved(bench.fleet.settings_held_until(wire(&UID))));
+    bench.fleet.set_default_remote_config(remote_config("all")).expect("it fits");
+    let _ = woken.take();
+    save(&bench, &mut disk, false);
+    assert_eq!(woken.take(), [wire(&UID).into()]);
+
+    bench.fleet.set_default_remote_config(remote_config("another")).expect("it fits");
+    assert!(bench.fleet.is_saved(bench.fleet.settings_held_until(wire(&UID))));
+    let pushes = bench.pushes(&route, &UID);
+    assert_eq!(pushes[0].connection_settings, Some(settings().to_message()));
 }
