@@ -1,9 +1,8 @@
-//! Who may connect, and who is told when an agent changes.
+//! Who may connect, and what is made of what agents say.
 
 use opamp_proto::{InstanceUid, v1};
 use opamp_server::fleet::{Claim, Denied};
 use opamp_server::{AgentChange, BearerTokens, Changes, Handler, PeerCertificates, Rejection};
-use tokio::sync::watch;
 
 use super::heartbeat::Heartbeat;
 use super::mailbox::Mailbox;
@@ -12,14 +11,13 @@ use super::mailbox::Mailbox;
 /// others speak for. Who comes without, or with a token that all have, could be anyone.
 pub type Peer = Option<InstanceUid>;
 
-/// Admits agents that present a token, if one is asked for, and passes on that something changed.
+/// Admits agents that present a token, if one is asked for, and tells the operator what they say.
 pub(super) struct Desk {
     pub(super) tokens: Option<BearerTokens>,
     /// Who presents a certificate needs no token.
     pub(super) certificates: bool,
     /// The interval to offer, if one is.
     pub(super) heartbeat: Option<Heartbeat>,
-    pub(super) changed: watch::Sender<()>,
     pub(super) mailbox: Mailbox,
 }
 
@@ -70,6 +68,5 @@ impl Handler for Desk {
         if changes.contains(Changes::DUPLICATE) {
             tracing::warn!(agent = %agent.key(), "another agent came with the same instance uid, and is given one of its own");
         }
-        self.changed.send_replace(());
     }
 }

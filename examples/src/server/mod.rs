@@ -19,7 +19,7 @@ use std::time::Duration;
 use opamp_server::service::tls::ListenerTls;
 use opamp_server::{BearerTokens, Server as OpampServer, ShutdownHandle};
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 pub use self::args::{Csr, ServerArgs, Token, Tolerance};
@@ -47,7 +47,6 @@ pub struct Server {
     admin_addr: SocketAddr,
     fleet: Fleet,
     tls: Option<ListenerTls>,
-    changes: watch::Receiver<()>,
     shutdown: ShutdownHandle,
     opamp: JoinHandle<()>,
     admin_stop: oneshot::Sender<()>,
@@ -62,7 +61,6 @@ impl Server {
     /// When an address cannot be listened on, or a file cannot be used.
     pub async fn start(args: &ServerArgs) -> Result<Self, Failure> {
         let remote_config = args.remote_config()?;
-        let (changed, changes) = watch::channel(());
         let tokens: Vec<_> = args.tokens.iter().map(|token| &token.0).collect();
         let tokens = (!tokens.is_empty()).then(|| BearerTokens::new(tokens));
 
@@ -96,7 +94,6 @@ impl Server {
                 tokens,
                 certificates: certificates.is_some(),
                 heartbeat: heartbeat.clone(),
-                changed,
                 mailbox: mailbox.clone(),
             })
             .await;
@@ -138,7 +135,6 @@ impl Server {
             admin_addr,
             fleet,
             tls,
-            changes,
             shutdown: opamp.shutdown_handle(),
             opamp: tokio::spawn(opamp.run()),
             admin_stop,
@@ -170,12 +166,6 @@ impl Server {
         if let Some(tls) = &self.tls {
             crate::tls::reload(tls);
         }
-    }
-
-    /// Changes whenever an agent does.
-    #[must_use]
-    pub fn changes(&self) -> watch::Receiver<()> {
-        self.changes.clone()
     }
 
     /// Completes when the server has ended without having been stopped.

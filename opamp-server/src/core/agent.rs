@@ -198,8 +198,8 @@ pub struct Agent {
     pub(super) session: Option<Session>,
     pub(super) sequence: Sequence,
     pub(super) offered: Offered,
-    /// What is wanted for this Agent alone.
-    pub(super) own: Desired,
+    /// What is wanted for this Agent alone. Boxed, as that is mostly nothing.
+    pub(super) own: Option<Box<Desired>>,
     /// Boxed, as most Agents have none.
     pub(super) custom: Option<Box<Waiting>>,
     /// Boxed for the same reason.
@@ -229,7 +229,7 @@ impl Agent {
             session: None,
             sequence: Sequence::default(),
             offered: Offered::default(),
-            own: Desired::default(),
+            own: None,
             custom: None,
             certificates: None,
             restart: None,
@@ -274,8 +274,15 @@ impl Agent {
 
     /// What is wanted for this Agent alone.
     #[must_use]
-    pub const fn own(&self) -> &Desired {
-        &self.own
+    pub fn own(&self) -> &Desired {
+        Desired::of(&self.own)
+    }
+
+    /// Changes what is wanted for this Agent alone.
+    pub(super) fn want(&mut self, change: impl FnOnce(&mut Desired)) {
+        let mut own = self.own.take().unwrap_or_default();
+        change(&mut own);
+        self.own = Some(own).filter(|own| **own != Desired::NOTHING);
     }
 
     /// Whether there is more to [push](Self::poll_push): a command, which travels alone, custom
@@ -531,7 +538,7 @@ impl Agent {
 
         let server = terms.config.sent_capabilities();
         let any = Takes::empty();
-        let wants = |wants: fn(&Desired) -> bool| wants(&self.own) || wants(terms.desired);
+        let wants = |wants: fn(&Desired) -> bool| wants(self.own()) || wants(terms.desired);
         let settings = wants(|desired| desired.connection_settings.is_some());
         let packages = wants(|desired| desired.packages.is_some());
         let mut promised = Parts::default();

@@ -27,7 +27,7 @@ use super::agent::{Agent, Terms};
 use super::changes::Changes;
 use super::config::ServerConfig;
 use super::connection_settings::ConnectionSettings;
-use super::desired::either;
+use super::desired::{Desired, either};
 use super::endpoint::InvalidOffer;
 use super::offer::OfferHash;
 use super::record::{Anchor, CertificateRecord};
@@ -499,7 +499,7 @@ impl Agent {
         if !self.accepts(AgentCapabilities::ACCEPTS_OPAMP_CONNECTION_SETTINGS) {
             return Err(OperationError::NotAccepted);
         }
-        let wanted = either(&self.own, terms.desired, |it| it.connection_settings.as_ref());
+        let wanted = either(self.own(), terms.desired, |it| it.connection_settings.as_ref());
         let issued = Issued::new(offer, wanted.map(|(settings, _)| settings))
             .ok_or(OperationError::NotAccepted)?;
         terms.config.check_size(issued.laid.encoded_len())?;
@@ -558,7 +558,8 @@ impl Agent {
         let Some(issued) = self.certificates.as_mut().and_then(|it| it.issued.as_mut()) else {
             return;
         };
-        let wanted = either(&self.own, terms.desired, |it| it.connection_settings.as_ref());
+        let wanted =
+            either(Desired::of(&self.own), terms.desired, |it| it.connection_settings.as_ref());
         let wanted = wanted.map(|(settings, _)| settings);
         if issued.base != wanted.map(ConnectionSettings::hash)
             && let Some(anew) = Issued::new(issued.offer.clone(), wanted)
@@ -572,7 +573,7 @@ impl Agent {
         &'a self,
         terms: Terms<'a>,
     ) -> Option<(Cow<'a, ConnectionSettings>, bool)> {
-        let wanted = either(&self.own, terms.desired, |it| it.connection_settings.as_ref());
+        let wanted = either(self.own(), terms.desired, |it| it.connection_settings.as_ref());
         let Some(issued) = self.certificates.as_ref().and_then(|it| it.issued.as_ref()) else {
             return wanted.map(|(settings, own)| (Cow::Borrowed(settings), own));
         };

@@ -24,7 +24,7 @@ use super::reply;
 impl Agent {
     /// Gives the Agent a configuration of its own, or with `None` the one that all get.
     pub fn set_remote_config(&mut self, config: Option<RemoteConfig>) {
-        self.own.remote_config = config;
+        self.want(|own| own.remote_config = config);
     }
 
     /// Gives the Agent connection settings of its own, or with `None` those that all get. The parts it
@@ -35,13 +35,13 @@ impl Agent {
             // The latest wins.
             self.clear_certificate();
         }
-        self.own.connection_settings = settings;
+        self.want(|own| own.connection_settings = settings);
     }
 
     /// Gives the Agent packages of its own, or with `None` those that all get. They are offered when
     /// and while it accepts packages (PKG-01).
     pub fn set_packages(&mut self, packages: Option<Packages>) {
-        self.own.packages = packages;
+        self.want(|own| own.packages = packages);
     }
 
     /// Queues a custom message, and returns its number: the first has 1.
@@ -252,7 +252,7 @@ impl Agent {
         }
         if let Some(settings) = self.due_settings(terms, now).map(Cow::into_owned) {
             let parts = self.accepted_parts();
-            let applied = self.offered.applied_settings.as_ref().filter(|applied| {
+            let applied = self.offered.applied_settings.as_deref().filter(|applied| {
                 let hash = applied.settings.hash_for(applied.parts);
                 hash.is_some_and(|hash| self.offered.settings.reported(hash).is_some())
             });
@@ -261,7 +261,7 @@ impl Agent {
             {
                 if fits(piece, &mut tail) {
                     self.tally.settings |= self.offered.settings.offered(hash, pace);
-                    self.offered.last_settings = Some(Applied { settings, parts });
+                    self.offered.last_settings = Some(Box::new(Applied { settings, parts }));
                     // Until the Agent has said so again, nobody knows what it has.
                     self.offered.applied_settings = None;
                 } else {
@@ -298,7 +298,7 @@ impl Agent {
     }
 
     fn due_config<'a>(&'a self, terms: Terms<'a>, now: Instant) -> Option<&'a RemoteConfig> {
-        let (config, _) = either(&self.own, terms.desired, |it| it.remote_config.as_ref())?;
+        let (config, _) = either(self.own(), terms.desired, |it| it.remote_config.as_ref())?;
         let reports = self.accepts(AgentCapabilities::REPORTS_REMOTE_CONFIG);
         let pause = terms.config.offer_pause;
         let is_due = terms.config.capabilities.contains(ServerCapabilities::OFFERS_REMOTE_CONFIG)
@@ -324,7 +324,7 @@ impl Agent {
     }
 
     fn due_packages<'a>(&'a self, terms: Terms<'a>, now: Instant) -> Option<&'a Packages> {
-        let (packages, _) = either(&self.own, terms.desired, |it| it.packages.as_ref())?;
+        let (packages, _) = either(self.own(), terms.desired, |it| it.packages.as_ref())?;
         let reports = self.accepts(AgentCapabilities::REPORTS_PACKAGE_STATUSES);
         let pause = terms.config.offer_pause;
         let is_due = terms.config.capabilities.contains(ServerCapabilities::OFFERS_PACKAGES)

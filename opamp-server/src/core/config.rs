@@ -208,6 +208,13 @@ impl ServerConfig {
             | ServerCapabilities::ACCEPTS_STATUS
     }
 
+    /// The bytes of the reply to a heartbeat over HTTP: the instance uid and the mask.
+    #[cfg(feature = "service")]
+    pub(crate) fn usual_reply(&self) -> usize {
+        let mask = self.sent_capabilities().to_wire();
+        2 + 16 + prost::encoding::uint64::encoded_len(7, &mask)
+    }
+
     /// Whether a message with an offer of so many bytes is within the limit of what is sent, whatever
     /// else has to be in it (SIZE-12, SIZE-30).
     pub(crate) fn check_size(&self, offer: usize) -> Result<(), OperationError> {

@@ -26,15 +26,26 @@ pub struct Desired {
     pub packages: Option<Packages>,
 }
 
+impl Desired {
+    pub(super) const NOTHING: Self =
+        Self { remote_config: None, connection_settings: None, packages: None };
+
+    /// What is wanted for one Agent alone.
+    pub(super) fn of(own: &Option<Box<Self>>) -> &Self {
+        own.as_deref().unwrap_or(&Self::NOTHING)
+    }
+}
+
 /// What the Agent was offered of each kind.
 #[derive(Debug, Default)]
 pub(super) struct Offered {
     pub(super) config: Offers,
     pub(super) settings: Offers,
     pub(super) packages: Offers,
-    /// The settings offered last, and those the Agent has said to have applied.
-    pub(super) last_settings: Option<Applied>,
-    pub(super) applied_settings: Option<Applied>,
+    /// The settings offered last, and those the Agent has said to have applied. Boxed, as most Agents are
+    /// offered none.
+    pub(super) last_settings: Option<Box<Applied>>,
+    pub(super) applied_settings: Option<Box<Applied>>,
 }
 
 /// What became of it.
@@ -42,7 +53,7 @@ impl Agent {
     /// The configuration the Agent should have, and what became of it.
     #[must_use]
     pub fn config_state(&self, terms: Terms<'_>) -> Option<OfferState> {
-        let (config, own) = either(&self.own, terms.desired, |it| it.remote_config.as_ref())?;
+        let (config, own) = either(self.own(), terms.desired, |it| it.remote_config.as_ref())?;
         let hash = config.hash().into();
         let accepted = self.accepts(AgentCapabilities::ACCEPTS_REMOTE_CONFIG);
         Some(OfferState { hash, own, outcome: self.offered.config.outcome(hash, accepted) })
@@ -62,7 +73,7 @@ impl Agent {
     /// The packages the Agent should have, and what became of them.
     #[must_use]
     pub fn packages_state(&self, terms: Terms<'_>) -> Option<OfferState> {
-        let (packages, own) = either(&self.own, terms.desired, |it| it.packages.as_ref())?;
+        let (packages, own) = either(self.own(), terms.desired, |it| it.packages.as_ref())?;
         let hash = packages.hash();
         let accepted = self.accepts(AgentCapabilities::ACCEPTS_PACKAGES);
         let outcome = self.offered.packages.outcome(hash, accepted);

@@ -22,6 +22,7 @@ use super::agent::{Agent, Terms, Transport};
 use super::changes::Changes;
 use super::config::ServerConfig;
 use super::connection_settings::{Applied, ConnectionSettings, SettingsParts};
+use super::desired::Desired;
 use super::offer::{Progress, Reported};
 
 /// The longest time a heartbeat may be on its way.
@@ -70,9 +71,9 @@ impl Agent {
     /// The Agent has told the state of its connection settings.
     pub(super) fn follow_heartbeat(&mut self, terms: Terms<'_>) {
         let accepted = self.accepted_parts();
-        let offered = self.offered.last_settings.as_ref();
+        let offered = self.offered.last_settings.as_deref();
         // Those an earlier process of this Server may have offered.
-        let wanted = [&self.own, terms.desired]
+        let wanted = [Desired::of(&self.own), terms.desired]
             .into_iter()
             .filter_map(|desired| desired.connection_settings.as_ref());
         let mut known = offered

@@ -347,7 +347,7 @@ impl Agent {
 
     /// What the Server has to do with the Agent; the default if that is nothing.
     pub(crate) fn dealings(&self, now: Anchor) -> Dealings {
-        let own = WantedRecord::new(&self.own);
+        let own = WantedRecord::new(self.own());
         let rename = self.rename.as_ref().filter(|rename| rename.expires > now.instant);
         let offered = &self.offered;
         Dealings {
@@ -355,8 +355,8 @@ impl Agent {
             config: offered.config.record(now),
             settings: offered.settings.record(now),
             packages: offered.packages.record(now),
-            last_settings: offered.last_settings.as_ref().map(AppliedRecord::new),
-            applied_settings: offered.applied_settings.as_ref().map(AppliedRecord::new),
+            last_settings: offered.last_settings.as_deref().map(AppliedRecord::new),
+            applied_settings: offered.applied_settings.as_deref().map(AppliedRecord::new),
             rename: rename.map(|rename| RenameRecord {
                 new: rename.new.to_bytes().to_vec(),
                 expires: now.millis(rename.expires),
@@ -370,7 +370,7 @@ impl Agent {
     pub(crate) fn values(&self) -> impl Iterator<Item = Value> + '_ {
         let offered = [&self.offered.last_settings, &self.offered.applied_settings];
         let offered = offered.into_iter().flatten();
-        self.own
+        self.own()
             .values()
             .chain(offered.map(|applied| Value::ConnectionSettings(applied.settings.clone())))
     }
@@ -392,15 +392,13 @@ impl Agent {
         values: &Values,
         now: Anchor,
     ) -> Result<(), MissingValue> {
-        self.own = match &dealings.own {
-            Some(own) => own.resolve(values)?,
-            None => Desired::default(),
-        };
+        let own = dealings.own.as_ref().map(|own| own.resolve(values)).transpose()?;
+        self.want(|it| *it = own.unwrap_or_default());
         let offers = |record: &Option<OfferRecord>| {
             record.as_ref().map(|record| Offers::restored(record, now)).unwrap_or_default()
         };
         let applied = |record: &Option<AppliedRecord>| match record {
-            Some(record) => record.resolve(values),
+            Some(record) => Ok(record.resolve(values)?.map(Box::new)),
             None => Ok(None),
         };
         let offered = &mut self.offered;

@@ -31,6 +31,11 @@ impl Parts {
         self.0 & (1 << part.index()) != 0
     }
 
+    /// How many of the others come before this one.
+    fn before(self, part: Part) -> usize {
+        (self.0 & ((1 << part.index()) - 1)).count_ones() as usize
+    }
+
     pub(super) fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
@@ -79,7 +84,10 @@ impl FromIterator<Part> for Parts {
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct AgentState {
     capabilities: AgentCapabilities,
-    parts: [Option<Bytes>; Part::STATE.len()],
+    /// Those that were reported, in the order of [`Part::STATE`]: most Agents report few.
+    parts: Vec<Bytes>,
+    /// Which ones these are.
+    held: Parts,
 }
 
 /// What an Agent has told of its components.
@@ -139,9 +147,9 @@ impl AgentState {
         if !changes.is_empty() {
             self.check_room(scan, max_retained)?;
         }
-        for (held, new) in self.parts.iter_mut().zip(news) {
-            if new.is_some() {
-                *held = new;
+        for (part, new) in Part::STATE.into_iter().zip(news) {
+            if let Some(new) = new {
+                self.hold(part, new);
             }
         }
         Ok(changes)
@@ -154,8 +162,21 @@ impl AgentState {
 
     /// Takes over a valid part; nothing for one that is not kept.
     pub(super) fn restore_part(&mut self, part: Part, content: &[u8]) {
-        if let Some(held) = self.parts.get_mut(part.index()) {
-            *held = Some(Bytes::copy_from_slice(content));
+        if Part::STATE.contains(&part) {
+            self.hold(part, Bytes::copy_from_slice(content));
+        }
+    }
+
+    /// Keeps a part in place of what was kept of it.
+    fn hold(&mut self, part: Part, content: Bytes) {
+        let place = self.held.before(part);
+        match self.parts.get_mut(place).filter(|_| self.held.has(part)) {
+            Some(kept) => *kept = content,
+            None => {
+                self.parts.reserve_exact(1);
+                self.parts.insert(place, content);
+                self.held.add(part);
+            }
         }
     }
 
@@ -180,7 +201,7 @@ impl AgentState {
     /// The bytes kept for this Agent's parts.
     #[must_use]
     pub fn retained_bytes(&self) -> usize {
-        self.parts.iter().flatten().map(Bytes::len).sum()
+        self.parts.iter().map(Bytes::len).sum()
     }
 
     /// The last reported mask, undefined bits included; empty if none was ever reported.
@@ -193,7 +214,7 @@ impl AgentState {
     /// for parts that are not of the [`STATE`](Part::STATE).
     #[must_use]
     pub fn encoded(&self, part: Part) -> Option<&Bytes> {
-        self.parts.get(part.index())?.as_ref()
+        self.parts.get(self.held.before(part)).filter(|_| self.held.has(part))
     }
 
     /// A stored part was validated, so the decoding fails for none that is there.

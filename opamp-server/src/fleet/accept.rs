@@ -1,7 +1,6 @@
 //! A message on its way into the registry: read without a lock, taken over under the lock of its
 //! Agent's shard, and answered.
 
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -295,7 +294,7 @@ impl<I> Fleet<I> {
                 }
                 (shard, _) = self.shard_for(route, &hashed)?;
             }
-            if let Entry::Vacant(vacant) = shard.slots.entry(&hashed) {
+            if !shard.slots.contains_key(&hashed) {
                 // Nor does it make an Agent known.
                 scan.validate_once()?;
                 let nothing = AgentState::default();
@@ -303,7 +302,9 @@ impl<I> Fleet<I> {
                 if reserved.is_none() {
                     reserved = Some(self.reserve(&nothing, scan)?);
                 }
-                vacant.insert(Box::new(self.new_slot(route, key, now)?));
+                let slot = Box::new(self.new_slot(route, key, now)?);
+                // There is none, as was seen under this very lock.
+                let _added = shard.slots.add(slot);
             }
         }
         let Some((slot, terms)) = shard.slot(&hashed, config) else {

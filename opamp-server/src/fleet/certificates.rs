@@ -24,8 +24,8 @@ impl<I> Fleet<I> {
     pub fn pending_certificates(&self) -> Vec<(AgentKey, PendingCertificate)> {
         let mut pending = Vec::new();
         for shard in self.shards() {
-            let asking = shard.slots.iter().filter_map(|(key, slot)| {
-                slot.agent.pending_certificate().map(|pending| (*key, pending))
+            let asking = shard.slots.values().filter_map(|slot| {
+                slot.agent.pending_certificate().map(|pending| (slot.key(), pending))
             });
             pending.extend(asking);
         }

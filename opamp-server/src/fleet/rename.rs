@@ -4,7 +4,6 @@
 //! shard the uid belongs to. When a message comes under it, the slot moves there. Locks are taken one
 //! after the other and never two at a time, so every step looks again at what it found before.
 
-use std::collections::hash_map::Entry;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -105,12 +104,8 @@ impl<I> Fleet<I> {
     pub(super) fn move_slot(&self, rename: &PendingRename, new: AgentKey) -> Changes {
         let slot = {
             let mut shard = self.shard(&rename.old);
-            let entry = shard.slots.entry(&rename.old);
-            let Entry::Occupied(entry) = entry else { return Changes::empty() };
-            if entry.get().serial != rename.serial {
-                return Changes::empty();
-            }
-            let slot = entry.remove();
+            let slot = shard.slots.remove_if(&rename.old, |slot| slot.serial == rename.serial);
+            let Some(slot) = slot else { return Changes::empty() };
             let place = self.place(&rename.old);
             self.inner.watching.note_departed(place, &mut shard.departed, rename.old);
             if slot.news.is_busy() {
@@ -139,14 +134,11 @@ impl<I> Fleet<I> {
         {
             let mut shard = self.shard(&new);
             shard.renames.remove(&new);
-            match shard.slots.entry(&new) {
-                Entry::Vacant(vacant) => vacant.insert(slot),
+            if let Err(slot) = shard.slots.add(slot) {
                 // Two messages under the new uid came at once, and the other one was first.
-                Entry::Occupied(_) => {
-                    shard.forgotten.extend(slot.into_stored(new));
-                    return Changes::empty();
-                }
-            };
+                shard.forgotten.extend(slot.into_stored(new));
+                return Changes::empty();
+            }
         }
         for given in others {
             let mut shard = self.shard(&given);

@@ -168,7 +168,10 @@ impl<I> Restore<'_, I> {
         let replaced = {
             let mut shard = self.fleet.shard(&key);
             self.fleet.inner.watching.note(place, &mut slot.changed_at);
-            shard.slots.insert(&key, Box::new(slot))
+            let replaced = shard.slots.remove_if(&key, |_| true);
+            // There is none any more.
+            let _added = shard.slots.add(Box::new(slot));
+            replaced
         };
         if replaced.is_none() {
             inner.agents.fetch_add(1, Ordering::Relaxed);

@@ -41,7 +41,7 @@ pub trait RouteWaker: Send + Sync {
 /// A connection with one or many Agents (ID-11), or an HTTP request.
 pub struct Route<I> {
     pub(super) shared: Arc<RouteShared<I>>,
-    /// The Agents that spoke on this route and have not said goodbye. Searched only when an Agent
+    /// The Agents that spoke on this WebSocket and have not said goodbye. Searched only when an Agent
     /// comes or goes.
     pub(super) agents: Vec<AgentKey>,
     /// The hash of the first of them, which is mostly the only one.
@@ -83,7 +83,7 @@ impl<I> RouteShared<I> {
 }
 
 impl<I> Route<I> {
-    /// The Agents on this route.
+    /// The Agents on this route; of a request, none.
     #[must_use]
     pub fn agents(&self) -> &[AgentKey] {
         &self.agents
@@ -119,8 +119,9 @@ impl<I> Route<I> {
         self.agents.contains(key)
     }
 
+    /// An Agent is served here from now on. A request ends with the reply, so nobody stays on one.
     pub(super) fn join(&mut self, key: AgentKey) {
-        if !self.is_on(&key) {
+        if self.shared.transport == Transport::WebSocket && !self.is_on(&key) {
             if self.agents.is_empty() {
                 // Most connections never carry another.
                 self.agents.reserve_exact(1);

@@ -519,11 +519,11 @@ impl<I> Fleet<I> {
             None => {
                 let mut agents = std::mem::take(&mut shard.unsaved);
                 if pass.lagging {
-                    let lagging = shard.slots.iter().filter(|(_, slot)| {
+                    let lagging = shard.slots.values().filter(|slot| {
                         let written = slot.written.as_ref();
                         written.is_some_and(|it| !it.queued && (it.vitals || it.dealings))
                     });
-                    agents.extend(lagging.map(|(key, _)| *key));
+                    agents.extend(lagging.map(Slot::key));
                 }
                 pass.agents.insert(agents)
             }

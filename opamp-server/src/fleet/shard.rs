@@ -82,8 +82,11 @@ impl<I> Shard<I> {
     ) {
         let Self { slots, desired, pace, forgotten, .. } = self;
         let terms = Terms::new(config, desired).paced(pace);
-        let gone = slots.extract_if(|key, slot| !keep(key, slot, terms));
-        forgotten.extend(gone.flat_map(|(key, slot)| slot.into_stored(key)));
+        let gone = slots.extract_if(|slot| !keep(&slot.key(), slot, terms));
+        forgotten.extend(gone.flat_map(|slot| {
+            let key = slot.key();
+            slot.into_stored(key)
+        }));
     }
 
     /// Puts an Agent into the list of those that are to be written.
@@ -128,6 +131,10 @@ const MAX_GIVEN: usize = 4;
 impl<I> Slot<I> {
     pub(super) fn key(&self) -> AgentKey {
         AgentKey::new(self.tenant, *self.agent.uid())
+    }
+
+    pub(super) fn is_of(&self, key: &AgentKey) -> bool {
+        self.agent.uid() == key.uid() && self.tenant == key.tenant()
     }
 
     pub(super) fn is_connected(&self) -> bool {

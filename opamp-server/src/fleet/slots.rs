@@ -4,9 +4,10 @@
 //! time. It is computed once for each message, for the choice of the shard and for every look into its
 //! table; a route remembers that of its Agent and so needs none.
 
-use std::collections::HashMap;
-use std::collections::hash_map::{Entry, RandomState};
-use std::hash::{BuildHasher as _, BuildHasherDefault, Hash, Hasher};
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
+
+use hashbrown::HashTable;
 
 use super::AgentKey;
 use super::shard::Slot;
@@ -43,31 +44,6 @@ impl Hashed {
     }
 }
 
-impl Hash for Hashed {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
-    }
-}
-
-/// What was hashed before.
-#[derive(Default)]
-struct Known(u64);
-
-impl Hasher for Known {
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        // Of a `Hashed` there is nothing but a number.
-        debug_assert!(bytes.is_empty());
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
 /// A key that can be looked up.
 pub(super) trait Find {
     fn hashed(&self, hasher: &RandomState) -> Hashed;
@@ -87,56 +63,79 @@ impl Find for AgentKey {
 
 /// The slots of a shard's Agents.
 pub(super) struct Slots<I> {
-    /// Boxed, so that the table stays small and grows without moving the slots.
-    table: HashMap<Hashed, Box<Slot<I>>, BuildHasherDefault<Known>>,
+    table: HashTable<Placed<I>>,
     /// That of the registry.
     hasher: RandomState,
 }
 
+/// A slot, with the hash of its Agent's key, which is in the slot itself: it is large, and tables have
+/// room to spare.
+struct Placed<I> {
+    hash: u64,
+    /// Boxed, so that the table grows without moving the slots.
+    slot: Box<Slot<I>>,
+}
+
+impl<I> Placed<I> {
+    fn is_of(&self, key: &Hashed) -> bool {
+        self.hash == key.hash && self.slot.is_of(&key.key)
+    }
+}
+
 impl<I> Slots<I> {
     pub(super) fn new(hasher: RandomState) -> Self {
-        Self { table: HashMap::default(), hasher }
+        Self { table: HashTable::new(), hasher }
     }
 
     pub(super) fn get(&self, key: &impl Find) -> Option<&Slot<I>> {
-        self.table.get(&key.hashed(&self.hasher)).map(|slot| &**slot)
+        let key = key.hashed(&self.hasher);
+        self.table.find(key.hash, |placed| placed.is_of(&key)).map(|placed| &*placed.slot)
     }
 
     pub(super) fn get_mut(&mut self, key: &impl Find) -> Option<&mut Slot<I>> {
-        self.table.get_mut(&key.hashed(&self.hasher)).map(|slot| &mut **slot)
+        let key = key.hashed(&self.hasher);
+        self.table.find_mut(key.hash, |placed| placed.is_of(&key)).map(|placed| &mut *placed.slot)
     }
 
     pub(super) fn contains_key(&self, key: &impl Find) -> bool {
-        self.table.contains_key(&key.hashed(&self.hasher))
+        self.get(key).is_some()
     }
 
-    pub(super) fn entry(&mut self, key: &impl Find) -> Entry<'_, Hashed, Box<Slot<I>>> {
-        self.table.entry(key.hashed(&self.hasher))
+    /// Adds the slot of an Agent that has none yet; else it comes back.
+    pub(super) fn add(&mut self, slot: Box<Slot<I>>) -> Result<(), Box<Slot<I>>> {
+        let key = slot.key().hashed(&self.hasher);
+        if self.contains_key(&key) {
+            return Err(slot);
+        }
+        self.table.insert_unique(key.hash, Placed { hash: key.hash, slot }, |placed| placed.hash);
+        Ok(())
     }
 
-    pub(super) fn insert(&mut self, key: &impl Find, slot: Box<Slot<I>>) -> Option<Box<Slot<I>>> {
-        self.table.insert(key.hashed(&self.hasher), slot)
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&AgentKey, &Slot<I>)> {
-        self.table.iter().map(|(key, slot)| (key.key(), &**slot))
+    /// Takes out the slot of an Agent, if this is said of it.
+    pub(super) fn remove_if(
+        &mut self,
+        key: &impl Find,
+        takes: impl FnOnce(&Slot<I>) -> bool,
+    ) -> Option<Box<Slot<I>>> {
+        let key = key.hashed(&self.hasher);
+        let found = self.table.find_entry(key.hash, |placed| placed.is_of(&key)).ok()?;
+        takes(&found.get().slot).then(|| found.remove().0.slot)
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &Slot<I>> {
-        self.table.values().map(|slot| &**slot)
+        self.table.iter().map(|placed| &*placed.slot)
     }
 
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Slot<I>> {
-        self.table.values_mut().map(|slot| &mut **slot)
+        self.table.iter_mut().map(|placed| &mut *placed.slot)
     }
 
     /// Takes out those of which this is said.
     pub(super) fn extract_if(
         &mut self,
-        mut takes: impl FnMut(&AgentKey, &mut Slot<I>) -> bool,
-    ) -> impl Iterator<Item = (AgentKey, Box<Slot<I>>)> {
-        let taken = self.table.extract_if(move |key, slot| takes(key.key(), slot));
-        taken.map(|(key, slot)| (key.key, slot))
+        mut takes: impl FnMut(&mut Slot<I>) -> bool,
+    ) -> impl Iterator<Item = Box<Slot<I>>> {
+        self.table.extract_if(move |placed| takes(&mut placed.slot)).map(|placed| placed.slot)
     }
 }
 

@@ -149,13 +149,14 @@ impl<H: Handler> Inner<H> {
         })
     }
 
-    /// The shares of a WebSocket that is about to be opened.
+    /// The shares of a WebSocket that is about to be opened. Boxed, as most have none: their connection's
+    /// is enough.
     pub(super) fn places(
         &self,
         request: &request::Parts,
         permit: Option<&Permit>,
         identity: &H::Identity,
-    ) -> Result<Places, Rejection> {
+    ) -> Result<Option<Box<Places>>, Rejection> {
         let crowded = |what| {
             self.fleet.counting().rejected(429);
             tracing::info!("{what} has as many connections as it may");
@@ -178,6 +179,7 @@ impl<H: Handler> Inner<H> {
             }
             None => None,
         };
-        Ok(Places { _address: address, _account: account })
+        let has_some = address.is_some() || account.is_some();
+        Ok(has_some.then(|| Box::new(Places { _address: address, _account: account })))
     }
 }

@@ -24,41 +24,53 @@ const PIECE: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub struct Body {
     rest: Bytes,
-    /// What comes after it: a part that others may be sent as well.
-    shared: Bytes,
-    /// What it takes of the memory for messages, as long as the client has not taken it.
-    #[expect(dead_code, reason = "held, not read")]
-    share: Option<Share>,
+    /// Boxed, as most bodies are short and have nothing of it, and are moved often.
+    more: Option<Box<More>>,
     /// Told of each piece that is taken.
     #[cfg(feature = "http2")]
     exchange: Option<super::listen::Exchange>,
 }
 
+#[derive(Debug, Default)]
+struct More {
+    /// What comes last: a part that others may be sent as well.
+    shared: Bytes,
+    /// What the body takes of the memory for messages, as long as the client has not taken it.
+    #[expect(dead_code, reason = "held, not read")]
+    share: Option<Share>,
+}
+
 impl Body {
     pub(super) fn new(content: Bytes) -> Self {
-        Self {
-            rest: content,
-            shared: Bytes::new(),
-            share: None,
-            #[cfg(feature = "http2")]
-            exchange: None,
-        }
+        Self { rest: content, ..Self::default() }
     }
 
     /// A body in two parts, the second of which is not copied.
     pub(super) fn with_shared(content: Bytes, shared: Bytes) -> Self {
-        Self { shared, ..Self::new(content) }
+        let more = (!shared.is_empty()).then(|| Box::new(More { shared, share: None }));
+        Self { more, ..Self::new(content) }
     }
 
     /// A body that takes its share of the memory for messages.
     pub(super) fn with_share(content: Bytes, share: Share) -> Self {
-        Self { share: Some(share), ..Self::new(content) }
+        let more = Some(Box::new(More { shared: Bytes::new(), share: Some(share) }));
+        Self { more, ..Self::new(content) }
     }
 
     /// The body as a part of an exchange, which is over when all of it is taken.
     #[cfg(feature = "http2")]
     pub(super) fn of(self, exchange: super::listen::Exchange) -> Self {
         Self { exchange: Some(exchange), ..self }
+    }
+
+    /// Both parts of what is left of it.
+    pub(super) fn parts(&self) -> (Bytes, Bytes) {
+        (self.rest.clone(), self.more.as_ref().map(|more| more.shared.clone()).unwrap_or_default())
+    }
+
+    /// The bytes that are left of it.
+    pub(super) fn len(&self) -> usize {
+        self.rest.len() + self.more.as_ref().map_or(0, |more| more.shared.len())
     }
 }
 
@@ -75,8 +87,10 @@ impl http_body::Body for Body {
         if let Some(exchange) = &this.exchange {
             exchange.moved();
         }
-        if this.rest.is_empty() {
-            this.rest = std::mem::take(&mut this.shared);
+        if this.rest.is_empty()
+            && let Some(more) = &mut this.more
+        {
+            this.rest = std::mem::take(&mut more.shared);
         }
         if this.rest.is_empty() {
             return Poll::Ready(None);
@@ -86,11 +100,11 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.shared.is_empty()
+        self.len() == 0
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.rest.len() as u64 + self.shared.len() as u64)
+        SizeHint::with_exact(self.len() as u64)
     }
 }
 

@@ -12,12 +12,13 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use hyper::upgrade::Upgraded;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use opamp_proto::InstanceUid;
 use opamp_proto::frame::{self, HeaderPolicy};
 
@@ -114,78 +115,115 @@ struct Times {
     stalled: Option<Coarse>,
 }
 
-/// Serves a connection to its end.
-pub(super) async fn serve<H: Handler>(
+/// Waits for the upgrade of a connection, and gives what serves it. `None` if it fails.
+pub(super) async fn open<H: Handler>(
     inner: Arc<Inner<H>>,
     signal: Arc<Signal>,
-    upgraded: Upgraded,
+    upgrade: OnUpgrade,
     peer: Option<SocketAddr>,
     identity: H::Identity,
-) {
-    let outbox = Arc::new(Outbox {
-        signal: Arc::clone(&signal),
-        agents: Mutex::default(),
-        probes: Mutex::default(),
-        filled: AtomicBool::new(false),
-        closing: AtomicBool::new(false),
-    });
-    let waker: Arc<dyn RouteWaker> = Arc::clone(&outbox) as _;
-    let route = inner.fleet.open_route(Transport::WebSocket, peer, identity, Some(waker));
-    let limits = inner.fleet.config().limits;
-    let (socket, read) = Socket::new(upgraded, limits.max_receive());
-    let opened = inner.signals.now();
-    let times = Times {
-        opened,
-        spoke: false,
-        read: 0,
-        last_read: opened,
-        pinged: None,
-        written: 0,
-        stalled: None,
-    };
-    let mut connection = Connection {
-        route: Sessions { inner: Arc::clone(&inner), route: Some(route) },
-        inner: Arc::clone(&inner),
-        signal,
-        outbox,
-        socket,
-        incoming: Incoming::new(&inner.shares.in_progress),
-        held: Held::from_upgrade(read),
-        awaiting: Awaiting::default(),
-        malformed_in_a_row: 0,
-        denied_in_a_row: 0,
-        headerless: false,
-        unaddressed: false,
-        peer,
-        times,
-    };
-    tracing::debug!(?peer, "connected");
-    let open = Open::new(&inner.fleet);
-    let end = connection.run().await;
-    open.ended(&end);
-    let Connection { socket, route, held, .. } = connection;
-    // The sessions are over; the closing handshake is the connection's own business.
-    drop(route);
-    let within = inner.config.close_timeout;
-    match end {
-        End::Closed => {
-            tracing::debug!(?peer, "closed by the peer");
-            Box::pin(socket.end(within)).await;
+) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+    match tokio::time::timeout(inner.config.first_message_timeout, upgrade).await {
+        Ok(Ok(upgraded)) => {
+            let connection = Connection::new(inner, signal, upgraded, peer, identity);
+            Some(Box::pin(connection.serve()))
         }
-        End::Lost(why) => tracing::debug!(?peer, why, "connection lost"),
-        End::Close { code, reason, .. } => {
-            if code == CloseCode::GOING_AWAY {
-                tracing::debug!(?peer, reason, "closing");
-            } else {
-                tracing::info!(?peer, %code, reason, "closing");
-            }
-            let unread = held.map(|held| held.rest).unwrap_or_default();
-            Box::pin(socket.close(code, reason, unread, within)).await;
+        Ok(Err(error)) => {
+            tracing::debug!(?peer, %error, "the upgrade failed");
+            None
+        }
+        Err(_elapsed) => {
+            tracing::debug!(?peer, "the upgrade took too long");
+            None
         }
     }
 }
 
 impl<H: Handler> Connection<H> {
+    fn new(
+        inner: Arc<Inner<H>>,
+        signal: Arc<Signal>,
+        upgraded: Upgraded,
+        peer: Option<SocketAddr>,
+        identity: H::Identity,
+    ) -> Self {
+        let outbox = Arc::new(Outbox {
+            signal: Arc::clone(&signal),
+            agents: Mutex::default(),
+            probes: Mutex::default(),
+            filled: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+        });
+        let waker: Arc<dyn RouteWaker> = Arc::clone(&outbox) as _;
+        let route = inner.fleet.open_route(Transport::WebSocket, peer, identity, Some(waker));
+        let limits = inner.fleet.config().limits;
+        let (socket, read) = Socket::new(upgraded, limits.max_receive());
+        let opened = inner.signals.now();
+        let times = Times {
+            opened,
+            spoke: false,
+            read: 0,
+            last_read: opened,
+            pinged: None,
+            written: 0,
+            stalled: None,
+        };
+        Self {
+            route: Sessions { inner: Arc::clone(&inner), route: Some(route) },
+            signal,
+            outbox,
+            socket,
+            incoming: Incoming::new(&inner.shares.in_progress),
+            held: Held::from_upgrade(read),
+            awaiting: Awaiting::default(),
+            malformed_in_a_row: 0,
+            denied_in_a_row: 0,
+            headerless: false,
+            unaddressed: false,
+            peer,
+            times,
+            inner,
+        }
+    }
+
+    /// Serves the connection to its end.
+    #[expect(clippy::manual_async_fn, reason = "that one would have room for the connection twice")]
+    fn serve(mut self) -> impl Future<Output = ()> + Send + use<H> {
+        async move {
+            tracing::debug!(peer = ?self.peer, "connected");
+            let inner = Arc::clone(&self.inner);
+            let open = Open::new(&inner.fleet);
+            let end = self.run().await;
+            open.ended(&end);
+            // Boxed, as it moves the connection.
+            Box::pin(self.finish(end)).await;
+        }
+    }
+
+    /// Ends the sessions, and then the connection.
+    async fn finish(self, end: End) {
+        let Self { inner, socket, route, held, peer, .. } = self;
+        // The sessions are over; the closing handshake is the connection's own business.
+        drop(route);
+        let within = inner.config.close_timeout;
+        match end {
+            End::Closed => {
+                tracing::debug!(?peer, "closed by the peer");
+                socket.end(within).await;
+            }
+            End::Lost(why) => tracing::debug!(?peer, why, "connection lost"),
+            End::Close { code, reason, .. } => {
+                if code == CloseCode::GOING_AWAY {
+                    tracing::debug!(?peer, reason, "closing");
+                } else {
+                    tracing::info!(?peer, %code, reason, "closing");
+                }
+                let unread = held.map(|held| held.rest).unwrap_or_default();
+                socket.close(code, reason, unread, within).await;
+            }
+        }
+    }
+
     async fn run(&mut self) -> End {
         self.set_due();
         poll_fn(|cx| {

@@ -26,9 +26,6 @@ use crate::fleet::{Accepted, AgentKey, Route};
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
 const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 
-/// The most bytes that the reply to a heartbeat has: the instance uid and the mask.
-const USUAL_REPLY: usize = 18 + 11;
-
 /// Whether a request is plain HTTP (HTTP-15, HTTP-16): the media type counts, in any case, and its
 /// parameters do not (reading A04).
 pub(super) fn is_plain(headers: &HeaderMap) -> bool {
@@ -47,13 +44,6 @@ pub(super) fn status(status: StatusCode) -> Response<Body> {
     response
 }
 
-/// A response with a message.
-fn message(body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
-    response.headers_mut().insert(CONTENT_TYPE, PROTOBUF);
-    response
-}
-
 /// The rest of the request is not read, so that the connection cannot serve another.
 fn closing(code: StatusCode) -> Rejection {
     Rejection::with_status(code).with_header(CONNECTION, HeaderValue::from_static("close"))
@@ -65,7 +55,8 @@ fn shutting_down() -> Rejection {
 }
 
 /// Some clients look for a time to come back nowhere but in the header (THR-06, THR-08).
-fn come_back_after(pause: Option<Duration>) -> Result<(), Rejection> {
+fn come_back_after(accepted: &Accepted) -> Result<(), Rejection> {
+    let pause = accepted.refusal().and_then(Refusal::retry_after);
     pause.map_or(Ok(()), |pause| Err(Rejection::unavailable(pause)))
 }
 
@@ -129,8 +120,50 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
     by_name.or(by_star).unwrap_or(false)
 }
 
+/// What is sent in answer to a message.
+pub(super) struct Reply {
+    body: Body,
+    packing: Packing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    /// It goes as it is.
+    No,
+    /// It is worth it, and the client takes it.
+    Due,
+    Done,
+}
+
+impl Reply {
+    pub(super) fn into_response(self) -> Response<Body> {
+        let mut response = Response::new(self.body);
+        response.headers_mut().insert(CONTENT_TYPE, PROTOBUF);
+        if self.packing == Packing::Done {
+            response.headers_mut().insert(CONTENT_ENCODING, GZIP);
+        }
+        response
+    }
+}
+
+/// How far a message is answered.
+enum Answer {
+    Ready(Reply),
+    /// There is something to wait for.
+    Waits(Box<Waiting>),
+}
+
+/// A message whose reply has to wait.
+struct Waiting {
+    accepted: Accepted,
+    out: Vec<u8>,
+}
+
 impl<H: Handler> Inner<H> {
     /// Answers an admitted request, unless its body cannot be read.
+    ///
+    /// Most messages are answered without waiting for anything but the body: what is done with those is
+    /// no part of the future, which is allocated and moved for each request.
     pub(super) async fn exchange<B>(
         self: &Arc<Self>,
         request: &request::Parts,
@@ -138,24 +171,89 @@ impl<H: Handler> Inner<H> {
         peer: Option<SocketAddr>,
         identity: H::Identity,
         span: &tracing::Span,
-    ) -> Result<Response<Body>, Rejection>
+    ) -> Result<Reply, Rejection>
     where
         B: http_body::Body<Data: Buf> + Send,
     {
         let (body, share) = self.body(request, body).await?;
-        let route = self.fleet.open_route(Transport::Http, peer, identity, None);
-        let (mut accepted, out) = match body.len() <= LARGE {
-            true => self.accept(route, body),
+        let answer = match body.len() <= LARGE {
+            true => self.take_in(request, body, share, peer, identity, span)?,
             false => {
-                let inner = Arc::clone(self);
-                let accepted = self.large.run_elsewhere(move || inner.accept(route, body));
-                Box::pin(accepted).await.ok_or_else(shutting_down)?
+                Box::pin(self.take_in_large(request, body, share, peer, identity, span)).await?
             }
         };
+        let reply = match answer {
+            Answer::Ready(reply) => reply,
+            Answer::Waits(waiting) => Box::pin(self.reply(&request.headers, *waiting)).await?,
+        };
+        match reply.packing {
+            Packing::Due => Box::pin(self.packed(reply.body)).await,
+            _ => Ok(reply),
+        }
+    }
+
+    fn take_in(
+        self: &Arc<Self>,
+        request: &request::Parts,
+        body: Bytes,
+        share: Share,
+        peer: Option<SocketAddr>,
+        identity: H::Identity,
+        span: &tracing::Span,
+    ) -> Result<Answer, Rejection> {
+        let mut route = self.fleet.open_route(Transport::Http, peer, identity, None);
+        let (accepted, out) = self.accept(&mut route, &body);
+        drop((body, share));
+        self.answer(request, peer, accepted, out, span)
+    }
+
+    /// As [`take_in`](Self::take_in), elsewhere.
+    async fn take_in_large(
+        self: &Arc<Self>,
+        request: &request::Parts,
+        body: Bytes,
+        share: Share,
+        peer: Option<SocketAddr>,
+        identity: H::Identity,
+        span: &tracing::Span,
+    ) -> Result<Answer, Rejection> {
+        let mut route = self.fleet.open_route(Transport::Http, peer, identity, None);
+        let inner = Arc::clone(self);
+        let accepted = self.large.run_elsewhere(move || inner.accept(&mut route, &body)).await;
+        let (accepted, out) = accepted.ok_or_else(shutting_down)?;
+        drop(share);
+        self.answer(request, peer, accepted, out, span)
+    }
+
+    /// Takes in a message, and composes its reply if there is nothing to wait for.
+    fn accept(
+        self: &Arc<Self>,
+        route: &mut Route<H::Identity>,
+        body: &[u8],
+    ) -> (Accepted, Vec<u8>) {
+        let mut out = Vec::with_capacity(self.fleet.config().usual_reply());
+        let fresh = &mut InstanceUid::generate;
+        let accepted = self.fleet.accept_or_reply(route, body, now(), fresh, &mut out);
+        // At once: whoever waits for this may be gone when it is done, and the registry counts on an
+        // Agent to be queued that it said is to be.
+        if let (Some(key), true) = (accepted.key, accepted.queue) {
+            self.dispatch(key);
+        }
+        (accepted, out)
+    }
+
+    /// Answers a message that was taken in, as far as that is possible at once.
+    fn answer(
+        &self,
+        request: &request::Parts,
+        peer: Option<SocketAddr>,
+        mut accepted: Accepted,
+        out: Vec<u8>,
+        span: &tracing::Span,
+    ) -> Result<Answer, Rejection> {
         if let (Some(key), false) = (accepted.key, span.is_disabled()) {
             span.record("agent", tracing::field::display(key));
         }
-        drop(share);
         if let Some(refusal) = accepted.refusal() {
             tracing::debug!(agent = ?accepted.key, peer = ?peer, refusal = refusal.text(), "refused");
             if refusal.kind() == RefusalKind::Denied {
@@ -168,52 +266,35 @@ impl<H: Handler> Inner<H> {
             }
             super::note_odd_uid(&key, accepted.changes);
         }
-        let (key, pause) = (accepted.key, accepted.refusal().and_then(Refusal::retry_after));
         match accepted.composed() {
             Some(tail) => {
-                come_back_after(pause)?;
-                self.respond(&request.headers, key, out, tail).await
+                come_back_after(&accepted)?;
+                let reply = self.respond(&request.headers, accepted.key, out, tail);
+                Ok(Answer::Ready(reply))
             }
-            None => Box::pin(self.reply(&request.headers, accepted, pause, out)).await,
+            None => Ok(Answer::Waits(Box::new(Waiting { accepted, out }))),
         }
     }
 
     /// Replies to a message when there is nothing to wait for any longer.
-    async fn reply(
-        &self,
-        headers: &HeaderMap,
-        accepted: Accepted,
-        pause: Option<Duration>,
-        mut out: Vec<u8>,
-    ) -> Result<Response<Body>, Rejection> {
+    async fn reply(&self, headers: &HeaderMap, waiting: Waiting) -> Result<Reply, Rejection> {
+        let Waiting { accepted, mut out } = waiting;
         let key = accepted.key;
         if let (Some(key), false) = (key, accepted.changes.is_empty()) {
             self.handled(key, accepted.ticket).await;
         }
-        come_back_after(pause)?;
+        come_back_after(&accepted)?;
         if let Some(saver) = self.saver() {
             if saver.wait(&self.fleet, accepted.unsaved).await == Verdict::Refuse {
                 saver.refuse(&self.fleet, accepted, &mut out);
-                return self.respond(headers, key, out, None).await;
+                return Ok(self.respond(headers, key, out, None));
             }
             // A certificate that was issued just now need not wait for the next request.
             let held = key.map_or(0, |key| self.fleet.settings_held_until(key));
             let _left_out_if_not = saver.wait(&self.fleet, held).await;
         }
         let tail = self.fleet.reply(accepted, now(), &mut out);
-        self.respond(headers, key, out, tail).await
-    }
-
-    /// Takes in a message, and composes its reply if there is nothing to wait for.
-    fn accept(self: &Arc<Self>, mut route: Route<H::Identity>, body: Bytes) -> (Accepted, Vec<u8>) {
-        let (fresh, mut out) = (&mut InstanceUid::generate, Vec::with_capacity(USUAL_REPLY));
-        let accepted = self.fleet.accept_or_reply(&mut route, &body, now(), fresh, &mut out);
-        // At once: whoever waits for this may be gone when it is done, and the registry counts on an
-        // Agent to be queued that it said is to be.
-        if let (Some(key), true) = (accepted.key, accepted.queue) {
-            self.dispatch(key);
-        }
-        (accepted, out)
+        Ok(self.respond(headers, key, out, tail))
     }
 
     /// Waits within the deadline for the handler to have looked at an Agent's changes.
@@ -305,16 +386,16 @@ impl<H: Handler> Inner<H> {
         closing(StatusCode::PAYLOAD_TOO_LARGE)
     }
 
-    /// Puts a message into a response, or if it is too large an error in its place (SIZE-30 to
-    /// SIZE-32, reading A10). The tail is not copied, as many may be sent the same at a time, but packed
-    /// for each of those who take that, as long as there is memory for it.
-    async fn respond(
+    /// Makes a message the reply, or if it is too large an error in its place (SIZE-30 to SIZE-32,
+    /// reading A10). The tail is not copied, as many may be sent the same at a time, but packed for each
+    /// of those who take that, as long as there is memory for it.
+    fn respond(
         &self,
         headers: &HeaderMap,
         key: Option<AgentKey>,
         mut head: Vec<u8>,
         tail: Option<Bytes>,
-    ) -> Result<Response<Body>, Rejection> {
+    ) -> Reply {
         let mut tail = tail.unwrap_or_default();
         if let Some(replacement) = self.unsendable(key.as_ref(), head.len() + tail.len()) {
             (head, tail) = (replacement, Bytes::new());
@@ -323,29 +404,30 @@ impl<H: Handler> Inner<H> {
         let counting = self.fleet.counting();
         counting.http_messages_sent.add();
         counting.http_bytes_sent.add_all(size as u64);
-        match size >= self.config.min_compressed && accepts_gzip(headers) {
-            true => Box::pin(self.packed(head, tail)).await,
-            false => Ok(message(Body::with_shared(head.into(), tail))),
-        }
+        let packing = match size >= self.config.min_compressed && accepts_gzip(headers) {
+            true => Packing::Due,
+            false => Packing::No,
+        };
+        Reply { body: Body::with_shared(head.into(), tail), packing }
     }
 
-    /// A response with a message that is packed, if there is memory for that.
-    async fn packed(&self, head: Vec<u8>, tail: Bytes) -> Result<Response<Body>, Rejection> {
-        let (mut whole, rest) = (head.clone(), tail.clone());
+    /// A reply whose body is packed, if there is memory for that.
+    async fn packed(&self, body: Body) -> Result<Reply, Rejection> {
+        let (head, tail) = body.parts();
         let pack = move || {
-            whole.extend_from_slice(&rest);
+            let mut whole = Vec::with_capacity(head.len() + tail.len());
+            whole.extend_from_slice(&head);
+            whole.extend_from_slice(&tail);
             gzip::compress(&whole)
         };
-        let packed =
-            self.large.run(head.len() + tail.len(), pack).await.ok_or_else(shutting_down)?;
+        let size = body.len();
+        let packed = self.large.run(size, pack).await.ok_or_else(shutting_down)?;
         // Many clients may take none of what was packed for each of them.
         let mut share = self.shares.in_progress.share();
         if share.set(packed.capacity()).is_err() {
-            return Ok(message(Body::with_shared(head.into(), tail)));
+            return Ok(Reply { body, packing: Packing::No });
         }
-        let mut response = message(Body::with_share(packed.into(), share));
-        response.headers_mut().insert(CONTENT_ENCODING, GZIP);
-        Ok(response)
+        Ok(Reply { body: Body::with_share(packed.into(), share), packing: Packing::Done })
     }
 
     /// What to send in place of a message of this size, if it is above the limit.

@@ -439,7 +439,8 @@ impl<H: Handler> Connection<H> {
                 if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
                     return Box::pin(http2::serve(self, &signal, stream)).await;
                 }
-                self.serve(&signal, stream).await;
+                // Boxed, both, as the state of TLS is large, and moved on its way to where it stays.
+                Box::pin(self.serve(&signal, Box::new(stream))).await;
             }
             Ok(Err(error)) => tracing::info!(%peer, %error, "TLS handshake failed"),
             Err(_elapsed) => {
@@ -488,16 +489,17 @@ impl<H: Handler> Connection<H> {
             let tick = coarse(inner.config.tick());
             HeadWatch::new(Arc::clone(&heads), coarse(header_timeout), coarse(further), tick)
         };
-        let connection = http1::Builder::new()
-            .timer(HeadTimer::new(&heads))
-            .header_read_timeout(Duration::ZERO)
-            .max_buf_size(MAX_HEAD)
-            // Or hyper looks at each request whether the client is still there, for which it allocates
-            // a buffer. All that is waited for has a time.
-            .half_close(true)
-            .serve_connection(TokioIo::new(stream), Requests { connection: self, heads })
-            .with_upgrades();
-        let mut connection = pin!(connection);
+        let mut connection = pin!(
+            http1::Builder::new()
+                .timer(HeadTimer::new(&heads))
+                .header_read_timeout(Duration::ZERO)
+                .max_buf_size(MAX_HEAD)
+                // Or hyper looks at each request whether the client is still there, for which it allocates
+                // a buffer. All that is waited for has a time.
+                .half_close(true)
+                .serve_connection(TokioIo::new(stream), Requests { connection: self, heads })
+                .with_upgrades()
+        );
         let mut told = false;
         let ended = std::future::poll_fn(|cx| {
             signal.register(cx);

@@ -117,6 +117,7 @@ use self::admission::{Permit, Shares};
 use self::at_once::in_time;
 use self::authorize::ByHandler;
 use self::dispatch::Queue;
+use self::http::Reply;
 use self::large::LargeWork;
 use self::saver::{Saver, Saving, Verdict};
 use self::signal::Signals;
@@ -355,7 +356,8 @@ impl<H: Handler> OpampService<H> {
             let response = {
                 let answered = pin!(inner.plain(&parts, body, client, &span));
                 let answered = AssertUnwindSafe(answered.instrument(span.clone())).catch_unwind();
-                inner.conclude(answered.await)
+                let reply = answered.await.map(|reply| reply.map(Reply::into_response));
+                inner.conclude(reply)
             };
             spare::take_back(std::mem::take(&mut parts.extensions));
             Ok(response)
@@ -407,19 +409,14 @@ impl<H: Handler> OpampService<H> {
         self.inner.signals.spawn(|signal| {
             #[cfg(feature = "ca")]
             inner.note_certificate(request, &signal);
+            // Boxed, as its state is large and soon done with.
+            let opening = Box::pin(connection::open(inner, signal, upgrade, peer, identity));
             async move {
-                let _places = (permit, places);
-                let deadline = inner.config.first_message_timeout;
-                let span = tracing::debug_span!("websocket", ?peer);
-                // Boxed, as its state is large and soon done with.
-                match Box::pin(tokio::time::timeout(deadline, upgrade)).await {
-                    Ok(Ok(upgraded)) => {
-                        let serving = connection::serve(inner, signal, upgraded, peer, identity);
-                        serving.instrument(span).await;
-                    }
-                    Ok(Err(error)) => tracing::debug!(%error, "the upgrade failed"),
-                    Err(_elapsed) => tracing::debug!("the upgrade took too long"),
+                if let Some(serving) = opening.await {
+                    serving.instrument(tracing::debug_span!("websocket", ?peer)).await;
                 }
+                // Here, so that there is room for them only once.
+                drop((permit, places));
             }
         });
         Ok(response)
@@ -433,7 +430,7 @@ impl<H: Handler> Inner<H> {
         body: B,
         peer: Option<SocketAddr>,
         span: &tracing::Span,
-    ) -> Result<Response<Body>, Rejection>
+    ) -> Result<Reply, Rejection>
     where
         B: http_body::Body<Data: Buf> + Send + 'static,
     {

@@ -175,11 +175,11 @@ impl Stream {
 fn other(upgraded: Upgraded) -> (Io, Bytes) {
     use tokio_rustls::server::TlsStream;
 
-    match upgraded.downcast::<TokioIo<TlsStream<Socket<TcpStream>>>>() {
+    match upgraded.downcast::<TokioIo<Box<TlsStream<Socket<TcpStream>>>>>() {
         Ok(Parts { io, read_buf, .. }) => {
             let mut io = io.into_inner();
             io.get_mut().0.lift_timeout();
-            (Io::Other(Box::new(io)), read_buf)
+            (Io::Other(io), read_buf)
         }
         Err(upgraded) => match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
             Ok(Parts { io, read_buf, .. }) => (Io::Other(Box::new(io.into_inner())), read_buf),

@@ -194,21 +194,18 @@ impl Stage {
         check: impl Fn(&AgentSnapshot) -> bool,
     ) -> Result<AgentSnapshot, Failure> {
         let (fleet, uid) = self.place(name)?;
-        let mut changes = self.server_of(name)?.changes();
+        let mut watch = fleet.watch();
         let wait = async {
             loop {
-                changes.mark_unchanged();
+                // The first look is at what is known already.
+                let _changes = watch.changed().await;
                 if let Some(agent) = fleet.agent(uid).filter(&check) {
-                    return Some(agent);
+                    return agent;
                 }
-                changes.changed().await.ok()?;
             }
         };
-        match tokio::time::timeout(PATIENCE, wait).await {
-            Ok(Some(agent)) => Ok(agent),
-            Ok(None) => Err(Failure::new("the server is gone")),
-            Err(_) => Err(Failure::new(format!("{name}: not {expected} within {PATIENCE:?}"))),
-        }
+        let waited = tokio::time::timeout(PATIENCE, wait).await;
+        waited.map_err(|_| Failure::new(format!("{name}: not {expected} within {PATIENCE:?}")))
     }
 
     /// Completes when a server fails.

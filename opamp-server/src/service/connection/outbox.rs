@@ -16,7 +16,8 @@ use crate::fleet::{AgentKey, RouteWaker};
 pub(super) struct Outbox {
     pub(super) signal: Arc<Signal>,
     pub(super) agents: Mutex<Waiting>,
-    pub(super) probes: Mutex<Probes>,
+    /// Boxed, as there are mostly none.
+    pub(super) probes: Mutex<Option<Box<Probes>>>,
     /// There may be something in one of both, so that neither is locked for each message.
     pub(super) filled: AtomicBool,
     /// The operator wants the connection closed.
@@ -55,7 +56,7 @@ impl Outbox {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn probes(&self) -> MutexGuard<'_, Probes> {
+    fn probes(&self) -> MutexGuard<'_, Option<Box<Probes>>> {
         self.probes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -83,7 +84,7 @@ impl RouteWaker for Outbox {
     }
 
     fn probe(&self, key: &AgentKey, probe: u64) {
-        self.probes().ask(*key, probe);
+        self.probes().get_or_insert_default().ask(*key, probe);
         self.fill();
         self.signal.wake();
     }
@@ -120,7 +121,7 @@ impl<H: Handler> Connection<H> {
 
     /// Pings the peer if the registry wants to know whether it is alive.
     pub(super) fn probe(&mut self, writing: &mut Writing) {
-        let ping = self.outbox.probes().send();
+        let ping = self.outbox.probes().as_mut().and_then(|probes| probes.send());
         if let Some(payload) = ping {
             self.socket.ping(writing, &payload);
         }
@@ -128,9 +129,9 @@ impl<H: Handler> Connection<H> {
 
     /// The peer has answered a ping.
     pub(super) fn ponged(&self, payload: &[u8]) {
-        let answered = self.outbox.probes().answered(payload);
+        let answered = self.outbox.probes().as_mut().map(|probes| probes.answered(payload));
         let Some(route) = &self.route.route else { return };
-        for (key, probe) in answered {
+        for (key, probe) in answered.into_iter().flatten() {
             if let Some(key) = self.inner.fleet.probe_answered(route, key, probe) {
                 self.inner.dispatch(key);
             }
