@@ -39,8 +39,10 @@ fn main() -> ExitCode {
     };
     let status = runtime.block_on(async {
         tokio::select! {
-            status = done(args.command) => status,
+            // Signals have to be listened for before anything is started that they should end.
+            biased;
             signal = interrupted() => Err(format!("stopped by {signal}")),
+            status = done(args.command) => status,
         }
     });
     runtime.shutdown_timeout(GRACE);
