@@ -5,6 +5,8 @@
 //! kept as an allocation of exactly its size, so that neither a large receive buffer is pinned nor
 //! unknown fields are lost. Decoding happens when somebody asks.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use opamp_proto::{AgentCapabilities, Message, v1};
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
@@ -85,10 +87,13 @@ impl FromIterator<Part> for Parts {
 pub struct AgentState {
     capabilities: AgentCapabilities,
     /// Those that were reported, in the order of [`Part::STATE`]: most Agents report few.
-    parts: Vec<Bytes>,
+    parts: Arc<[Bytes]>,
     /// Which ones these are.
     held: Parts,
 }
+
+/// What a message brings of each part.
+type News = [Option<Bytes>; Part::STATE.len()];
 
 /// What an Agent has told of its components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,7 +134,7 @@ impl AgentState {
 
     fn fold_parts(&mut self, scan: &Scan<'_>, max_retained: usize) -> Result<Changes, Refusal> {
         let mut changes = Changes::empty();
-        let mut news = <[Option<Bytes>; Part::STATE.len()]>::default();
+        let mut news = News::default();
         for part in scan.present().iter() {
             let held = self.encoded(part);
             if held.is_some_and(|held| scan.repeats(part, held)) {
@@ -146,11 +151,7 @@ impl AgentState {
         }
         if !changes.is_empty() {
             self.check_room(scan, max_retained)?;
-        }
-        for (part, new) in Part::STATE.into_iter().zip(news) {
-            if let Some(new) = new {
-                self.hold(part, new);
-            }
+            self.keep(news);
         }
         Ok(changes)
     }
@@ -162,21 +163,29 @@ impl AgentState {
 
     /// Takes over a valid part; nothing for one that is not kept.
     pub(super) fn restore_part(&mut self, part: Part, content: &[u8]) {
-        if Part::STATE.contains(&part) {
-            self.hold(part, Bytes::copy_from_slice(content));
+        let mut news = News::default();
+        if let Some(new) = news.get_mut(part.index()) {
+            *new = Some(Bytes::copy_from_slice(content));
+            self.keep(news);
         }
     }
 
-    /// Keeps a part in place of what was kept of it.
-    fn hold(&mut self, part: Part, content: Bytes) {
-        let place = self.held.before(part);
-        match self.parts.get_mut(place).filter(|_| self.held.has(part)) {
-            Some(kept) => *kept = content,
-            None => {
-                self.parts.reserve_exact(1);
-                self.parts.insert(place, content);
-                self.held.add(part);
+    /// Keeps parts in place of what was kept of them.
+    fn keep(&mut self, news: News) {
+        let added = Part::STATE.into_iter().zip(&news).filter(|(_, new)| new.is_some());
+        let added: Parts = added.map(|(part, _)| part).collect();
+        let news = Part::STATE.into_iter().zip(news);
+        if self.held.covers(added) {
+            let parts = Arc::make_mut(&mut self.parts);
+            for (part, new) in news {
+                if let (Some(new), Some(kept)) = (new, parts.get_mut(self.held.before(part))) {
+                    *kept = new;
+                }
             }
+        } else {
+            let parts = news.filter_map(|(part, new)| new.or_else(|| self.encoded(part).cloned()));
+            self.parts = parts.collect();
+            self.held = self.held.with(added);
         }
     }
 

@@ -186,6 +186,25 @@ fn a_removal_that_overtakes_another_is_not_handed_over_before_it_is_recorded() {
 }
 
 #[test]
+fn a_removal_that_was_given_up_is_tried_again_for_another_offer_alone() {
+    let mut depot = Depot::having(&[("plugin", addon("1", "one"))]);
+    depot.offer("second", &[]);
+    for _ in 0..3 {
+        drop(depot.take_removal());
+        depot = depot.restart();
+    }
+    // The same again, and one that does not say which it is.
+    for hash in ["second", ""] {
+        depot.offer(hash, &[]);
+        depot.expect_nothing_handed();
+    }
+    depot.offer("third", &[]);
+    let removal = depot.take_removal();
+    depot.resolve(removal.removed()).unwrap();
+    assert_eq!(depot.listed(), [""; 0]);
+}
+
+#[test]
 fn the_offer_of_before_the_restart_is_no_new_one() {
     let _judged = opamp_spec::judges(&["PKG-34"]);
     let mut depot = Depot::having(&[("plugin", addon("1", "one"))]);

@@ -186,6 +186,24 @@ fn an_offer_that_cannot_be_used_says_nothing_of_the_settings_in_force() {
 }
 
 #[test]
+fn what_was_wrong_with_an_offer_is_no_time_of_the_settings_in_force() {
+    for (from, towards) in ROUTES {
+        let mut pair = with_settings(from, towards, Some(900));
+        let settings = to(away(towards));
+        pair.arrive(Some(&settings));
+        pair.acknowledge();
+        pair.receive_offer("h2", to("wss://elsewhere.example.com"));
+        let offered = pair.check_settings();
+        pair.save();
+        pair.leave();
+        pair.fail_to_arrive(Some(&offered), FailureKind::UnusableSettings);
+        let failure = super::stage::failure(FailureKind::UnusableSettings);
+        pair.core.settings_in_force_failed(&failure, pair.now + seconds(120));
+        assert_eq!(pair.core.settings.present().as_deref(), Some(&settings));
+    }
+}
+
+#[test]
 fn settings_that_can_be_used_again_are() {
     for (from, towards) in ROUTES {
         let mut pair = with_unusable_settings(from, towards);
