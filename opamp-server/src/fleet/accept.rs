@@ -303,8 +303,7 @@ impl<I> Fleet<I> {
                     reserved = Some(self.reserve(&nothing, scan)?);
                 }
                 let slot = Box::new(self.new_slot(route, key, now)?);
-                // There is none, as was seen under this very lock.
-                let _added = shard.slots.add(slot);
+                shard.slots.insert(&hashed, slot);
             }
         }
         let Some((slot, terms)) = shard.slot(&hashed, config) else {

@@ -340,35 +340,30 @@ impl<I> Fleet<I> {
             }
             Sign::Proved => {
                 let changes = slot.proved();
-                self.note_changes(&key, slot, changes).then_some(key)
+                self.note_changes(slot, changes).then_some(key)
             }
         }
     }
 
     /// The route of an Agent, or of a newcomer under its uid, is gone. True if the Agent has to be
     /// queued for handling.
-    pub(super) fn route_lost(&self, key: &AgentKey, slot: &mut Slot<I>, route: &Route<I>) -> bool {
+    pub(super) fn route_lost(&self, slot: &mut Slot<I>, route: &Route<I>) -> bool {
         if slot.route.id != route.shared.id {
             slot.leaves_contest(route.shared.rival_id());
             return false;
         }
-        self.lost(key, slot)
+        self.lost(slot)
     }
 
-    fn lost(&self, key: &AgentKey, slot: &mut Slot<I>) -> bool {
+    fn lost(&self, slot: &mut Slot<I>) -> bool {
         let mut changes = slot.agent.handle_lost();
         changes |= self.replace(slot);
-        self.note_changes(key, slot, changes)
+        self.note_changes(slot, changes)
     }
 
-    pub(super) fn note_changes(
-        &self,
-        key: &AgentKey,
-        slot: &mut Slot<I>,
-        changes: Changes,
-    ) -> bool {
+    pub(super) fn note_changes(&self, slot: &mut Slot<I>, changes: Changes) -> bool {
         if !changes.is_empty() {
-            self.inner.watching.note(self.place(key), &mut slot.changed_at);
+            self.inner.watching.note(self.place(&slot.key()), &mut slot.changed_at);
         }
         slot.news.note(changes)
     }
@@ -397,7 +392,7 @@ impl<I> Fleet<I> {
             let contested = contested.into_iter().filter(|key| {
                 let Some(slot) = shard.slots.get_mut(key) else { return false };
                 let Some(others) = &mut slot.others else { return false };
-                if others.contest.advance(now.instant, end, silent) && self.lost(key, slot) {
+                if others.contest.advance(now.instant, end, silent) && self.lost(slot) {
                     queue.push(*key);
                 }
                 if let Some(others) = &mut slot.others {

@@ -297,7 +297,7 @@ impl<I> Fleet<I> {
         for key in &route.agents {
             let mut shard = self.shard(key);
             let Some(slot) = shard.slots.get_mut(key) else { continue };
-            if self.route_lost(key, slot, &route) {
+            if self.route_lost(slot, &route) {
                 queue.push(*key);
             }
         }
@@ -323,7 +323,7 @@ impl<I> Fleet<I> {
         for (place, mut shard) in self.shards().enumerate() {
             let (mut forgotten, mut retained, mut expired) = (Vec::new(), 0, 0);
             shard.renames.retain(|_, rename| now.instant < rename.expires);
-            shard.retain(config, |key, slot, terms| {
+            shard.retain(config, |slot, terms| {
                 let timed_out = slot.agent.handle_time(now.instant);
                 self.count(&mut slot.agent, false);
                 if !timed_out.is_empty() {
@@ -347,12 +347,12 @@ impl<I> Fleet<I> {
                         _ => self.inner.counting.silent_http.add(),
                     }
                 }
-                if self.note_changes(key, slot, timed_out | gone) {
-                    queue.push(*key);
+                if self.note_changes(slot, timed_out | gone) {
+                    queue.push(slot.key());
                 }
                 let keep = slot.is_connected() || silent < config.retain_disconnected;
                 if !keep {
-                    forgotten.push(*key);
+                    forgotten.push(slot.key());
                     retained += slot.retained_bytes();
                 }
                 keep

@@ -134,11 +134,12 @@ impl<I> Fleet<I> {
         {
             let mut shard = self.shard(&new);
             shard.renames.remove(&new);
-            if let Err(slot) = shard.slots.add(slot) {
+            if shard.slots.contains_key(&new) {
                 // Two messages under the new uid came at once, and the other one was first.
-                shard.forgotten.extend(slot.into_stored(new));
+                shard.forgotten.extend(slot.into_stored());
                 return Changes::empty();
             }
+            shard.slots.insert(&new, slot);
         }
         for given in others {
             let mut shard = self.shard(&given);

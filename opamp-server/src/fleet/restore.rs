@@ -168,10 +168,7 @@ impl<I> Restore<'_, I> {
         let replaced = {
             let mut shard = self.fleet.shard(&key);
             self.fleet.inner.watching.note(place, &mut slot.changed_at);
-            let replaced = shard.slots.remove_if(&key, |_| true);
-            // There is none any more.
-            let _added = shard.slots.add(Box::new(slot));
-            replaced
+            shard.slots.insert(&key, Box::new(slot))
         };
         if replaced.is_none() {
             inner.agents.fetch_add(1, Ordering::Relaxed);
@@ -270,13 +267,13 @@ impl<I> Restore<'_, I> {
         let config = fleet.config();
         for (place, mut shard) in fleet.shards().enumerate() {
             let (mut forgotten, mut retained) = (Vec::new(), 0);
-            shard.retain(config, |key, slot, _| {
+            shard.retain(config, |slot, _| {
                 let heard = slot.last_seen.instant;
                 let silent = now.instant.saturating_duration_since(heard).saturating_sub(away);
                 slot.last_seen.instant = now.instant.checked_sub(silent).unwrap_or(heard);
                 let keep = silent < config.retain_disconnected;
                 if !keep {
-                    forgotten.push(*key);
+                    forgotten.push(slot.key());
                     retained += slot.retained_bytes();
                 }
                 keep

@@ -276,7 +276,8 @@ impl<I> Slot<I> {
     }
 
     /// The Agent is forgotten here: what the store has of it, by where it has it.
-    pub(super) fn into_stored(self, key: AgentKey) -> impl Iterator<Item = (AgentKey, Stored)> {
+    pub(super) fn into_stored(self) -> impl Iterator<Item = (AgentKey, Stored)> {
+        let key = self.key();
         let Written { stored, was, .. } = self.written.map(|it| *it).unwrap_or_default();
         let was = was.map(|was| *was);
         stored.vitals.then_some((key, stored)).into_iter().chain(was)

@@ -78,15 +78,12 @@ impl<I> Shard<I> {
     pub(super) fn retain(
         &mut self,
         config: &ServerConfig,
-        mut keep: impl FnMut(&AgentKey, &mut Slot<I>, Terms<'_>) -> bool,
+        mut keep: impl FnMut(&mut Slot<I>, Terms<'_>) -> bool,
     ) {
         let Self { slots, desired, pace, forgotten, .. } = self;
         let terms = Terms::new(config, desired).paced(pace);
-        let gone = slots.extract_if(|slot| !keep(&slot.key(), slot, terms));
-        forgotten.extend(gone.flat_map(|slot| {
-            let key = slot.key();
-            slot.into_stored(key)
-        }));
+        let gone = slots.extract_if(|slot| !keep(slot, terms));
+        forgotten.extend(gone.flat_map(|slot| slot.into_stored()));
     }
 
     /// Puts an Agent into the list of those that are to be written.

@@ -8,6 +8,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use super::AgentKey;
 use super::shard::Slot;
@@ -101,14 +102,17 @@ impl<I> Slots<I> {
         self.get(key).is_some()
     }
 
-    /// Adds the slot of an Agent that has none yet; else it comes back.
-    pub(super) fn add(&mut self, slot: Box<Slot<I>>) -> Result<(), Box<Slot<I>>> {
-        let key = slot.key().hashed(&self.hasher);
-        if self.contains_key(&key) {
-            return Err(slot);
+    /// Adds the slot of an Agent, which goes by this key. The one it had before comes back.
+    pub(super) fn insert(&mut self, key: &impl Find, slot: Box<Slot<I>>) -> Option<Box<Slot<I>>> {
+        let key = key.hashed(&self.hasher);
+        let placed = Placed { hash: key.hash, slot };
+        match self.table.entry(key.hash, |placed| placed.is_of(&key), |placed| placed.hash) {
+            Entry::Occupied(mut before) => Some(std::mem::replace(before.get_mut(), placed).slot),
+            Entry::Vacant(vacant) => {
+                vacant.insert(placed);
+                None
+            }
         }
-        self.table.insert_unique(key.hash, Placed { hash: key.hash, slot }, |placed| placed.hash);
-        Ok(())
     }
 
     /// Takes out the slot of an Agent, if this is said of it.

@@ -200,30 +200,6 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Ends the sessions, and then the connection.
-    async fn finish(self, end: End) {
-        let Self { inner, socket, route, held, peer, .. } = self;
-        // The sessions are over; the closing handshake is the connection's own business.
-        drop(route);
-        let within = inner.config.close_timeout;
-        match end {
-            End::Closed => {
-                tracing::debug!(?peer, "closed by the peer");
-                socket.end(within).await;
-            }
-            End::Lost(why) => tracing::debug!(?peer, why, "connection lost"),
-            End::Close { code, reason, .. } => {
-                if code == CloseCode::GOING_AWAY {
-                    tracing::debug!(?peer, reason, "closing");
-                } else {
-                    tracing::info!(?peer, %code, reason, "closing");
-                }
-                let unread = held.map(|held| held.rest).unwrap_or_default();
-                socket.close(code, reason, unread, within).await;
-            }
-        }
-    }
-
     async fn run(&mut self) -> End {
         self.set_due();
         poll_fn(|cx| {

@@ -176,12 +176,17 @@ impl<H: Handler> Inner<H> {
         B: http_body::Body<Data: Buf> + Send,
     {
         let (body, share) = self.body(request, body).await?;
-        let answer = match body.len() <= LARGE {
-            true => self.take_in(request, body, share, peer, identity, span)?,
+        let route = self.fleet.open_route(Transport::Http, peer, identity, None);
+        let (accepted, out) = match body.len() <= LARGE {
+            true => self.accept(route, body),
             false => {
-                Box::pin(self.take_in_large(request, body, share, peer, identity, span)).await?
+                let inner = Arc::clone(self);
+                let accepted = self.large.run_elsewhere(move || inner.accept(route, body));
+                Box::pin(accepted).await.ok_or_else(shutting_down)?
             }
         };
+        drop(share);
+        let answer = self.answer(request, peer, accepted, out, span)?;
         let reply = match answer {
             Answer::Ready(reply) => reply,
             Answer::Waits(waiting) => Box::pin(self.reply(&request.headers, *waiting)).await?,
@@ -192,48 +197,11 @@ impl<H: Handler> Inner<H> {
         }
     }
 
-    fn take_in(
-        self: &Arc<Self>,
-        request: &request::Parts,
-        body: Bytes,
-        share: Share,
-        peer: Option<SocketAddr>,
-        identity: H::Identity,
-        span: &tracing::Span,
-    ) -> Result<Answer, Rejection> {
-        let mut route = self.fleet.open_route(Transport::Http, peer, identity, None);
-        let (accepted, out) = self.accept(&mut route, &body);
-        drop((body, share));
-        self.answer(request, peer, accepted, out, span)
-    }
-
-    /// As [`take_in`](Self::take_in), elsewhere.
-    async fn take_in_large(
-        self: &Arc<Self>,
-        request: &request::Parts,
-        body: Bytes,
-        share: Share,
-        peer: Option<SocketAddr>,
-        identity: H::Identity,
-        span: &tracing::Span,
-    ) -> Result<Answer, Rejection> {
-        let mut route = self.fleet.open_route(Transport::Http, peer, identity, None);
-        let inner = Arc::clone(self);
-        let accepted = self.large.run_elsewhere(move || inner.accept(&mut route, &body)).await;
-        let (accepted, out) = accepted.ok_or_else(shutting_down)?;
-        drop(share);
-        self.answer(request, peer, accepted, out, span)
-    }
-
     /// Takes in a message, and composes its reply if there is nothing to wait for.
-    fn accept(
-        self: &Arc<Self>,
-        route: &mut Route<H::Identity>,
-        body: &[u8],
-    ) -> (Accepted, Vec<u8>) {
+    fn accept(self: &Arc<Self>, mut route: Route<H::Identity>, body: Bytes) -> (Accepted, Vec<u8>) {
         let mut out = Vec::with_capacity(self.fleet.config().usual_reply());
         let fresh = &mut InstanceUid::generate;
-        let accepted = self.fleet.accept_or_reply(route, body, now(), fresh, &mut out);
+        let accepted = self.fleet.accept_or_reply(&mut route, &body, now(), fresh, &mut out);
         // At once: whoever waits for this may be gone when it is done, and the registry counts on an
         // Agent to be queued that it said is to be.
         if let (Some(key), true) = (accepted.key, accepted.queue) {

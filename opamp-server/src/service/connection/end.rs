@@ -1,6 +1,8 @@
 //! How a connection ends, and the counts of that.
 
+use super::super::handler::Handler;
 use super::super::websocket::Fault;
+use super::Connection;
 use crate::fleet::Fleet;
 use crate::websocket::{CloseCode, Violation};
 
@@ -45,6 +47,32 @@ impl From<Fault> for End {
                 Self::close(cause, violation.close_code(), reason)
             }
             Fault::Lost(why) => Self::Lost(why),
+        }
+    }
+}
+
+impl<H: Handler> Connection<H> {
+    /// Ends the sessions, and then the connection.
+    pub(super) async fn finish(self, end: End) {
+        let Self { inner, socket, route, held, peer, .. } = self;
+        // The sessions are over; the closing handshake is the connection's own business.
+        drop(route);
+        let within = inner.config.close_timeout;
+        match end {
+            End::Closed => {
+                tracing::debug!(?peer, "closed by the peer");
+                socket.end(within).await;
+            }
+            End::Lost(why) => tracing::debug!(?peer, why, "connection lost"),
+            End::Close { code, reason, .. } => {
+                if code == CloseCode::GOING_AWAY {
+                    tracing::debug!(?peer, reason, "closing");
+                } else {
+                    tracing::info!(?peer, %code, reason, "closing");
+                }
+                let unread = held.map(|held| held.rest).unwrap_or_default();
+                socket.close(code, reason, unread, within).await;
+            }
         }
     }
 }

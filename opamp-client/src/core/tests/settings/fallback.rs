@@ -1,6 +1,7 @@
 //! Settings in force that are refused for long, or cannot be used.
 
 use opamp_proto::v1::ConnectionSettingsStatuses::{Applied, Failed};
+use opamp_proto::v1::OpAmpConnectionSettings;
 
 use super::stage::{ROUTES, away, status, taking, to};
 use crate::core::tests::pair::{Pair, TRANSPORTS};
@@ -162,18 +163,24 @@ fn an_agent_without_settings_has_none_to_forget() {
     }
 }
 
+/// An agent at the server of its settings, these settings, and an offer that just turned out unusable.
+fn with_an_unusable_offer(from: Transport, towards: Transport) -> (Pair, OpAmpConnectionSettings) {
+    let mut pair = with_settings(from, towards, Some(900));
+    let settings = to(away(towards));
+    pair.arrive(Some(&settings));
+    pair.acknowledge();
+    pair.receive_offer("h2", to("wss://elsewhere.example.com"));
+    let offered = pair.check_settings();
+    pair.save();
+    pair.leave();
+    pair.fail_to_arrive(Some(&offered), FailureKind::UnusableSettings);
+    (pair, settings)
+}
+
 #[test]
 fn an_offer_that_cannot_be_used_says_nothing_of_the_settings_in_force() {
     for (from, towards) in ROUTES {
-        let mut pair = with_settings(from, towards, Some(900));
-        let settings = to(away(towards));
-        pair.arrive(Some(&settings));
-        pair.acknowledge();
-        pair.receive_offer("h2", to("wss://elsewhere.example.com"));
-        let offered = pair.check_settings();
-        pair.save();
-        pair.leave();
-        pair.fail_to_arrive(Some(&offered), FailureKind::UnusableSettings);
+        let (mut pair, settings) = with_an_unusable_offer(from, towards);
         pair.arrive(Some(&settings));
         pair.acknowledge();
         let why = "UnusableSettings";
@@ -188,15 +195,7 @@ fn an_offer_that_cannot_be_used_says_nothing_of_the_settings_in_force() {
 #[test]
 fn what_was_wrong_with_an_offer_is_no_time_of_the_settings_in_force() {
     for (from, towards) in ROUTES {
-        let mut pair = with_settings(from, towards, Some(900));
-        let settings = to(away(towards));
-        pair.arrive(Some(&settings));
-        pair.acknowledge();
-        pair.receive_offer("h2", to("wss://elsewhere.example.com"));
-        let offered = pair.check_settings();
-        pair.save();
-        pair.leave();
-        pair.fail_to_arrive(Some(&offered), FailureKind::UnusableSettings);
+        let (mut pair, settings) = with_an_unusable_offer(from, towards);
         let failure = super::stage::failure(FailureKind::UnusableSettings);
         pair.core.settings_in_force_failed(&failure, pair.now + seconds(120));
         assert_eq!(pair.core.settings.present().as_deref(), Some(&settings));
