@@ -11,8 +11,6 @@
 //! measured by the benchmarks. So an overloaded Server is late here, too, and Agents lose patience.
 //! There are no sockets and no TLS; what the kernel does is part of the given times.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,6 +19,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 mod agent;
+mod queue;
 mod scenario;
 mod server;
 mod stats;
@@ -29,6 +28,7 @@ pub use self::scenario::{Scenario, run};
 pub use self::stats::{Phase, Report};
 
 use self::agent::Agent;
+use self::queue::Queue;
 use self::server::Server;
 use self::stats::Stats;
 
@@ -145,40 +145,16 @@ enum Happening {
     },
 }
 
-/// Its order is that of time, and among equals that of coming into being.
-struct Scheduled {
-    due: Micros,
-    order: u64,
-    agent: u32,
-    what: Happening,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.due, self.order) == (other.due, other.order)
-    }
-}
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.due, self.order).cmp(&(other.due, other.order))
-    }
-}
-
 /// The world: see the [module](self).
 struct Simulation {
     options: Options,
     /// The moment virtual time begins at.
     origin: Instant,
     now: Micros,
-    queue: BinaryHeap<Reverse<Scheduled>>,
-    scheduled: u64,
+    queue: Queue,
     agents: Vec<Agent>,
+    /// Those of which the Server took in a message, since somebody looked.
+    heard: Vec<u32>,
     server: Server,
     flaky: bool,
     random: StdRng,
@@ -192,9 +168,9 @@ impl Simulation {
         Self {
             origin: Instant::now(),
             now: 0,
-            queue: BinaryHeap::new(),
-            scheduled: 0,
+            queue: Queue::default(),
             agents: Vec::with_capacity(options.agents as usize),
+            heard: Vec::new(),
             server,
             flaky: false,
             random,
@@ -208,8 +184,7 @@ impl Simulation {
     }
 
     fn schedule(&mut self, due: Micros, agent: u32, what: Happening) {
-        self.scheduled += 1;
-        self.queue.push(Reverse(Scheduled { due, order: self.scheduled, agent, what }));
+        self.queue.push(due, agent, what);
     }
 
     /// The time a message needs for its way.
@@ -224,11 +199,7 @@ impl Simulation {
 
     /// Lets time pass.
     fn run_until(&mut self, end: Micros) {
-        while let Some(Reverse(next)) = self.queue.peek() {
-            if next.due > end {
-                break;
-            }
-            let Some(Reverse(next)) = self.queue.pop() else { break };
+        while let Some(next) = self.queue.pop(end) {
             if next.due >= self.server.next_sweep {
                 self.now = self.server.next_sweep;
                 self.sweep();

@@ -102,22 +102,51 @@ impl Simulation {
     /// the time, it is enough for each to have been there.
     fn watch(&mut self, name: &'static str, wanted: Option<Bytes>) -> Phase {
         let agents = self.options.agents;
-        let mut missing: Vec<u32> = (0..agents).collect();
+        let wanted = wanted.as_ref();
+        self.heard.clear();
+        let mut missing = Missing::new(agents, |agent| !self.is_settled(agent, wanted));
         let mut reached = Reached::default();
         loop {
-            missing.retain(|agent| !self.is_settled(*agent, wanted.as_ref()));
-            if missing.is_empty() && !self.flaky {
+            if missing.count == 0 && !self.flaky {
                 // Some may have left while others came.
-                missing = (0..agents).filter(|it| !self.is_settled(*it, wanted.as_ref())).collect();
+                missing = Missing::new(agents, |agent| !self.is_settled(agent, wanted));
             }
-            let count = u32::try_from(missing.len()).unwrap_or(u32::MAX);
-            reached.note(elapsed(&self.stats, self.now), count, agents);
+            reached.note(elapsed(&self.stats, self.now), missing.count, agents);
             let over = elapsed(&self.stats, self.now) >= micros(PATIENCE);
-            if missing.is_empty() || over {
+            if missing.count == 0 || over {
                 return self.stats.phase(name, agents, reached);
             }
             let next = next_second(&self.stats, self.now);
             self.run_until(next);
+            // Nobody gets there without a message.
+            for agent in std::mem::take(&mut self.heard) {
+                if missing.contains(agent) && self.is_settled(agent, wanted) {
+                    missing.remove(agent);
+                }
+            }
         }
+    }
+}
+
+/// The Agents that are not where they should be.
+struct Missing {
+    agents: Vec<bool>,
+    count: u32,
+}
+
+impl Missing {
+    fn new(agents: u32, is_missing: impl Fn(u32) -> bool) -> Self {
+        let agents: Vec<_> = (0..agents).map(is_missing).collect();
+        let count = agents.iter().filter(|it| **it).count();
+        Self { agents, count: u32::try_from(count).unwrap_or(u32::MAX) }
+    }
+
+    fn contains(&self, agent: u32) -> bool {
+        self.agents[agent as usize]
+    }
+
+    fn remove(&mut self, agent: u32) {
+        self.agents[agent as usize] = false;
+        self.count -= 1;
     }
 }

@@ -255,7 +255,9 @@ impl Simulation {
                     return self.schedule(self.now, agent, Happening::Unanswered { ticket });
                 }
                 let mut route = self.server.fleet.open_route(Transport::Http, None, (), None);
-                let body = self.receive(&mut route, &body, Vec::new());
+                let now = self.fleet_now();
+                let body = receive(&self.server.fleet, &mut route, &body, now, Vec::new());
+                self.heard.push(agent);
                 self.stats.sent_bytes += body.len() as u64;
                 let due = self.now + self.latency();
                 let answer = Happening::Answer { ticket, status: 200, retry_after: None, body };
@@ -308,23 +310,15 @@ impl Simulation {
     }
 
     fn serve(&mut self, agent: u32, connection: u32, message: &[u8]) {
-        let Some((_, mut route)) = self.server.routes.remove(&connection) else { return };
+        let now = self.fleet_now();
+        let Some((_, route)) = self.server.routes.get_mut(&connection) else { return };
         let body = frame::decode_slice(message, frame::HeaderPolicy::Required);
         let body = body.expect("a client frames its messages").body;
-        let reply = self.receive(&mut route, body, vec![frame::HEADER]);
-        self.server.routes.insert(connection, (agent, route));
+        let reply = receive(&self.server.fleet, route, body, now, vec![frame::HEADER]);
+        self.heard.push(agent);
         self.send_to(agent, connection, reply);
         self.push_to(agent, connection);
         self.push();
-    }
-
-    fn receive(&mut self, route: &mut Route<()>, body: &[u8], mut head: Vec<u8>) -> Bytes {
-        let now = self.fleet_now();
-        // Nobody asks for a uid here, and none is given out.
-        let mut fresh = || InstanceUid::from_parts(0, [0; 10]);
-        let received = self.server.fleet.receive(route, body, now, &mut fresh, &mut head);
-        head.extend_from_slice(received.tail.as_deref().unwrap_or_default());
-        head.into()
     }
 
     /// Pushes to whom there may be something to push.
@@ -375,4 +369,19 @@ impl Simulation {
                 })
             })
     }
+}
+
+/// The reply to a message.
+fn receive(
+    fleet: &Fleet,
+    route: &mut Route<()>,
+    body: &[u8],
+    now: Now,
+    mut head: Vec<u8>,
+) -> Bytes {
+    // Nobody asks for a uid here, and none is given out.
+    let mut fresh = || InstanceUid::from_parts(0, [0; 10]);
+    let received = fleet.receive(route, body, now, &mut fresh, &mut head);
+    head.extend_from_slice(received.tail.as_deref().unwrap_or_default());
+    head.into()
 }
