@@ -5,8 +5,11 @@
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum as _};
-use opamp_benches::sim::{self, Options, Phase, Report, Scenario};
+use opamp_benches::sim::{self, Options, Progress, Report, Scenario};
 use opamp_client::core::Transport;
+
+/// How often a long phase says how far it is.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// Simulates a fleet of agents and a server in virtual time.
 ///
@@ -38,6 +41,9 @@ struct Args {
     /// Microseconds the server needs for a connection; about 100 without TLS, 1000 with.
     #[arg(long, default_value_t = 100)]
     connection_cost: u64,
+    /// Connections that may wait for the server's processor; it refuses further ones, at no cost.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
+    max_waiting: u32,
     /// Connections the server admits in a second; the others are told when to come back. 0 admits all.
     #[arg(long, default_value_t = 0)]
     admission_rate: u32,
@@ -62,6 +68,7 @@ fn main() {
     options.heartbeat_interval = Duration::from_secs(args.heartbeat_interval);
     options.message_cost = Duration::from_micros(args.message_cost);
     options.connection_cost = Duration::from_micros(args.connection_cost);
+    options.max_waiting = args.max_waiting as usize;
     options.admission_rate = (args.admission_rate > 0).then_some(args.admission_rate);
     options.max_latency = Duration::from_millis(args.max_latency);
     options.flaky_percent = args.flaky;
@@ -70,9 +77,15 @@ fn main() {
     let scenarios = if args.scenarios.is_empty() { all } else { &args.scenarios };
     for scenario in scenarios {
         let began = Instant::now();
-        let mut progress = |phase: &Phase| {
+        let mut said = began;
+        let mut progress = |Progress { phase, seconds, missing, is_over, .. }| {
             let elapsed = began.elapsed().as_secs_f64();
-            eprintln!("{elapsed:7.1} s  {scenario:?}: {} is over", phase.name);
+            if is_over {
+                eprintln!("{elapsed:7.1} s  {scenario:?}: {phase} is over after {seconds} s");
+            } else if said.elapsed() >= SAY_EVERY {
+                said = Instant::now();
+                eprintln!("{elapsed:7.1} s  {scenario:?}: {phase}, {seconds} s, {missing} missing");
+            }
         };
         let report = sim::run(*scenario, &options, &mut progress);
         match args.json {

@@ -24,7 +24,7 @@ mod scenario;
 mod server;
 mod stats;
 
-pub use self::scenario::{Scenario, run};
+pub use self::scenario::{Progress, Scenario, run};
 pub use self::stats::{Phase, Report};
 
 use self::agent::Agent;
@@ -48,6 +48,8 @@ pub struct Options {
     pub message_cost: Duration,
     /// The Server's time for a connection, or for a request that is turned away.
     pub connection_cost: Duration,
+    /// Connections that may wait for the Server's processor; it refuses further ones, at no cost.
+    pub max_waiting: usize,
     /// Connections the Server admits in a second; `None` admits all.
     pub admission_rate: Option<u32>,
     /// Longest way of a message, one way.
@@ -66,6 +68,7 @@ impl Default for Options {
             heartbeat_interval: Duration::from_secs(30),
             message_cost: Duration::from_micros(10),
             connection_cost: Duration::from_micros(100),
+            max_waiting: 20_000,
             admission_rate: None,
             max_latency: Duration::from_millis(80),
             flaky_percent: 10,
@@ -200,9 +203,9 @@ impl Simulation {
     /// Lets time pass.
     fn run_until(&mut self, end: Micros) {
         while let Some(next) = self.queue.pop(end) {
-            if next.due >= self.server.next_sweep {
-                self.now = self.server.next_sweep;
-                self.sweep();
+            if next.due >= self.server.next_tick {
+                self.now = self.server.next_tick;
+                self.tick();
                 self.schedule(next.due, next.agent, next.what);
                 continue;
             }

@@ -36,28 +36,38 @@ const OUTAGE: Duration = Duration::from_secs(600);
 
 const CONFIG_BYTES: usize = 8 * 1024;
 
-/// Plays a scenario. `progress` is told of each phase once it is over.
-pub fn run(scenario: Scenario, options: &Options, progress: &mut dyn FnMut(&Phase)) -> Report {
+/// How far a phase is.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Progress {
+    /// The phase.
+    pub phase: &'static str,
+    /// Seconds of virtual time since it began.
+    pub seconds: u64,
+    /// Agents that are not where they should be.
+    pub missing: u32,
+    /// The phase is over.
+    pub is_over: bool,
+}
+
+/// Plays a scenario. `progress` is told of each second of virtual time in which Agents are waited for.
+pub fn run(scenario: Scenario, options: &Options, progress: &mut dyn FnMut(Progress)) -> Report {
     let mut simulation = Simulation::new(options.clone());
     if matches!(scenario, Scenario::RestartKept | Scenario::CrashKept) {
         simulation.server.keep_state();
     }
     let mut phases = Vec::new();
-    let mut over = |phase: Phase| {
-        progress(&phase);
-        phases.push(phase);
-    };
 
     // Machines boot over two heartbeat intervals.
     let boot = micros(options.heartbeat_interval * 2).max(1);
     for agent in 0..u64::from(options.agents) {
         simulation.add(boot * agent / u64::from(options.agents));
     }
-    over(simulation.watch("all connect", None));
+    phases.push(simulation.watch("all connect", None, progress));
     simulation.flaky = scenario == Scenario::FlakyRollout;
     simulation.begin();
     simulation.run_until(simulation.now + micros(options.heartbeat_interval * 2));
-    over(simulation.watch("nothing happens", None));
+    phases.push(simulation.watch("nothing happens", None, progress));
 
     let (name, wanted) = match scenario {
         Scenario::RestartKept | Scenario::CrashKept | Scenario::RestartLost => {
@@ -79,7 +89,7 @@ pub fn run(scenario: Scenario, options: &Options, progress: &mut dyn FnMut(&Phas
             ("the rollout", Some(simulation.offer(CONFIG_BYTES)))
         }
     };
-    over(simulation.watch(name, wanted));
+    phases.push(simulation.watch(name, wanted, progress));
 
     let retained = simulation.server.fleet.retained_bytes();
     Report {
@@ -100,7 +110,12 @@ impl Simulation {
 
     /// Runs until all Agents are where they should be, or patience ends. Where connections break all
     /// the time, it is enough for each to have been there.
-    fn watch(&mut self, name: &'static str, wanted: Option<Bytes>) -> Phase {
+    fn watch(
+        &mut self,
+        phase: &'static str,
+        wanted: Option<Bytes>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Phase {
         let agents = self.options.agents;
         let wanted = wanted.as_ref();
         self.heard.clear();
@@ -111,10 +126,13 @@ impl Simulation {
                 // Some may have left while others came.
                 missing = Missing::new(agents, |agent| !self.is_settled(agent, wanted));
             }
-            reached.note(elapsed(&self.stats, self.now), missing.count, agents);
-            let over = elapsed(&self.stats, self.now) >= micros(PATIENCE);
-            if missing.count == 0 || over {
-                return self.stats.phase(name, agents, reached);
+            let elapsed = elapsed(&self.stats, self.now);
+            reached.note(elapsed, missing.count, agents);
+            let is_over = missing.count == 0 || elapsed >= micros(PATIENCE);
+            let seconds = Duration::from_micros(elapsed).as_secs();
+            progress(Progress { phase, seconds, missing: missing.count, is_over });
+            if is_over {
+                return self.stats.phase(phase, agents, reached);
             }
             let next = next_second(&self.stats, self.now);
             self.run_until(next);

@@ -1,6 +1,6 @@
 //! The Server: the real registry, and a processor that takes its time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -20,8 +20,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(900);
 /// How often what lags is written to the store.
 const SAVE_EVERY: Micros = 10_000_000;
 
-/// How often the registry is swept.
-const SWEEP_EVERY: Micros = 1_000_000;
+/// How often the registry is swept, and how often while Agents wait for their turn, as the service does.
+const SWEEP_EVERY: Micros = 5_000_000;
+const SWEEP_PACED: Micros = 1_000_000;
+
+/// How often the Server looks up.
+const TICK: Micros = 1_000_000;
 
 /// What is written at a time.
 const BATCH: usize = 1024 * 1024;
@@ -32,11 +36,16 @@ pub(super) struct Server {
     pub(super) is_up: bool,
     /// When the processor is free.
     free: Micros,
+    /// When the processor has come to each of the connections that wait for it.
+    waiting: VecDeque<Micros>,
     arrivals: Option<Arrivals>,
     routes: HashMap<u32, (u32, Route<()>)>,
     connections: u32,
     woken: Arc<Woken>,
-    pub(super) next_sweep: Micros,
+    pub(super) next_tick: Micros,
+    next_sweep: Micros,
+    /// Agents waited for their turn when it was swept last.
+    pacing: bool,
     next_save: Micros,
     /// What survives.
     store: Option<BTreeMap<Vec<u8>, Bytes>>,
@@ -70,12 +79,15 @@ impl Server {
             config,
             is_up: true,
             free: 0,
+            waiting: VecDeque::new(),
             arrivals: { options.admission_rate }
                 .map(|rate| Arrivals::new(Rate::per_second(rate), LONGEST_WAIT)),
             routes: HashMap::new(),
             connections: 0,
             woken: Arc::default(),
-            next_sweep: SWEEP_EVERY,
+            next_tick: TICK,
+            next_sweep: 0,
+            pacing: false,
             next_save: SAVE_EVERY,
             store: None,
             default_config: None,
@@ -150,6 +162,7 @@ impl Simulation {
             self.server.save(now, true);
         }
         self.server.is_up = false;
+        self.server.waiting.clear();
         drop(self.lose_connections());
     }
 
@@ -181,14 +194,20 @@ impl Simulation {
         self.server.free = self.now;
     }
 
-    pub(super) fn sweep(&mut self) {
-        self.server.next_sweep = self.now + SWEEP_EVERY;
+    pub(super) fn tick(&mut self) {
+        self.server.next_tick = self.now + TICK;
         if !self.server.is_up {
             return;
         }
         let now = self.fleet_now();
-        // Nothing handles changes here, so nobody has to be queued.
-        let _ = self.server.fleet.sweep(now);
+        if self.now >= self.server.next_sweep {
+            // The last turn may come just after a sweep, so there is one more.
+            self.server.pacing = self.server.fleet.is_pacing(now.instant);
+            // Nothing handles changes here, so nobody has to be queued.
+            let _ = self.server.fleet.sweep(now);
+            self.server.next_sweep =
+                self.now + if self.server.pacing { SWEEP_PACED } else { SWEEP_EVERY };
+        }
         let lagging = self.now >= self.server.next_save;
         if lagging {
             self.server.next_save = self.now + SAVE_EVERY;
@@ -290,13 +309,18 @@ impl Simulation {
 
     fn knock(&mut self, agent: u32, epoch: Epoch) {
         let latency = self.latency();
-        if !self.server.is_up {
+        while self.server.waiting.front().is_some_and(|done| *done <= self.now) {
+            self.server.waiting.pop_front();
+        }
+        if !self.server.is_up || self.server.waiting.len() >= self.options.max_waiting {
             self.stats.failed += 1;
             let turned_away = Happening::TurnedAway { epoch, retry_after: None };
             return self.schedule(self.now + latency, agent, turned_away);
         }
         let admitted = self.admit();
-        let due = self.work(self.options.connection_cost) + latency;
+        let done = self.work(self.options.connection_cost);
+        self.server.waiting.push_back(done);
+        let due = done + latency;
         if let Err(wait) = admitted {
             let turned_away = Happening::TurnedAway { epoch, retry_after: Some(wait) };
             return self.schedule(due, agent, turned_away);
