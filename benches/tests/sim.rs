@@ -1,6 +1,7 @@
 //! The simulation of a fleet says the same each time, and what has to be so.
 
-use opamp_benches::sim::{Options, Report, Scenario, run};
+use clap::ValueEnum as _;
+use opamp_benches::sim::{Options, Report, Scenario, run, write_tables};
 use opamp_client::core::Transport;
 
 fn play(scenario: Scenario, adjust: impl FnOnce(&mut Options)) -> Report {
@@ -22,15 +23,8 @@ fn one_seed_is_one_result() {
 #[test]
 fn every_scenario_ends_with_a_whole_fleet() {
     for transport in [Transport::WebSocket, Transport::Http] {
-        for scenario in [
-            Scenario::RestartKept,
-            Scenario::CrashKept,
-            Scenario::RestartLost,
-            Scenario::Storm,
-            Scenario::Rollout,
-            Scenario::FlakyRollout,
-        ] {
-            let report = play(scenario, |options| {
+        for scenario in Scenario::value_variants() {
+            let report = play(*scenario, |options| {
                 options.agents = 3_000;
                 options.transport = transport;
             });
@@ -61,4 +55,15 @@ fn admission_lets_a_storm_in_at_its_rate() {
     let all = phase.all_seconds.unwrap();
     assert!((18.0..60.0).contains(&all), "{phase:?}");
     assert!(phase.attempts_per_agent < 8.0, "nobody tries again and again: {phase:?}");
+}
+
+#[test]
+fn every_case_of_the_tables_ends_with_a_whole_fleet() {
+    let mut options = Options::default();
+    options.agents = 100;
+    let mut page = Vec::new();
+    write_tables(&options, &mut page, &mut |_, _| {}).unwrap();
+    let page = String::from_utf8(page).unwrap();
+    assert!(page.lines().filter(|line| line.starts_with("| ")).count() > 20, "{page}");
+    assert!(!page.contains("never"), "{page}");
 }

@@ -44,6 +44,15 @@ struct Args {
     /// Connections that may wait for the server's processor; it refuses further ones, at no cost.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
     max_waiting: u32,
+    /// Agents the server asks for their full state in a second; 0 asks all at once.
+    #[arg(long, default_value_t = 500)]
+    full_state_rate: u32,
+    /// Seconds of an agent's longest first delay before it tries again.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    backoff_initial: u64,
+    /// Seconds of its longest delay of all.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    backoff_max: u64,
     /// Connections the server admits in a second; the others are told when to come back. 0 admits all.
     #[arg(long, default_value_t = 0)]
     admission_rate: u32,
@@ -56,9 +65,12 @@ struct Args {
     /// Print one JSON object for each scenario.
     #[arg(long)]
     json: bool,
+    /// Play, instead of scenarios, the cases of `benches/SCALE.md` and print the tables in it.
+    #[arg(long, conflicts_with_all = ["json", "scenarios"])]
+    tables: bool,
 }
 
-fn main() {
+fn main() -> std::io::Result<()> {
     let args = Args::parse();
     let mut options = Options::default();
     options.agents = args.agents;
@@ -69,28 +81,54 @@ fn main() {
     options.message_cost = Duration::from_micros(args.message_cost);
     options.connection_cost = Duration::from_micros(args.connection_cost);
     options.max_waiting = args.max_waiting as usize;
+    options.full_state_rate = args.full_state_rate;
+    options.backoff.initial = Duration::from_secs(args.backoff_initial);
+    options.backoff.max = Duration::from_secs(args.backoff_max);
     options.admission_rate = (args.admission_rate > 0).then_some(args.admission_rate);
     options.max_latency = Duration::from_millis(args.max_latency);
     options.flaky_percent = args.flaky;
 
+    if args.tables {
+        let mut progress = Saying::default();
+        let mut out = std::io::stdout().lock();
+        return sim::write_tables(&options, &mut out, &mut |title, it| progress.say(title, it));
+    }
     let all = Scenario::value_variants();
     let scenarios = if args.scenarios.is_empty() { all } else { &args.scenarios };
     for scenario in scenarios {
-        let began = Instant::now();
-        let mut said = began;
-        let mut progress = |Progress { phase, seconds, missing, is_over, .. }| {
-            let elapsed = began.elapsed().as_secs_f64();
-            if is_over {
-                eprintln!("{elapsed:7.1} s  {scenario:?}: {phase} is over after {seconds} s");
-            } else if said.elapsed() >= SAY_EVERY {
-                said = Instant::now();
-                eprintln!("{elapsed:7.1} s  {scenario:?}: {phase}, {seconds} s, {missing} missing");
-            }
-        };
-        let report = sim::run(*scenario, &options, &mut progress);
+        let mut progress = Saying::default();
+        let name = format!("{scenario:?}");
+        let report = sim::run(*scenario, &options, &mut |it| progress.say(&name, it));
         match args.json {
-            true => println!("{}", serde_json::to_string(&report).unwrap_or_default()),
+            true => println!("{}", serde_json::to_string(&report)?),
             false => show(&report),
+        }
+    }
+    Ok(())
+}
+
+/// Says how far it is.
+struct Saying {
+    began: Instant,
+    said: Instant,
+}
+
+impl Default for Saying {
+    fn default() -> Self {
+        let began = Instant::now();
+        Self { began, said: began }
+    }
+}
+
+impl Saying {
+    fn say(&mut self, title: &str, progress: Progress) {
+        let Progress { phase, seconds, missing, is_over, .. } = progress;
+        let elapsed = self.began.elapsed().as_secs_f64();
+        if is_over {
+            eprintln!("{elapsed:7.1} s  {title}: {phase} is over after {seconds} s");
+        } else if self.said.elapsed() >= SAY_EVERY {
+            self.said = Instant::now();
+            eprintln!("{elapsed:7.1} s  {title}: {phase}, {seconds} s, {missing} missing");
         }
     }
 }

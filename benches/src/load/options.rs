@@ -61,7 +61,8 @@ pub struct Options {
     pub mix: Mix,
 
     /// Messages per second of all agents together, evenly spread; latencies count from the time a
-    /// message was due, and to keep it a thread waits busily if there are more than 1,000 per second. Default: each agent sends when its last message was answered
+    /// message was due, and to keep it a thread waits busily if there are more than 1,000 per second.
+    /// Default: each agent sends when its last message was answered
     #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "interval")]
     pub rate: Option<f64>,
 

@@ -65,6 +65,7 @@ impl Simulation {
         config.health = Some(v1::ComponentHealth { healthy: true, ..Default::default() });
         config.effective_config = Some(v1::EffectiveConfig::default());
         config.accepts_remote_config = true;
+        config.backoff = self.options.backoff.clone();
         config.seed = self.random.random();
         let core = ClientCore::new(config, self.instant()).expect("the configuration works");
         self.agents.push(Agent {

@@ -14,16 +14,18 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use opamp_client::core::{Epoch, Resolution, Ticket, Transport};
+use opamp_client::core::{BackoffConfig, Epoch, Resolution, Ticket, Transport};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 mod agent;
 mod queue;
+mod scale;
 mod scenario;
 mod server;
 mod stats;
 
+pub use self::scale::write_tables;
 pub use self::scenario::{Progress, Scenario, run};
 pub use self::stats::{Phase, Report};
 
@@ -50,6 +52,10 @@ pub struct Options {
     pub connection_cost: Duration,
     /// Connections that may wait for the Server's processor; it refuses further ones, at no cost.
     pub max_waiting: usize,
+    /// Agents the Server asks for their full state in a second; 0 asks all at once.
+    pub full_state_rate: u32,
+    /// How Agents back off.
+    pub backoff: BackoffConfig,
     /// Connections the Server admits in a second; `None` admits all.
     pub admission_rate: Option<u32>,
     /// Longest way of a message, one way.
@@ -69,6 +75,8 @@ impl Default for Options {
             message_cost: Duration::from_micros(10),
             connection_cost: Duration::from_micros(100),
             max_waiting: 20_000,
+            full_state_rate: 500,
+            backoff: BackoffConfig::default(),
             admission_rate: None,
             max_latency: Duration::from_millis(80),
             flaky_percent: 10,

@@ -11,6 +11,10 @@ use super::{Options, Phase, Report, Simulation, micros};
 /// What happens to the fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
+    /// All Agents begin, over two heartbeat intervals.
+    Boot,
+    /// Nothing happens, for two heartbeat intervals.
+    Rest,
     /// The Server is restarted in good order, and keeps what it knew.
     RestartKept,
     /// The Server crashes; what was durable by then survives.
@@ -56,40 +60,21 @@ pub fn run(scenario: Scenario, options: &Options, progress: &mut dyn FnMut(Progr
     if matches!(scenario, Scenario::RestartKept | Scenario::CrashKept) {
         simulation.server.keep_state();
     }
-    let mut phases = Vec::new();
-
     // Machines boot over two heartbeat intervals.
     let boot = micros(options.heartbeat_interval * 2).max(1);
     for agent in 0..u64::from(options.agents) {
         simulation.add(boot * agent / u64::from(options.agents));
     }
-    phases.push(simulation.watch("all connect", None, progress));
-    simulation.flaky = scenario == Scenario::FlakyRollout;
-    simulation.begin();
-    simulation.run_until(simulation.now + micros(options.heartbeat_interval * 2));
-    phases.push(simulation.watch("nothing happens", None, progress));
-
-    let (name, wanted) = match scenario {
-        Scenario::RestartKept | Scenario::CrashKept | Scenario::RestartLost => {
-            simulation.begin();
-            simulation.stop_server(scenario == Scenario::RestartKept);
-            simulation.run_until(simulation.now + micros(RESTART));
-            simulation.start_server();
-            ("after the restart", None)
-        }
-        Scenario::Storm => {
-            simulation.cut_off();
-            simulation.run_until(simulation.now + micros(OUTAGE));
-            simulation.begin();
-            simulation.server.is_up = true;
-            ("after the outage", None)
-        }
-        Scenario::Rollout | Scenario::FlakyRollout => {
-            simulation.begin();
-            ("the rollout", Some(simulation.offer(CONFIG_BYTES)))
-        }
-    };
-    phases.push(simulation.watch(name, wanted, progress));
+    let mut phases = vec![simulation.watch("all connect", None, progress)];
+    if scenario != Scenario::Boot {
+        simulation.flaky = scenario == Scenario::FlakyRollout;
+        simulation.begin();
+        simulation.run_until(simulation.now + micros(options.heartbeat_interval * 2));
+        phases.push(simulation.watch("nothing happens", None, progress));
+    }
+    if let Some((name, wanted)) = simulation.begin_scenario(scenario) {
+        phases.push(simulation.watch(name, wanted, progress));
+    }
 
     let retained = simulation.server.fleet.retained_bytes();
     Report {
@@ -103,6 +88,31 @@ pub fn run(scenario: Scenario, options: &Options, progress: &mut dyn FnMut(Progr
 }
 
 impl Simulation {
+    /// What the scenario is about happens: its name, and the configuration that all have to get.
+    fn begin_scenario(&mut self, scenario: Scenario) -> Option<(&'static str, Option<Bytes>)> {
+        match scenario {
+            Scenario::Boot | Scenario::Rest => None,
+            Scenario::RestartKept | Scenario::CrashKept | Scenario::RestartLost => {
+                self.begin();
+                self.stop_server(scenario == Scenario::RestartKept);
+                self.run_until(self.now + micros(RESTART));
+                self.start_server();
+                Some(("after the restart", None))
+            }
+            Scenario::Storm => {
+                self.cut_off();
+                self.run_until(self.now + micros(OUTAGE));
+                self.begin();
+                self.server.is_up = true;
+                Some(("after the outage", None))
+            }
+            Scenario::Rollout | Scenario::FlakyRollout => {
+                self.begin();
+                Some(("the rollout", Some(self.offer(CONFIG_BYTES))))
+            }
+        }
+    }
+
     /// Counts from here.
     fn begin(&mut self) {
         self.stats = Stats::begin(self.now);

@@ -73,6 +73,7 @@ impl Server {
         let mut config = ServerConfig::default();
         config.max_agents = options.agents as usize;
         config.max_fleet_bytes = usize::MAX;
+        config.full_state_rate = options.full_state_rate;
         config.http_offline_after = options.heartbeat_interval * 3;
         Self {
             fleet: Fleet::new(config.clone()),

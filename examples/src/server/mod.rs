@@ -1,5 +1,5 @@
-//! An OpAMP server that keeps its fleet in memory, or in a directory as well, and an admin API to look at the fleet and to act
-//! on it.
+//! An OpAMP server that keeps its fleet in memory, or in a directory as well, and an admin API to look
+//! at the fleet and to act on it.
 
 mod admin;
 pub mod agent_json;

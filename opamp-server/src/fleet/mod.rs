@@ -315,7 +315,8 @@ impl<I> Fleet<I> {
     /// ([`ServerConfig::missed_heartbeats`](crate::ServerConfig::missed_heartbeats),
     /// [`ServerConfig::http_offline_after`](crate::ServerConfig::http_offline_after)) and offers as
     /// timed out, asks Agents again that owe their full state, [settles](Self::settle_duplicates) what is
-    /// open about duplicates, and forgets what is long gone: to be called every few seconds. Returns the Agents that have to be queued for handling.
+    /// open about duplicates, and forgets what is long gone: to be called every few seconds. Returns the
+    /// Agents that have to be queued for handling.
     #[must_use = "the Agents have to be queued for handling"]
     pub fn sweep(&self, now: Now) -> Vec<AgentKey> {
         let config = &self.inner.config;

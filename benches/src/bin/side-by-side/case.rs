@@ -119,7 +119,7 @@ const PER_MESSAGE: Metric = Metric {
     unit: "µs",
     read: |report| at(report, "/traffic/server/cpu_us"),
 };
-const RATE: Metric = Metric {
+pub(crate) const RATE: Metric = Metric {
     name: "messages per second",
     unit: "",
     read: |report| at(report, "/traffic/answered_per_second"),

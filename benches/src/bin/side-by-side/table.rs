@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::case::{Bound, Case, Goal, Measure, Metric};
+use super::case::{Bound, Case, Goal, Measure, Metric, RATE};
 use super::subject::{Stage, Subject};
 
 /// The measurements of a case: for each round what each server came to, by metric.
@@ -173,7 +173,8 @@ pub(crate) fn medians(case: &Case, rounds: &Rounds) -> String {
         }
         text.push('\n');
     }
-    for subject in &rounds.saturated {
+    let has_rate = case.metrics.iter().any(|metric| metric.name == RATE.name);
+    for subject in rounds.saturated.iter().filter(|_| has_rate) {
         let _ = writeln!(
             text,
             "\nThe load generator was the slower one with {subject}: its rate and p99 say nothing, \
