@@ -91,8 +91,8 @@ impl Builder {
 
     /// Loads from `store` what an earlier process of this agent saved, and saves there whatever
     /// changes: the identity (ID-04, ID-13), what became of offers (CFG-20), and the connection
-    /// settings that were accepted or are being tried (CONN-11, CONN-16). Offers of certificates are
-    /// accepted only with durable storage (CONN-20).
+    /// settings that were accepted or are being tried (CONN-11, CONN-16). Offers of certificates
+    /// are accepted only with durable storage (CONN-20).
     ///
     /// # Errors
     ///
@@ -142,10 +142,9 @@ impl Builder {
         self
     }
 
-    /// Lets `redact` take out of every effective configuration what the server is not to see, secrets
-    /// for example, before it is reported, wherever it comes from:
-    /// [`effective_config`](Self::effective_config),
-    /// [`Client::set_effective_config`] or
+    /// Lets `redact` take out of every effective configuration what the server is not to see,
+    /// secrets for example, before it is reported, wherever it comes from:
+    /// [`effective_config`](Self::effective_config), [`Client::set_effective_config`] or
     /// [`RemoteConfigOffer::applied_with`](crate::core::RemoteConfigOffer::applied_with).
     ///
     /// It runs on the thread that sets the configuration, and may be called from several at once.
@@ -190,9 +189,9 @@ impl Builder {
     }
 
     /// The agent takes settings for its connection to the OpAMP server: another server, other
-    /// credentials or certificates, a proxy, another heartbeat interval (CONN-01, HB-04). The client
-    /// does the rest: it tries them out, keeps those that work, goes back otherwise, and reports
-    /// what came of it (CONN-11 to CONN-19). [`Event::OpampSettingsApplied`] and
+    /// credentials or certificates, a proxy, another heartbeat interval (CONN-01, HB-04). The
+    /// client does the rest: it tries them out, keeps those that work, goes back otherwise, and
+    /// reports what came of it (CONN-11 to CONN-19). [`Event::OpampSettingsApplied`] and
     /// [`Event::OpampSettingsFailed`] tell the application.
     ///
     /// Offers of certificates need a [`store`](Self::store), or a
@@ -222,16 +221,16 @@ impl Builder {
         self.accept_settings(ConnectionKinds::OPAMP)
     }
 
-    /// The agent asks the server for a client certificate of a key of its own, as soon as the server
-    /// takes such requests (CSR-04, CSR-25), and uses it from then on (CSR-13); it asks for another
-    /// one when two thirds to three quarters of its time are over, which differs between agents, and
-    /// when the server gives the agent another uid (CSR-16, CSR-21). This accepts [connection
-    /// settings](Self::accept_connection_settings) and needs a [`store`](Self::store): a key that is
-    /// lost makes its certificate worthless.
+    /// The agent asks the server for a client certificate of a key of its own, as soon as the
+    /// server takes such requests (CSR-04, CSR-25), and uses it from then on (CSR-13); it asks for
+    /// another one when two thirds to three quarters of its time are over, which differs between
+    /// agents, and when the server gives the agent another uid (CSR-16, CSR-21). This accepts
+    /// [connection settings](Self::accept_connection_settings) and needs a [`store`](Self::store):
+    /// a key that is lost makes its certificate worthless.
     ///
     /// The first connection is made with what the builder is given: no client certificate, or a
-    /// bootstrap certificate (TOFU-01, CSR-03). The key is an ECDSA key on P-256 and never leaves the
-    /// agent; the common name is the uid, unless
+    /// bootstrap certificate (TOFU-01, CSR-03). The key is an ECDSA key on P-256 and never leaves
+    /// the agent; the common name is the uid, unless
     /// [`certificate_names_uid`](ClientConfig::certificate_names_uid) says otherwise.
     ///
     /// ```
@@ -255,8 +254,8 @@ impl Builder {
     }
 
     /// The agent sends its own metrics where the server wants them: it has to answer
-    /// [`Event::ConnectionSettings`](crate::core::Event::ConnectionSettings) (TEL-08). The settings in
-    /// force outlive the process where the state is kept: see [`Client::connections`].
+    /// [`Event::ConnectionSettings`](crate::core::Event::ConnectionSettings) (TEL-08). The settings
+    /// in force outlive the process where the state is kept: see [`Client::connections`].
     ///
     #[cfg_attr(feature = "ws", doc = "```no_run")]
     #[cfg_attr(not(feature = "ws"), doc = "```ignore")]
@@ -305,9 +304,9 @@ impl Builder {
         self.accept_settings(ConnectionKinds::OTHERS)
     }
 
-    /// The components the agent has at the start, by an id of each; with them the agent announces that
-    /// it reports them. The server is told their hash, and asks for them where it does not know it
-    /// (COMP-07, COMP-09).
+    /// The components the agent has at the start, by an id of each; with them the agent announces
+    /// that it reports them. The server is told their hash, and asks for them where it does not
+    /// know it (COMP-07, COMP-09).
     ///
     /// ```
     /// # #[cfg(feature = "ws")] {
@@ -336,9 +335,9 @@ impl Builder {
         self
     }
 
-    /// The custom capabilities the agent has at the start (CUST-01): it is handed messages of these,
-    /// as [`Event::CustomMessage`](crate::core::Event::CustomMessage), and can send such; see
-    /// [`Client::send_custom_message`].
+    /// The custom capabilities the agent has at the start (CUST-01): it is handed messages of
+    /// these, as [`Event::CustomMessage`](crate::core::Event::CustomMessage), and can send such;
+    /// see [`Client::send_custom_message`].
     pub fn custom_capabilities(mut self, capabilities: CustomCapabilities) -> Self {
         self.config.custom_capabilities = capabilities;
         self
@@ -390,11 +389,11 @@ impl Builder {
 
     /// How many redirects of one handshake or request are followed; 0 follows none. Default: 5.
     ///
-    /// Followed are 301, 302, 307 and 308, also for the `POST` requests of the HTTP transport, which
-    /// are made again as they were; 303 for a handshake only. None leads from TLS to plain text or
-    /// in a circle. To another origin (scheme, host or port) neither headers but `User-Agent` nor the
-    /// client certificate go along. No redirect is remembered: the next attempt goes to the
-    /// configured URL.
+    /// Followed are 301, 302, 307 and 308, also for the `POST` requests of the HTTP transport,
+    /// which are made again as they were; 303 for a handshake only. None leads from TLS to plain
+    /// text or in a circle. To another origin (scheme, host or port) neither headers but
+    /// `User-Agent` nor the client certificate go along. No redirect is remembered: the next
+    /// attempt goes to the configured URL.
     pub fn max_redirects(mut self, most: u8) -> Self {
         self.max_redirects = most;
         self

@@ -27,9 +27,9 @@ pub(crate) fn make(instance_uid: Option<InstanceUid>) -> Result<CertificateReque
     make().map_err(|error: rcgen::Error| format!("no certificate request can be made: {error}"))
 }
 
-/// When a certificate in PEM has to be renewed: between two thirds and three quarters of the time it is
-/// valid (CSR-16), as `seed` says, so that those that were issued together are not renewed together.
-/// `None` for one that cannot be read.
+/// When a certificate in PEM has to be renewed: between two thirds and three quarters of the time
+/// it is valid (CSR-16), as `seed` says, so that those that were issued together are not renewed
+/// together. `None` for one that cannot be read.
 pub(crate) fn renewal_of(pem: &[u8], seed: u64) -> Option<SystemTime> {
     let der = CertificateDer::from_pem_slice(pem).ok()?;
     let (_, certificate) = x509_parser::parse_x509_certificate(&der).ok()?;

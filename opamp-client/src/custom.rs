@@ -1,9 +1,9 @@
 //! Custom messages on their way from the handles to the core, and what became of them on the way
 //! back.
 //!
-//! A message takes room from the moment it is accepted until its outcome is told, wherever it is; so
-//! what all handles, the mailbox and the core together keep is bounded, and a handle knows at once
-//! whether there is room.
+//! A message takes room from the moment it is accepted until its outcome is told, wherever it is;
+//! so what all handles, the mailbox and the core together keep is bounded, and a handle knows at
+//! once whether there is room.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -22,8 +22,8 @@ use crate::handle::Mailbox;
 /// [`CustomOutcome`](crate::core::CustomOutcome).
 ///
 /// It is ready within
-/// [`custom_message_timeout`](crate::core::ClientConfig::custom_message_timeout), or when the client
-/// stops. Dropping it does not take the message back.
+/// [`custom_message_timeout`](crate::core::ClientConfig::custom_message_timeout), or when the
+/// client stops. Dropping it does not take the message back.
 #[derive(Debug)]
 #[must_use = "the outcome says whether the message arrived; drop it if that does not matter"]
 pub struct CustomDelivery(oneshot::Receiver<CustomOutcome>);

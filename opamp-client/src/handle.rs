@@ -166,8 +166,8 @@ impl Client {
         self.mailbox.put(|changes| changes.request_instance_uid = true);
     }
 
-    /// Reports the components the agent has, by an id of each; `None` withdraws the capability. Equal
-    /// components cause no message.
+    /// Reports the components the agent has, by an id of each; `None` withdraws the capability.
+    /// Equal components cause no message.
     pub fn set_available_components(
         &self,
         components: impl Into<Option<BTreeMap<String, v1::ComponentDetails>>>,
@@ -176,8 +176,8 @@ impl Client {
         self.mailbox.put(|changes| changes.available_components = Some(components));
     }
 
-    /// Announces exactly these custom capabilities (CUST-02, CUST-03). Custom messages that wait for
-    /// another one are dropped.
+    /// Announces exactly these custom capabilities (CUST-02, CUST-03). Custom messages that wait
+    /// for another one are dropped.
     pub fn set_custom_capabilities(&self, capabilities: CustomCapabilities) {
         self.mailbox.put(|changes| changes.custom_capabilities = Some(capabilities));
     }
@@ -187,8 +187,8 @@ impl Client {
     /// it; each message has exactly one outcome, and none is sent again that may have arrived.
     ///
     /// [`max_custom_messages`](crate::core::ClientConfig::max_custom_messages) and
-    /// [`max_custom_bytes`](crate::core::ClientConfig::max_custom_bytes) bound what may wait for its
-    /// outcome: 64 messages and 1 MiB by default.
+    /// [`max_custom_bytes`](crate::core::ClientConfig::max_custom_bytes) bound what may wait for
+    /// its outcome: 64 messages and 1 MiB by default.
     ///
     #[cfg_attr(feature = "ws", doc = "```no_run")]
     #[cfg_attr(not(feature = "ws"), doc = "```ignore")]
@@ -219,7 +219,8 @@ impl Client {
     /// # Errors
     ///
     /// [`NotSent::Full`] when too much waits for its outcome, [`NotSent::TooLarge`] and
-    /// [`NotSent::Stopped`] when it can never be sent. A capability that an end lacks is an outcome.
+    /// [`NotSent::Stopped`] when it can never be sent. A capability that an end lacks is an
+    /// outcome.
     pub fn send_custom_message(
         &self,
         message: v1::CustomMessage,
@@ -229,8 +230,8 @@ impl Client {
         Ok(delivery)
     }
 
-    /// As [`send_custom_message`](Self::send_custom_message), but waits for room where there is none,
-    /// in turn with others that wait.
+    /// As [`send_custom_message`](Self::send_custom_message), but waits for room where there is
+    /// none, in turn with others that wait.
     ///
     /// # Errors
     ///
@@ -248,8 +249,8 @@ impl Client {
         Ok(delivery)
     }
 
-    /// Tells what became of a package that was handed over. Without effect when the hand-over has an
-    /// outcome already; that a package was installed or removed counts also after its deadline.
+    /// Tells what became of a package that was handed over. Without effect when the hand-over has
+    /// an outcome already; that a package was installed or removed counts also after its deadline.
     pub fn resolve_package(&self, resolution: PackageResolution) {
         self.mailbox.put(|changes| {
             // The last word on a hand-over stands, whatever is said after it.
@@ -268,8 +269,8 @@ impl Client {
     }
 
     /// Asks the server for a client certificate of a new key, whatever the agent has (CSR-16). A
-    /// request that has no answer yet is repeated instead. Without effect unless the builder was told
-    /// to [request certificates](Builder::request_certificate).
+    /// request that has no answer yet is repeated instead. Without effect unless the builder was
+    /// told to [request certificates](Builder::request_certificate).
     #[cfg(feature = "csr")]
     pub fn request_certificate(&self) {
         self.mailbox.put(|changes| changes.request_certificate = true);
@@ -300,8 +301,9 @@ impl Client {
 
     /// Stops the client in an orderly way and waits for it: what is untold is told, the goodbye is
     /// said, the connection closed (CLOSE-01 to CLOSE-03), all within
-    /// [`close_timeout`](crate::core::ClientConfig::close_timeout); then what changed last is saved,
-    /// where there is a store, within 5 seconds. May be called anywhere, any number of times.
+    /// [`close_timeout`](crate::core::ClientConfig::close_timeout); then what changed last is
+    /// saved, where there is a store, within 5 seconds. May be called anywhere, any number of
+    /// times.
     ///
     /// The driver has to run: a driver that is kept but never run never stops.
     ///
@@ -455,8 +457,8 @@ impl Mailbox {
         self.filled.notified().await;
     }
 
-    /// Hands everything to the core, and returns the custom messages that were posted until then: one
-    /// that is taken out with an older list of capabilities than it was posted with is refused.
+    /// Hands everything to the core, and returns the custom messages that were posted until then:
+    /// one that is taken out with an older list of capabilities than it was posted with is refused.
     #[must_use]
     pub(crate) fn empty_into(&self, core: &mut ClientCore, now: std::time::Instant) -> Vec<Posted> {
         let changes = {

@@ -103,7 +103,8 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Trusts nothing yet, and speaks TLS 1.2 and 1.3. Without any trust the system's store is used.
+    /// Trusts nothing yet, and speaks TLS 1.2 and 1.3. Without any trust the system's store is
+    /// used.
     pub fn new() -> Self {
         Self {
             trusted: Vec::new(),
@@ -229,8 +230,8 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// When the system's trust store is needed and has no usable certificate, a file cannot be used,
-    /// or no version is left between the lowest and the highest.
+    /// When the system's trust store is needed and has no usable certificate, a file cannot be
+    /// used, or no version is left between the lowest and the highest.
     pub fn config(&self) -> Result<Arc<ClientConfig>, Error> {
         self.loaded()?.build()
     }

@@ -22,8 +22,8 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! What only the implementer of a server can bring about are its [`Hooks`](hook::Hooks). A client is a
-//! [`ClientUnderTest`](client::ClientUnderTest), for example one that is started
+//! What only the implementer of a server can bring about are its [`Hooks`](hook::Hooks). A client
+//! is a [`ClientUnderTest`](client::ClientUnderTest), for example one that is started
 //! [with a command](client::exec::ExecClient).
 //!
 //! The scripted peers can be used by themselves: an [`Agent`](server::Agent) that talks to a server

@@ -1,6 +1,6 @@
 //! The result of a run as data: what every form of report is made from, and the JSON that one run
-//! hands to another. `schema` is raised when a field changes its meaning or goes away; fields may be
-//! added without.
+//! hands to another. `schema` is raised when a field changes its meaning or goes away; fields may
+//! be added without.
 
 use std::collections::BTreeMap;
 use std::io;

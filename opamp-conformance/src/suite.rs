@@ -279,8 +279,8 @@ impl Plan<'_> {
     }
 }
 
-/// What a report comes to: 1 for a mandatory requirement that was missed or a stale baseline, else 3
-/// where the tester could not do all of its work or nothing at all was testable, else 2 for a
+/// What a report comes to: 1 for a mandatory requirement that was missed or a stale baseline, else
+/// 3 where the tester could not do all of its work or nothing at all was testable, else 2 for a
 /// recommendation that was missed and counts, else 0.
 fn exit_status(report: &Report) -> u8 {
     let counting = |verdict| {

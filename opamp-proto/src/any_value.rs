@@ -1,8 +1,8 @@
 //! Attribute values: making them, reading them, comparing them by meaning, showing them.
 //!
-//! Derived equality of the messages goes by the form: it tells two attribute lists apart that differ
-//! in order only, finds NaN unequal to itself, and 0 equal to -0. What decides whether an Agent has
-//! something new to report is [`AnyValue::equivalent`] and [`attributes_equivalent`].
+//! Derived equality of the messages goes by the form: it tells two attribute lists apart that
+//! differ in order only, finds NaN unequal to itself, and 0 equal to -0. What decides whether an
+//! Agent has something new to report is [`AnyValue::equivalent`] and [`attributes_equivalent`].
 //!
 //! Values received over the wire are nested to a limited depth, values built in memory need not be.
 //! Everything here therefore stops at [`MAX_VALUE_NESTING`] levels.
@@ -16,8 +16,8 @@ use crate::v1::{AgentDescription, AnyValue, ArrayValue, KeyValue, KeyValueList};
 
 /// How deep a value is looked into: levels of lists within lists.
 ///
-/// It is more than what decoding lets pass, where one level takes up to three nested messages of the
-/// hundred allowed.
+/// It is more than what decoding lets pass, where one level takes up to three nested messages of
+/// the hundred allowed.
 pub const MAX_VALUE_NESTING: usize = 100;
 
 /// How many bytes of a bytes value are shown.
@@ -113,9 +113,10 @@ impl AnyValue {
 
     /// Whether both mean the same.
     ///
-    /// Floating-point numbers are the same if their bits are, and all NaN are the same. The order of
-    /// an array counts; the order of key/value pairs does not, but how often a pair occurs does.
-    /// Values nested deeper than [`MAX_VALUE_NESTING`] are equivalent to none, not even to themselves.
+    /// Floating-point numbers are the same if their bits are, and all NaN are the same. The order
+    /// of an array counts; the order of key/value pairs does not, but how often a pair occurs does.
+    /// Values nested deeper than [`MAX_VALUE_NESTING`] are equivalent to none, not even to
+    /// themselves.
     ///
     /// ```
     /// use opamp_proto::v1::{AnyValue, KeyValue};

@@ -1,8 +1,8 @@
 //! A hash of the components an Agent has.
 //!
 //! An Agent names its components by a hash and sends them only where the Server asks for them
-//! (COMP-07, COMP-09). Agents with the same components are to produce the same hash (COMP-06), so it
-//! goes by what is meant: the order of metadata does not count, nor does the encoding.
+//! (COMP-07, COMP-09). Agents with the same components are to produce the same hash (COMP-06), so
+//! it goes by what is meant: the order of metadata does not count, nor does the encoding.
 
 use std::collections::BTreeMap;
 
@@ -16,8 +16,8 @@ use crate::v1::ComponentDetails;
 const DOMAIN: &[u8] = b"opamp-proto/components-hash/1";
 
 /// Hashes the components of an Agent: their names, their metadata in any order, and what they
-/// contain, down to a hundred levels. What is nested deeper cannot be decoded by anyone, and is left
-/// out.
+/// contain, down to a hundred levels. What is nested deeper cannot be decoded by anyone, and is
+/// left out.
 ///
 /// The hash is SHA-256, 32 bytes.
 ///

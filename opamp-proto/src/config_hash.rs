@@ -2,8 +2,8 @@
 //!
 //! A Server names each configuration it offers by a hash (CFG-25) and offers it no more once the
 //! Agent has reported that hash. The protocol leaves the function to the Server, but equal hashes
-//! have to mean equal configurations (CFG-26). The Protobuf encoding is no basis for one: it does not
-//! fix the order of a map, and it changes when the schema grows.
+//! have to mean equal configurations (CFG-26). The Protobuf encoding is no basis for one: it does
+//! not fix the order of a map, and it changes when the schema grows.
 
 use std::fmt;
 

@@ -1,11 +1,12 @@
 //! A bound on the memory that decoding a message can cost.
 //!
-//! A limit on the size of a message does not bound what comes of it: an empty attribute is two bytes
-//! on the wire and a hundred in memory, so 64 MiB of them become gigabytes. [`check`] counts what a
-//! message holds, without building any of it, and stops at a limit. An *element* is a length-delimited
-//! field: a string, a byte string, a message, an entry of a map. Numbers cost nothing beyond the
-//! message they are in. Strings and byte strings are not looked into, however long they are, and
-//! neither are unknown fields and the entries of the one map of strings, `other_settings`.
+//! A limit on the size of a message does not bound what comes of it: an empty attribute is two
+//! bytes on the wire and a hundred in memory, so 64 MiB of them become gigabytes. [`check`] counts
+//! what a message holds, without building any of it, and stops at a limit. An *element* is a
+//! length-delimited field: a string, a byte string, a message, an entry of a map. Numbers cost
+//! nothing beyond the message they are in. Strings and byte strings are not looked into, however
+//! long they are, and neither are unknown fields and the entries of the one map of strings,
+//! `other_settings`.
 //!
 //! ```
 //! use opamp_proto::elements::{self, MessageKind, DEFAULT_MAX_ELEMENTS};
@@ -24,8 +25,8 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 /// How many elements a message may have unless there is reason for another limit: 100,000.
 ///
 /// It is above what a tree of 10,000 components with a status, an error and an attribute each has
-/// (some 90,000). The worst that this many elements are known to decode to, deeply nested maps of one
-/// entry each, takes 75 MiB.
+/// (some 90,000). The worst that this many elements are known to decode to, deeply nested maps of
+/// one entry each, takes 75 MiB.
 pub const DEFAULT_MAX_ELEMENTS: usize = 100_000;
 
 /// The decoder refuses messages nested deeper; beyond, there is nothing left to count.
@@ -69,8 +70,9 @@ enum Stop {
 
 struct Count<'a> {
     left: usize,
-    /// All that is left of the outermost message. The decoder finds out that a field ends beyond the
-    /// message around it only after decoding the field, so the field has to be counted to its end.
+    /// All that is left of the outermost message. The decoder finds out that a field ends beyond
+    /// the message around it only after decoding the field, so the field has to be counted to its
+    /// end.
     rest: &'a [u8],
 }
 

@@ -1,7 +1,7 @@
 //! The framing of OpAMP messages in WebSocket messages.
 //!
-//! One binary WebSocket message carries one OpAMP message behind a header, a base-128 varint that has
-//! to be 0 (WS-02, WS-06). There is no length field: the rest of the WebSocket message is the
+//! One binary WebSocket message carries one OpAMP message behind a header, a base-128 varint that
+//! has to be 0 (WS-02, WS-06). There is no length field: the rest of the WebSocket message is the
 //! Protobuf message (WS-09), which may be empty (WS-10). Plain HTTP bodies carry no header.
 //!
 //! ```text
@@ -81,8 +81,8 @@ pub struct Frame<B = Bytes> {
 ///
 /// # Errors
 ///
-/// If the header is not zero, or is no varint of at most 10 bytes and 64 bits. The message is then to
-/// be handled as malformed (WS-08).
+/// If the header is not zero, or is no varint of at most 10 bytes and 64 bits. The message is then
+/// to be handled as malformed (WS-08).
 pub fn decode(content: Bytes, policy: HeaderPolicy) -> Result<Frame, FrameError> {
     let Frame { body, headerless } = decode_slice(&content, policy)?;
     let header_len = content.len() - body.len();

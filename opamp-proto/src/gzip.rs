@@ -1,7 +1,7 @@
 //! Compression of plain HTTP bodies.
 //!
-//! A few bytes of gzip can stand for gigabytes, so decompression stops at a limit given by the caller
-//! (SIZE-22, SIZE-26).
+//! A few bytes of gzip can stand for gigabytes, so decompression stops at a limit given by the
+//! caller (SIZE-22, SIZE-26).
 
 use std::io::{self, Read as _, Write as _};
 
@@ -28,8 +28,9 @@ const CHUNK: usize = 16 * 1024;
 ///
 /// # Errors
 ///
-/// [`GzipError::TooLarge`] if there is more output, [`GzipError::Corrupt`] if the stream is damaged,
-/// ends early or has other bytes behind it. Of a stream that is both, either may be reported.
+/// [`GzipError::TooLarge`] if there is more output, [`GzipError::Corrupt`] if the stream is
+/// damaged, ends early or has other bytes behind it. Of a stream that is both, either may be
+/// reported.
 pub fn decompress(compressed: &[u8], max_output: usize) -> Result<Bytes, GzipError> {
     let mut decoder = MultiGzDecoder::new(compressed);
     let mut output = Vec::new();

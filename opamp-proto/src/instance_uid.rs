@@ -39,8 +39,8 @@ impl InstanceUid {
 
     /// Makes a UUID of version 7 from a time and random bits given by the caller.
     ///
-    /// `unix_millis` is in milliseconds since the Unix epoch, of which the lower 48 bits are used (they
-    /// last until the year 10889). Of `random`, the 6 bits that hold version and variant are
+    /// `unix_millis` is in milliseconds since the Unix epoch, of which the lower 48 bits are used
+    /// (they last until the year 10889). Of `random`, the 6 bits that hold version and variant are
     /// overwritten, which leaves 74 random bits.
     #[must_use]
     pub const fn from_parts(unix_millis: u64, random: [u8; 10]) -> Self {
@@ -192,7 +192,8 @@ pub enum LegacyForm {
 }
 
 impl LegacyUid {
-    /// Recognises a legacy form, of either letter case; `None` for anything else, 16 bytes included.
+    /// Recognises a legacy form, of either letter case; `None` for anything else, 16 bytes
+    /// included.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let (uid, form) = match bytes.len() {

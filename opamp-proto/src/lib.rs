@@ -1,5 +1,5 @@
-//! The wire of OpAMP, the Open Agent Management Protocol: what both ends, and any tool that reads or
-//! writes OpAMP messages, have to agree on. There is no I/O here and no async runtime.
+//! The wire of OpAMP, the Open Agent Management Protocol: what both ends, and any tool that reads
+//! or writes OpAMP messages, have to agree on. There is no I/O here and no async runtime.
 //!
 //! | part | what it is |
 //! | --- | --- |
@@ -76,9 +76,9 @@ mod wire_uid;
 /// fields are [`Bytes`](bytes::Bytes), which decoding from `Bytes` slices without a copy; a slice
 /// keeps the whole received message in memory, so copy what is kept for long.
 ///
-/// Enum fields are `i32`, as an unknown value from a newer peer has to be survivable (INTEROP-11); the
-/// getter of the same name gives the default for an unknown value. Masks are `u64` fields, for which
-/// [`AgentCapabilities`] and [`ServerCapabilities`] of the crate root are the types to use.
+/// Enum fields are `i32`, as an unknown value from a newer peer has to be survivable (INTEROP-11);
+/// the getter of the same name gives the default for an unknown value. Masks are `u64` fields, for
+/// which [`AgentCapabilities`] and [`ServerCapabilities`] of the crate root are the types to use.
 ///
 /// `Debug` is safe for logs: it shows no header values, private keys, credentials and queries in
 /// URLs, other settings, bodies of configurations and data of custom messages.

@@ -21,8 +21,8 @@ pub fn content_hash(content: &[u8]) -> Bytes {
     Bytes::copy_from_slice(&Sha256::digest(content))
 }
 
-/// Hashes a package by its name and all that the offer says of it; the content of its file counts by
-/// `content_hash`, and the field `hash` does not count (PKG-68).
+/// Hashes a package by its name and all that the offer says of it; the content of its file counts
+/// by `content_hash`, and the field `hash` does not count (PKG-68).
 ///
 /// The hash is SHA-256, 32 bytes.
 #[must_use]
@@ -46,8 +46,8 @@ pub fn package_hash(name: &str, package: &PackageAvailable) -> Bytes {
     Bytes::copy_from_slice(&Sha256::digest(&form))
 }
 
-/// Hashes the names and the hashes of packages (PKG-35, PKG-37); what the packages' own field `hash`
-/// says counts, and the field `all_packages_hash` does not.
+/// Hashes the names and the hashes of packages (PKG-35, PKG-37); what the packages' own field
+/// `hash` says counts, and the field `all_packages_hash` does not.
 ///
 /// The hash is SHA-256, 32 bytes. No packages have a hash as well.
 ///

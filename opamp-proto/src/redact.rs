@@ -1,8 +1,8 @@
 //! `Debug` of the messages that carry secrets or bulk.
 //!
 //! Messages end up in logs. What is shown here is what an operator needs to see which message it
-//! was: names, kinds and sizes. Header values, private keys, credentials in URLs, settings of unknown
-//! meaning and bodies are left out.
+//! was: names, kinds and sizes. Header values, private keys, credentials in URLs, settings of
+//! unknown meaning and bodies are left out.
 
 use std::fmt;
 

@@ -115,7 +115,8 @@ fn unknown_fields_are_not_looked_into() {
     assert_eq!(count(MessageKind::AgentDescription, &group), 0);
 }
 
-/// The decoder reads a field to its end before it sees that it reaches beyond the message around it.
+/// The decoder reads a field to its end before it sees that it reaches beyond the message around
+/// it.
 #[test]
 fn a_field_that_reaches_beyond_its_message_is_counted_to_its_end() {
     let attributes = [0x0a, 0x00].repeat(1000);

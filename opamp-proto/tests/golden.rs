@@ -1,7 +1,7 @@
 //! Messages encoded by other implementations.
 //!
-//! Each file below `tests/golden` holds a message in its encoded form and in the JSON form of Protobuf.
-//! The generated code has to read the one so that what it writes again means the other.
+//! Each file below `tests/golden` holds a message in its encoded form and in the JSON form of
+//! Protobuf. The generated code has to read the one so that what it writes again means the other.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -111,7 +111,8 @@ fn base64(bytes: &[u8]) -> Value {
     BASE64_STANDARD.encode(bytes).into()
 }
 
-/// An object of the members that have a value other than the default, as JSON leaves the others out.
+/// An object of the members that have a value other than the default, as JSON leaves the others
+/// out.
 fn object(members: Vec<(&str, Value)>) -> Value {
     let is_set = |value: &Value| match value {
         Value::Null | Value::Bool(false) => false,

@@ -1,8 +1,8 @@
 //! Counts of what a Server saw and did, for metrics.
 //!
 //! Each count is kept in stripes, and a thread adds to one of them: messages are counted on every
-//! core at once, and a cache line that all of them write to would cost more than the message. Reading
-//! adds the stripes up.
+//! core at once, and a cache line that all of them write to would cost more than the message.
+//! Reading adds the stripes up.
 
 use std::cell::Cell;
 use std::ops::Deref;

@@ -6,9 +6,9 @@
 //!   where an operator acts: [`Fleet::set_remote_config`], [`Fleet::set_connection_settings`],
 //!   [`Fleet::set_packages`], [`Fleet::restart`], and looks: [`Fleet::agents`], [`Fleet::find`],
 //!   [`Fleet::watch`].
-//! - `service` (feature `service`): `OpampService` answers HTTP requests and WebSockets at a path of an
-//!   existing application, `Server` listens by itself. A `Handler` decides who may connect and is
-//!   told what changed.
+//! - `service` (feature `service`): `OpampService` answers HTTP requests and WebSockets at a path
+//!   of an existing application, `Server` listens by itself. A `Handler` decides who may connect
+//!   and is told what changed.
 //! - [`gateway`]: routing without I/O for a process that carries many Agents over few connections.
 //! - [`websocket`]: the framing of WebSockets without I/O, which the service stands on.
 //!
@@ -34,9 +34,9 @@
 //!
 //! # Features
 //!
-//! `service`, `tls` and `http2` are on by default. `ca` has certificates issued to Agents that ask for them,
-//! and takes them back. `file-store` brings a store of what has to survive a restart,
-//! in a file. Without default features there is the core and the registry alone: no runtime, no I/O,
+//! `service`, `tls` and `http2` are on by default. `ca` has certificates issued to Agents that ask
+//! for them, and takes them back. `file-store` brings a store of what has to survive a restart, in
+//! a file. Without default features there is the core and the registry alone: no runtime, no I/O,
 //! no clock, nothing in the dependency tree for any of them.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -1,8 +1,9 @@
 //! What a peer can make the Server spend, and where that ends: a page without code.
 //!
-//! Every limit has a default that a fleet of 100,000 Agents in good order does not notice; each is a field of
-//! [`ServerConfig`](crate::ServerConfig) (S), of `ServiceConfig` (V) or a method of `ServerBuilder` (B), unless
-//! it is fixed (–). What passes a limit is counted: see [`Counters`](crate::Counters).
+//! Every limit has a default that a fleet of 100,000 Agents in good order does not notice; each is
+//! a field of [`ServerConfig`](crate::ServerConfig) (S), of `ServiceConfig` (V) or a method of
+//! `ServerBuilder` (B), unless it is fixed (–). What passes a limit is counted: see
+//! [`Counters`](crate::Counters).
 //!
 //! # Who is let in
 //!
@@ -63,8 +64,9 @@
 //! | large messages that are unpacked or validated at a time | – | the number of cores | wait |
 //! | compression of WebSockets | – | never agreed to | Close 1002 |
 //!
-//! Of compressed HTTP responses each has its own copy, which takes its share of `max_in_progress`; where there is
-//! none, a response goes out as it is, and an offer in it is one piece of memory for all.
+//! Of compressed HTTP responses each has its own copy, which takes its share of `max_in_progress`;
+//! where there is none, a response goes out as it is, and an offer in it is one piece of memory for
+//! all.
 //!
-//! The worst that messages in progress can take is `max_in_progress` and 4 KiB for each connection of HTTP/1,
-//! twice over for the time a message is being taken in.
+//! The worst that messages in progress can take is `max_in_progress` and 4 KiB for each connection
+//! of HTTP/1, twice over for the time a message is being taken in.

@@ -1,5 +1,5 @@
-//! What survives a restart of the Server, in virtual time: a store in memory that is slow, fails, and
-//! loses what was not yet written when the Server crashes.
+//! What survives a restart of the Server, in virtual time: a store in memory that is slow, fails,
+//! and loses what was not yet written when the Server crashes.
 
 mod support;
 
@@ -482,8 +482,8 @@ impl World {
         (0..self.agents.len()).for_each(|agent| self.goes_on(agent));
     }
 
-    /// After a restart, however it came about, an Agent is asked for its full state only if its number
-    /// ran ahead of the one that was written, or it owed something anyway.
+    /// After a restart, however it came about, an Agent is asked for its full state only if its
+    /// number ran ahead of the one that was written, or it owed something anyway.
     fn goes_on(&mut self, agent: usize) {
         let found = self.bench.fleet.agent(Self::key(agent));
         let modelled = &self.agents[agent];

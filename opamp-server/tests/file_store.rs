@@ -152,8 +152,8 @@ async fn written(bench: &Bench, store: &FileStore, what: &str) {
     println!("{what}: {bytes} MB in {took:.1?}, slowest batch {slowest:.1?}");
 }
 
-/// What a large fleet costs: `cargo test --release --features file-store --test file_store -- --ignored
-/// --nocapture`.
+/// What a large fleet costs:
+/// `cargo test --release --features file-store --test file_store -- --ignored --nocapture`.
 #[tokio::test]
 #[ignore = "it takes a minute, and is for its numbers"]
 #[allow(clippy::print_stdout, reason = "the numbers are what it is for")]

@@ -263,7 +263,14 @@ fn bytes_that_are_no_message_are_answered_too() {
 
 #[test]
 fn the_mask_is_in_the_first_good_reply_to_each_agent_on_each_connection() {
-    let _judged = opamp_spec::judges(&["CAP-09", "CAP-10", "CAP-13", "INTEROP-02", "INTEROP-08"]);
+    let _judged = opamp_spec::judges(&[
+        "CAP-09",
+        "CAP-10",
+        "CAP-13",
+        "INTEROP-02",
+        "INTEROP-07",
+        "INTEROP-08",
+    ]);
     let mut bench = Bench::with(|config| {
         config.capabilities = opamp_proto::ServerCapabilities::from_bits_retain(0x8000_0002);
     });

@@ -191,12 +191,13 @@ fn resident() -> isize {
     pages.unwrap_or_default() * 4096
 }
 
-/// The goal is 8 KiB; half of that leaves room for what an allocator adds.
+/// It is 2,965 bytes, give or take five from run to run. A tenth more leaves room for another
+/// compiler; what exceeds that is a growth that somebody has to have wanted.
 #[test]
-fn an_idle_agent_costs_at_most_4_kib_of_heap_with_its_state() {
+fn an_idle_agent_costs_no_more_than_3260_bytes_of_heap_with_its_state() {
     let _alone = alone();
     let (heap, _) = idle_cost(200);
-    assert!(heap <= 4 * 1024, "{heap} bytes");
+    assert!(heap <= 3260, "{heap} bytes");
 }
 
 /// Needs 8,000 file descriptors.
@@ -268,8 +269,8 @@ fn large_messages_leave_nothing_grown() {
         report(agent, 4, "small".to_owned());
     }
     let grown = server.settled(&region) - before;
-    // The buffers of threads that went on with others while this one worked on a large message; nothing of
-    // each Agent.
+    // The buffers of threads that went on with others while this one worked on a large message;
+    // nothing of each Agent.
     assert!(grown <= 64 * 1024, "{grown} bytes");
     server.runtime.shutdown_background();
 }

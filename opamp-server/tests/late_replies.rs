@@ -24,8 +24,8 @@ fn report(number: u64) -> v1::AgentToServer {
     }
 }
 
-/// The reply that waited on the old connection says nothing that the Agent has to be told, as nobody may
-/// be there to read it.
+/// The reply that waited on the old connection says nothing that the Agent has to be told, as
+/// nobody may be there to read it.
 #[test]
 fn what_an_agent_is_told_once_is_not_put_into_a_reply_on_a_connection_it_has_left() {
     let _judged = opamp_spec::judges(&["CFG-03", "CUST-09", "STATUS-08"]);

@@ -1,4 +1,5 @@
-//! When an Agent counts as gone, and how one that is silent is asked for what it owes, in virtual time.
+//! When an Agent counts as gone, and how one that is silent is asked for what it owes, in virtual
+//! time.
 
 mod support;
 
@@ -86,8 +87,8 @@ fn is_connected(bench: &Bench, uid: &[u8]) -> bool {
     bench.fleet.agent(wire(uid)).expect("the Agent").is_connected()
 }
 
-/// Lets time pass, with a sweep each second, until the Agent is gone, and says after how long; `None` if
-/// that does not happen in a day.
+/// Lets time pass, with a sweep each second, until the Agent is gone, and says after how long;
+/// `None` if that does not happen in a day.
 fn gone_after(bench: &mut Bench, uid: &[u8]) -> Option<u64> {
     for second in 0..24 * 3600 {
         if !is_connected(bench, uid) {
@@ -272,7 +273,8 @@ fn what_was_agreed_holds_until_something_else_is() {
     assert_eq!(gone_after(&mut bench, &UID), None);
 }
 
-/// A process of the Server that knows the settings by what is wanted, and has not offered them itself.
+/// A process of the Server that knows the settings by what is wanted, and has not offered them
+/// itself.
 #[test]
 fn what_another_process_of_the_server_offered_is_agreed_as_well() {
     let mut bench = Bench::with(with_a_long_memory);

@@ -218,8 +218,8 @@ fn a_rename_while_its_changes_are_handled_loses_nothing() {
     assert_eq!(taken.changes, Changes::INSTANCE_UID);
 }
 
-/// Threads that send, rename, configure and sweep at the same time: nobody waits for ever, and in the
-/// end the registry has counted right.
+/// Threads that send, rename, configure and sweep at the same time: nobody waits for ever, and in
+/// the end the registry has counted right.
 #[test]
 fn the_registry_serves_many_threads() {
     let bench = Bench::with(|config| config.shards = 2);

@@ -28,8 +28,8 @@ fn settings(seconds: u64) -> ConnectionSettings {
     ConnectionSettings::new(offers).expect("good settings")
 }
 
-/// An Agent that agreed to poll every ten minutes is not gone after the 90 seconds of one that agreed
-/// to nothing, although it has no reason to tell its status again.
+/// An Agent that agreed to poll every ten minutes is not gone after the 90 seconds of one that
+/// agreed to nothing, although it has no reason to tell its status again.
 #[test]
 fn an_interval_that_was_agreed_to_holds_after_a_restart() {
     let _judged = opamp_spec::judges(&["HB-08", "CLOSE-08"]);
@@ -112,8 +112,8 @@ fn components(uid: &[u8], number: u64, whole: bool) -> v1::AgentToServer {
     }
 }
 
-/// Who told the components that a hash stands for may be forgotten over a restart. Those who have told
-/// the hash alone are asked then.
+/// Who told the components that a hash stands for may be forgotten over a restart. Those who have
+/// told the hash alone are asked then.
 #[test]
 fn components_that_nobody_knows_any_more_are_asked_for_again() {
     let _judged = opamp_spec::judges(&["COMP-08", "COMP-10"]);

@@ -377,8 +377,7 @@ fn offers_that_fill_a_message_to_the_last_byte_go_together() {
 
 #[test]
 fn settings_that_would_harm_agents_are_refused_with_what_to_do() {
-    let _judged =
-        opamp_spec::judges(&["CONN-28", "CONN-29", "TEL-16", "PROXY-04", "HB-15", "CERT-11"]);
+    let _judged = opamp_spec::judges(&["CONN-28", "CONN-29", "TEL-16", "PROXY-04", "CERT-11"]);
     let with = |change: &dyn Fn(&mut v1::ConnectionSettingsOffers)| {
         let mut message = every_part();
         change(&mut message);

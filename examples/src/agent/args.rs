@@ -26,14 +26,15 @@ pub struct AgentArgs {
     #[arg(long, value_enum, default_value_t)]
     pub transport: TransportChoice,
 
-    /// The configuration: a YAML file, replaced by what the server offers, and read again on SIGHUP.
-    /// Default: config.yaml in --state, or else a small built-in configuration kept in memory
+    /// The configuration: a YAML file, replaced by what the server offers, and read again on
+    /// SIGHUP. Default: config.yaml in --state, or else a small built-in configuration kept in
+    /// memory
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Keeps instance uid, configuration, accepted connection settings and what became of offers over
-    /// restarts; created if missing, and holds secrets. Default: nothing is kept, and certificates
-    /// are not accepted
+    /// Keeps instance uid, configuration, accepted connection settings and what became of offers
+    /// over restarts; created if missing, and holds secrets. Default: nothing is kept, and
+    /// certificates are not accepted
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
 
@@ -69,8 +70,8 @@ pub struct AgentArgs {
     #[arg(long = "custom-capability", value_name = "NAME")]
     pub custom_capabilities: Vec<String>,
 
-    /// Serves the hooks of the conformance tester at this address: what is posted there is done. For
-    /// tests, as anyone who reaches it is obeyed. Default: not served
+    /// Serves the hooks of the conformance tester at this address: what is posted there is done.
+    /// For tests, as anyone who reaches it is obeyed. Default: not served
     #[arg(long, value_name = "IP:PORT")]
     pub hooks: Option<SocketAddr>,
 

@@ -82,8 +82,8 @@ impl Config {
         self.running.failing.as_deref()
     }
 
-    /// The configuration in place of the present one. When it cannot be used or kept, nothing changes
-    /// and the error says why. Reads and writes files: not for a thread of the runtime.
+    /// The configuration in place of the present one. When it cannot be used or kept, nothing
+    /// changes and the error says why. Reads and writes files: not for a thread of the runtime.
     pub(super) fn replaced_by(self, files: v1::AgentConfigMap) -> Result<Self, String> {
         let running = Checked::new(files)?;
         self.keep(&running).map_err(|error| format!("cannot be kept: {error}"))?;

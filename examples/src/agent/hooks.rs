@@ -1,7 +1,8 @@
 //! What the conformance tester may have the agent do: its hooks, served by HTTP.
 //!
 //! An action is posted as JSON; the answer is status 200 when it was accepted, 501 when the agent
-//! cannot do it, 400 when it refuses or does not understand. See `opamp-conformance/hooks/README.md`.
+//! cannot do it, 400 when it refuses or does not understand. See
+//! `opamp-conformance/hooks/README.md`.
 
 use std::net::SocketAddr;
 use std::time::Duration;

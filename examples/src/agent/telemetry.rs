@@ -30,8 +30,8 @@ pub(super) struct Exporter {
 }
 
 impl Exporter {
-    /// Exports metrics of this process, which started then, from now on. The resource is the agent's
-    /// description, so that its telemetry can be found by it (TEL-14, TEL-15).
+    /// Exports metrics of this process, which started then, from now on. The resource is the
+    /// agent's description, so that its telemetry can be found by it (TEL-14, TEL-15).
     pub(super) fn start(
         destination: Arc<Destination>,
         resource: v1::AgentDescription,

@@ -1,8 +1,8 @@
 //! A gateway between many agents and their server: the wiring of [`opamp_server::gateway`].
 //!
-//! Agents come over either transport, the server is reached over a few WebSockets. One task serves each
-//! connection; where they meet is the [`hub`], whose lock is held for the time it takes to look at
-//! one message.
+//! Agents come over either transport, the server is reached over a few WebSockets. One task serves
+//! each connection; where they meet is the [`hub`], whose lock is held for the time it takes to
+//! look at one message.
 
 mod addresses;
 mod args;
@@ -111,9 +111,9 @@ impl Gateway {
         }
     }
 
-    /// Stops in an orderly way: agents' connections are closed, what they have said goes to the server,
-    /// then the connections to the server are closed. The agents go elsewhere or come back, so
-    /// nobody says goodbye for them.
+    /// Stops in an orderly way: agents' connections are closed, what they have said goes to the
+    /// server, then the connections to the server are closed. The agents go elsewhere or come back,
+    /// so nobody says goodbye for them.
     pub async fn stop(mut self) {
         self.stopping.send_replace(true);
         self.hub.with(|gateway, _| gateway.stop());

@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 
 use super::certificates;
 
-/// The agent as the admin API shows it: if it told only the hash of its components, they may be known
-/// from another.
+/// The agent as the admin API shows it: if it told only the hash of its components, they may be
+/// known from another.
 pub(super) fn agent_of<I>(fleet: &Fleet<I>, agent: &AgentSnapshot) -> Value {
     let mut object = self::agent(agent);
     if let Some(components) = fleet.available_components(agent) {

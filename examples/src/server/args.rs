@@ -52,8 +52,8 @@ pub struct ServerArgs {
     #[arg(long, value_enum, default_value = "manual", requires = "ca")]
     pub csr: Csr,
 
-    /// Where agents reach the server, a ws, wss, http or https URL that offers of connection settings
-    /// repeat. Without a path it gets that of --path. Default: the address it listens on
+    /// Where agents reach the server, a ws, wss, http or https URL that offers of connection
+    /// settings repeat. Without a path it gets that of --path. Default: the address it listens on
     #[arg(long, value_name = "URL", value_parser = endpoint)]
     pub endpoint: Option<String>,
 
@@ -79,8 +79,8 @@ pub struct ServerArgs {
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
 
-    /// The heartbeat interval to offer to agents that take settings for their connection, in seconds:
-    /// one that agreed to it counts as gone when it misses three. Default: none is offered
+    /// The heartbeat interval to offer to agents that take settings for their connection, in
+    /// seconds: one that agreed to it counts as gone when it misses three. Default: none is offered
     #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..))]
     pub heartbeat_interval: Option<u64>,
 

@@ -1,5 +1,5 @@
-//! The server's own TLS, the authority that issues certificates to agents, and the part of the admin
-//! API that is about certificates.
+//! The server's own TLS, the authority that issues certificates to agents, and the part of the
+//! admin API that is about certificates.
 
 use std::time::{Duration, SystemTime};
 

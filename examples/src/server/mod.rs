@@ -1,5 +1,5 @@
-//! An OpAMP server that keeps its fleet in memory, or in a directory as well, and an admin API to look
-//! at the fleet and to act on it.
+//! An OpAMP server that keeps its fleet in memory, or in a directory as well, and an admin API to
+//! look at the fleet and to act on it.
 
 mod admin;
 pub mod agent_json;
@@ -185,7 +185,8 @@ impl Server {
         }
     }
 
-    /// Stops in an orderly way: requests in progress are finished, WebSockets closed, over the time for it.
+    /// Stops in an orderly way: requests in progress are finished, WebSockets closed, over the time
+    /// for it.
     ///
     /// # Errors
     ///

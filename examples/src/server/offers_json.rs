@@ -223,7 +223,8 @@ impl Proxy {
     }
 }
 
-/// `PackagesAvailable`. Packages that the server is to host have `content_base64` in place of a file.
+/// `PackagesAvailable`. Packages that the server is to host have `content_base64` in place of a
+/// file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PackageOffer {

@@ -78,8 +78,8 @@ impl Backoff {
     }
 
     /// The delay after the server said it is overloaded: at least what it asked for, up to a tenth
-    /// more so that not everyone returns at once (THR-04, THR-05, THR-09, A11). Less than a second is
-    /// more likely a wrong unit than a wish: then the backoff holds, if it is longer.
+    /// more so that not everyone returns at once (THR-04, THR-05, THR-09, A11). Less than a second
+    /// is more likely a wrong unit than a wish: then the backoff holds, if it is longer.
     pub(super) fn throttled_delay(&mut self, asked: Option<Duration>) -> Duration {
         let backoff = self.next_delay();
         match asked.filter(|asked| !asked.is_zero()) {
@@ -143,7 +143,8 @@ mod tests {
         assert!(backoff.next_delay() <= config.initial);
     }
 
-    /// W-4 of the reference: a policy that had nothing more to say made a million attempts a second.
+    /// W-4 of the reference: a policy that had nothing more to say made a million attempts a
+    /// second.
     #[test]
     fn no_configuration_makes_attempts_without_a_pause() {
         for jitter in [0.0, 1.0, -1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {

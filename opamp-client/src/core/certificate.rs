@@ -1,5 +1,5 @@
-//! Asking the server for a client certificate (CSR rows): a key of the agent's own, a request signed
-//! with it, and the certificate that comes back as an offer of connection settings.
+//! Asking the server for a client certificate (CSR rows): a key of the agent's own, a request
+//! signed with it, and the certificate that comes back as an offer of connection settings.
 //!
 //! ```text
 //!   no certificate, a due renewal, another uid     poll_certificate_request
@@ -13,9 +13,10 @@
 //!   a certificate in force ◄── offer ◄──────────────── sent, repeated ◄──────────┘
 //! ```
 //!
-//! The key is saved before the request is sent: a certificate for a key that was lost would be of no
-//! use. A request is a part of the report, so it is told again until it surely arrived. It is
-//! repeated after a restart and, unanswered, now and then: a server may wait for a human, and forget.
+//! The key is saved before the request is sent: a certificate for a key that was lost would be of
+//! no use. A request is a part of the report, so it is told again until it surely arrived. It is
+//! repeated after a restart and, unanswered, now and then: a server may wait for a human, and
+//! forget.
 
 use std::time::Instant;
 
@@ -49,16 +50,16 @@ pub(super) struct Certificates {
     last_order: u64,
     /// The version of the state that has to be saved before the request is sent.
     unsaved: Option<u64>,
-    /// A certificate came into force a short while ago, and says whether another one is due already:
-    /// that has to wait, or an agent whose clock is wrong would ask for ever.
+    /// A certificate came into force a short while ago, and says whether another one is due
+    /// already: that has to wait, or an agent whose clock is wrong would ask for ever.
     resting: Option<bool>,
     /// The uid changed while settings were on trial: a certificate in them is for the one before.
     renamed: bool,
 }
 
 impl ClientCore {
-    /// Asks the server for a certificate of a new key, whatever the agent has (CSR-16). A request that
-    /// has no answer yet is repeated instead. Without effect unless the agent
+    /// Asks the server for a certificate of a new key, whatever the agent has (CSR-16). A request
+    /// that has no answer yet is repeated instead. Without effect unless the agent
     /// [requests certificates](super::ClientConfig::requests_certificate).
     pub fn request_certificate(&mut self) {
         if !self.config.requests_certificate {
@@ -71,9 +72,10 @@ impl ClientCore {
         }
     }
 
-    /// The certificate in use is due for renewal: a new one is asked for, unless that has been done.
-    /// It is not asked for sooner than
-    /// [`certificate_retry_interval`](super::ClientConfig::certificate_retry_interval) after that came.
+    /// The certificate in use is due for renewal: a new one is asked for, unless that has been
+    /// done. It is not asked for sooner than
+    /// [`certificate_retry_interval`](super::ClientConfig::certificate_retry_interval) after that
+    /// came.
     pub fn handle_certificate_due(&mut self) {
         if self.config.requests_certificate && self.state.certificate_request.is_none() {
             match &mut self.certificates.resting {
@@ -83,8 +85,8 @@ impl ClientCore {
         }
     }
 
-    /// A key and a request to make, if there is something to make. Only a server that takes requests
-    /// causes one (CSR-25).
+    /// A key and a request to make, if there is something to make. Only a server that takes
+    /// requests causes one (CSR-25).
     pub fn poll_certificate_request(&mut self) -> Option<CertificateOrder> {
         let takes = ServerCapabilities::ACCEPTS_CONNECTION_SETTINGS_REQUEST;
         if !self.certificates.wanted
@@ -188,8 +190,8 @@ impl ClientCore {
         }
     }
 
-    /// Settings are in force. A certificate in them is what was asked for, unless it was there `before`:
-    /// servers repeat it with other settings (A17).
+    /// Settings are in force. A certificate in them is what was asked for, unless it was there
+    /// `before`: servers repeat it with other settings (A17).
     pub(super) fn certificate_in_force(
         &mut self,
         before: Option<&v1::TlsCertificate>,

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The hash is a part of the status like any other; the components behind it are told once per
-//! request (COMP-07, COMP-09, A30). Requests share the ration of those for full state, as some servers
-//! set every flag in every reply.
+//! request (COMP-07, COMP-09, A30). Requests share the ration of those for full state, as some
+//! servers set every flag in every reply.
 
 use std::collections::BTreeMap;
 

@@ -29,8 +29,8 @@ pub enum Storage {
     /// The application saves it durably whenever
     /// [`Event::StateChanged`](super::Event::StateChanged) comes. Nothing waits for that.
     Application,
-    /// The driver saves it as [`poll_save`](super::ClientCore::poll_save) says. What must not be lost
-    /// is saved before it is acted on.
+    /// The driver saves it as [`poll_save`](super::ClientCore::poll_save) says. What must not be
+    /// lost is saved before it is acted on.
     Store,
 }
 
@@ -68,20 +68,21 @@ pub struct ClientConfig {
     pub accepted_settings: ConnectionKinds,
     /// Whether offered settings may lead from `wss` or `https` to `ws` or `http`. Default: no.
     pub allow_insecure_endpoint: bool,
-    /// Whether offered settings may turn off the verification of certificates (TLS-05). Default: no.
+    /// Whether offered settings may turn off the verification of certificates (TLS-05). Default:
+    /// no.
     pub allow_insecure_skip_verify: bool,
-    /// Whether the agent asks the server for a client certificate of a key of its own, as long as no
-    /// accepted settings have one, and when that has to be renewed (CSR-04, CSR-16). Needs durable
-    /// storage and accepted OpAMP settings. Default: no.
+    /// Whether the agent asks the server for a client certificate of a key of its own, as long as
+    /// no accepted settings have one, and when that has to be renewed (CSR-04, CSR-16). Needs
+    /// durable storage and accepted OpAMP settings. Default: no.
     pub requests_certificate: bool,
     /// Whether the certificate names the instance uid (CSR-19); another uid then needs another
     /// certificate (CSR-21). Default: yes.
     pub certificate_names_uid: bool,
     /// When a certificate is asked for again that was refused or did not come. Default: 1 h.
     pub certificate_retry_interval: Duration,
-    /// How long the credentials of accepted settings may be refused before what the agent is started
-    /// with takes turns with them, so that no expired certificate costs the agent its server; `None`
-    /// never goes back. Default: 15 min.
+    /// How long the credentials of accepted settings may be refused before what the agent is
+    /// started with takes turns with them, so that no expired certificate costs the agent its
+    /// server; `None` never goes back. Default: 15 min.
     pub refusal_timeout: Option<Duration>,
     /// How long offered settings of the OpAMP connection may take to be checked and saved, and then
     /// to bring a good reply (A37). Default: 30 s.
@@ -95,9 +96,9 @@ pub struct ClientConfig {
     /// Custom messages that may wait for their outcome, and as many received ones for the
     /// application. Default: 64.
     pub max_custom_messages: usize,
-    /// Bytes of custom messages, capability, type and data together, that may wait for their outcome,
-    /// and as many received ones for the application; a single one is received at any size. Default:
-    /// 1 MiB.
+    /// Bytes of custom messages, capability, type and data together, that may wait for their
+    /// outcome, and as many received ones for the application; a single one is received at any
+    /// size. Default: 1 MiB.
     pub max_custom_bytes: usize,
     /// How long a custom message may wait to be sent, its answer included. Default: 60 s.
     pub custom_message_timeout: Duration,
@@ -113,18 +114,18 @@ pub struct ClientConfig {
     pub limits: MessageLimits,
     /// Whether a WebSocket message without the header is taken. Default: no (WS-08).
     pub header_policy: HeaderPolicy,
-    /// How long a WebSocket may take to be established, and how long an HTTP exchange may go without
-    /// progress. What the kernel has taken of a large request is allowed a second per 32 KiB more (at
-    /// most 2 min), and a whole exchange twenty times as long. Default: 30 s.
+    /// How long a WebSocket may take to be established, and how long an HTTP exchange may go
+    /// without progress. What the kernel has taken of a large request is allowed a second per 32
+    /// KiB more (at most 2 min), and a whole exchange twenty times as long. Default: 30 s.
     pub connect_timeout: Duration,
     /// How long a report waits for its reply over WebSocket before the next one may be sent
     /// (RETRY-02). Default: 10 s.
     pub reply_timeout: Duration,
     /// How long a server may leave everything unanswered over WebSocket, although the connection is
-    /// alive, before the client leaves it for a new one (EST-02): counted from when the first report
-    /// is on its way, any other that comes after an answer, or a heartbeat where the server has
-    /// answered one before. `None` waits for ever, for a server that answers nothing and is to push
-    /// all the same. Default: 60 s.
+    /// alive, before the client leaves it for a new one (EST-02): counted from when the first
+    /// report is on its way, any other that comes after an answer, or a heartbeat where the server
+    /// has answered one before. `None` waits for ever, for a server that answers nothing and is to
+    /// push all the same. Default: 60 s.
     pub answer_timeout: Option<Duration>,
     /// How long the agent may take for an offer before it counts as failed. Default: 5 min.
     pub offer_timeout: Duration,
@@ -135,8 +136,8 @@ pub struct ClientConfig {
     /// How long an orderly close may take, and how long stopping may take. Default: 5 s.
     pub close_timeout: Duration,
     /// Least time between two reconnects without a delay; a connection lost again before that is
-    /// tried again with backoff, also when it had worked (EST-06). Default: 10 s; zero is refused, as a
-    /// server that answers once and drops would be asked again for ever without a pause.
+    /// tried again with backoff, also when it had worked (EST-06). Default: 10 s; zero is refused,
+    /// as a server that answers once and drops would be asked again for ever without a pause.
     pub immediate_reconnect_interval: Duration,
     /// Seed of all jitter and of the first sequence number. Neither two agents nor two processes of
     /// one should share it; the drivers draw one at random. Default: 0, for which the first number

@@ -1,8 +1,8 @@
 //! Offers of connection settings: one offer, several parts, one status.
 //!
 //! An offer has a part for the connection to the OpAMP server, which the client tries out by itself
-//! (see `settings`), and parts for the connections that are the agent's own business, which reach it
-//! together as one [`ConnectionSettingsOffer`]. The server is told one status for all of it:
+//! (see `settings`), and parts for the connections that are the agent's own business, which reach
+//! it together as one [`ConnectionSettingsOffer`]. The server is told one status for all of it:
 //!
 //! ```text
 //!               offer: same hash as the last? ──► nothing (A35)
@@ -17,8 +17,8 @@
 //!   while one is pending: APPLYING · then, if one failed: FAILED with the reasons · else APPLIED
 //! ```
 //!
-//! A newer offer is laid over one that is pending, as it leaves out what the server believes to have
-//! said already (CONN-21): what was pending is offered again with it, under the newer hash.
+//! A newer offer is laid over one that is pending, as it leaves out what the server believes to
+//! have said already (CONN-21): what was pending is offered again with it, under the newer hash.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -40,8 +40,8 @@ const MAX_CONNECTIONS_SIZE: usize = 1024 * 1024;
 /// [`applied_only`](Self::applied_only) or [`failed`](Self::failed).
 ///
 /// The answer is a [`ConnectionSettingsResolution`] to hand to
-/// [`ClientCore::resolve_connection_settings`]. The server is told APPLYING until then (TEL-07), and
-/// FAILED when the deadline passes, [`offer_timeout`](super::ClientConfig::offer_timeout).
+/// [`ClientCore::resolve_connection_settings`]. The server is told APPLYING until then (TEL-07),
+/// and FAILED when the deadline passes, [`offer_timeout`](super::ClientConfig::offer_timeout).
 ///
 /// `Debug` shows no header values, keys or credentials.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,8 +73,8 @@ impl ConnectionSettingsOffer {
         &self.changed
     }
 
-    /// The agent uses the offered settings from now on: they are kept, also over a restart (TEL-06),
-    /// and the server is told APPLIED (CONN-34).
+    /// The agent uses the offered settings from now on: they are kept, also over a restart
+    /// (TEL-06), and the server is told APPLIED (CONN-34).
     pub fn applied(self) -> ConnectionSettingsResolution {
         ConnectionSettingsResolution { id: self.id, outcome: Outcome::Applied }
     }
@@ -347,7 +347,8 @@ impl ClientCore {
         self.settle_connection_settings();
     }
 
-    /// Takes out of an offer what the agent did not announce to take (CAP-05). Returns what that was.
+    /// Takes out of an offer what the agent did not announce to take (CAP-05). Returns what that
+    /// was.
     fn drop_unannounced(&mut self, offer: &mut v1::ConnectionSettingsOffers) -> Vec<String> {
         let announced = self.config.accepted_settings;
         let mut dropped = Vec::new();
@@ -524,8 +525,8 @@ impl ClientCore {
         self.report_connection_settings_status();
     }
 
-    /// An agent that takes no settings has no status of them (CONN-07). A status without a hash says
-    /// that no offer was ever taken, or that none is known any more.
+    /// An agent that takes no settings has no status of them (CONN-07). A status without a hash
+    /// says that no offer was ever taken, or that none is known any more.
     fn report_connection_settings_status(&mut self) {
         let accepts = !self.config.accepted_settings.is_empty();
         let known = self.state.connection_settings_status.clone();

@@ -200,8 +200,8 @@ impl Connections {
 }
 
 /// No certificate means none (CERT-06); no TLS and no proxy part mean the present ones (TLS-02,
-/// PROXY-02). The same goes for headers, as for the OpAMP connection (A17), unless the data is to go
-/// elsewhere: a credential is for whom it was meant.
+/// PROXY-02). The same goes for headers, as for the OpAMP connection (A17), unless the data is to
+/// go elsewhere: a credential is for whom it was meant.
 fn telemetry(
     current: Option<&v1::TelemetryConnectionSettings>,
     offered: v1::TelemetryConnectionSettings,

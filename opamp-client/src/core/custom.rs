@@ -15,8 +15,8 @@
 //!
 //! A custom message travels in a message of its own, so that a refusal of it is not one of the
 //! status, and waits for the answer to what was sent before. Once it may have been processed it is
-//! never sent again. The server's list is known after its first reply; until then messages wait, also
-//! on a new connection, as the server may have become another (A31).
+//! never sent again. The server's list is known after its first reply; until then messages wait,
+//! also on a new connection, as the server may have become another (A31).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
@@ -41,8 +41,8 @@ pub struct CustomMessageId(u64);
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CustomOutcome {
-    /// The server answered the message that carried it. Whether it could make sense of it is between
-    /// the two ends: a server may ignore what it does not know (CUST-06, CUST-07).
+    /// The server answered the message that carried it. Whether it could make sense of it is
+    /// between the two ends: a server may ignore what it does not know (CUST-06, CUST-07).
     Delivered,
     /// The server refused it, for this reason.
     Refused(String),
@@ -82,8 +82,9 @@ pub enum NotSent {
     Stopped,
 }
 
-/// A custom capability's name is not a reverse domain name of two parts, a dot, a short name and, if
-/// any, a slash with a version, `com.example.feature/v2` for example, of 255 bytes at most (CUST-05).
+/// A custom capability's name is not a reverse domain name of two parts, a dot, a short name and,
+/// if any, a slash with a version, `com.example.feature/v2` for example, of 255 bytes at most
+/// (CUST-05).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name:?} is no name of a custom capability: use a form like com.example.feature/v2")]
 pub struct InvalidCapability {
@@ -282,8 +283,8 @@ impl Custom {
     }
 }
 
-/// Bytes of a message that carries a custom message, besides the custom message's strings and data: at
-/// the most, so that none is accepted that cannot be sent.
+/// Bytes of a message that carries a custom message, besides the custom message's strings and data:
+/// at the most, so that none is accepted that cannot be sent.
 pub(super) const OVERHEAD: usize = 76;
 
 /// What a message counts for in the limits of bytes.
@@ -310,15 +311,15 @@ impl ClientCore {
         self.custom.server.as_ref()
     }
 
-    /// Has a custom message sent as soon as may be (CUST-13): after those that were given before, when
-    /// both ends are known to announce the capability (CUST-04, CUST-09), and what was sent before is
-    /// answered. What became of it is told once, by
+    /// Has a custom message sent as soon as may be (CUST-13): after those that were given before,
+    /// when both ends are known to announce the capability (CUST-04, CUST-09), and what was sent
+    /// before is answered. What became of it is told once, by
     /// [`poll_custom_outcome`](Self::poll_custom_outcome).
     ///
     /// # Errors
     ///
-    /// [`NotSent`] when it cannot be sent, or has no room. The server's lack of the capability is an
-    /// error once its list is known; before that the message waits, no longer than
+    /// [`NotSent`] when it cannot be sent, or has no room. The server's lack of the capability is
+    /// an error once its list is known; before that the message waits, no longer than
     /// [`custom_message_timeout`](super::ClientConfig::custom_message_timeout).
     pub fn send_custom_message(
         &mut self,
@@ -395,8 +396,8 @@ impl ClientCore {
         self.schedule_custom();
     }
 
-    /// A message was refused. Says whether it was surely a custom message. One that may have been it
-    /// is unconfirmed: who takes it for refused might send it again.
+    /// A message was refused. Says whether it was surely a custom message. One that may have been
+    /// it is unconfirmed: who takes it for refused might send it again.
     pub(super) fn custom_refused(&mut self, reason: &str) -> bool {
         let refusable = self.report.refusable();
         let sure = refusable.start() == refusable.end();
@@ -432,7 +433,8 @@ impl ClientCore {
         true
     }
 
-    /// A message was turned away unread: a custom message, if it surely was one, will be sent again.
+    /// A message was turned away unread: a custom message, if it surely was one, will be sent
+    /// again.
     pub(super) fn custom_turned_away(&mut self) {
         let refusable = self.report.refusable();
         if refusable.start() == refusable.end()

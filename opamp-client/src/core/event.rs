@@ -44,8 +44,8 @@ pub enum Event {
     /// A package from the server is no longer offered: to be removed and answered (PKG-14).
     PackageRemoval(PackageRemoval),
     /// A package is not what the server wants it to be; the server is told (PKG-59). It is tried
-    /// again when the server offers anew, and, unless the agent itself refused it, after a restart. A
-    /// download that may go well later is tried on meanwhile, and told again when it is
+    /// again when the server offers anew, and, unless the agent itself refused it, after a restart.
+    /// A download that may go well later is tried on meanwhile, and told again when it is
     /// [given up](super::packages::PackagesConfig::retry_for).
     PackageFailed {
         /// The package.
@@ -63,8 +63,8 @@ pub enum Event {
     /// The server announced these custom capabilities, for the first time or others than before
     /// (CUST-03).
     ServerCustomCapabilities(BTreeSet<String>),
-    /// The server sent a custom message of a capability the agent announces (CUST-13). Messages come
-    /// in order, and wait within
+    /// The server sent a custom message of a capability the agent announces (CUST-13). Messages
+    /// come in order, and wait within
     /// [`max_custom_messages`](super::ClientConfig::max_custom_messages) and
     /// [`max_custom_bytes`](super::ClientConfig::max_custom_bytes); those that wait when the client
     /// stops are dropped.
@@ -115,14 +115,15 @@ pub enum Event {
     /// them works (CONN-14, CONN-16, CONN-23).
     OpampSettingsApplied,
     /// The OpAMP connection settings that the server offered are not used: they were refused, or no
-    /// connection could be made with them, and the client goes on with those it had (CONN-08, CONN-18).
+    /// connection could be made with them, and the client goes on with those it had (CONN-08,
+    /// CONN-18).
     OpampSettingsFailed {
         /// Why, as the server is told (CONN-35).
         reason: String,
     },
     /// A request for a client certificate failed: it could not be made, or the server refused it
-    /// (CSR-15, ERR-14). The agent goes on with the credentials it has; another request, with another
-    /// key, follows after
+    /// (CSR-15, ERR-14). The agent goes on with the credentials it has; another request, with
+    /// another key, follows after
     /// [`certificate_retry_interval`](super::ClientConfig::certificate_retry_interval).
     CertificateRequestFailed {
         /// Why.

@@ -1,6 +1,6 @@
-//! Settings in force that serve no more: credentials that a server refuses for long, as an agent has
-//! slept past the end of its certificate; or settings that no connection can be made with, as a file
-//! they need cannot be read.
+//! Settings in force that serve no more: credentials that a server refuses for long, as an agent
+//! has slept past the end of its certificate; or settings that no connection can be made with, as a
+//! file they need cannot be read.
 //!
 //! ```text
 //!               refused for refusal_timeout              refused, unreachable
@@ -14,9 +14,9 @@
 //!         └──────────────────────────────────────┘ … a check finds them usable again
 //! ```
 //!
-//! What the agent is started with is its operator's word, and stays good for a first contact. A server
-//! has said nothing against settings that are unusable here, so they are kept: what they need may come
-//! back, or be in the next build.
+//! What the agent is started with is its operator's word, and stays good for a first contact. A
+//! server has said nothing against settings that are unusable here, so they are kept: what they
+//! need may come back, or be in the next build.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,8 +26,8 @@ use super::settings::SettingsCheck;
 use super::timer::Timer;
 use super::{ClientCore, Event};
 
-/// How long settings in force may be unusable before what the agent is started with serves: somebody
-/// may be writing the files they need.
+/// How long settings in force may be unusable before what the agent is started with serves:
+/// somebody may be writing the files they need.
 const UNUSABLE: Duration = Duration::from_secs(60);
 
 /// Time between two looks whether they are usable again.
@@ -51,8 +51,8 @@ enum Trouble {
 }
 
 impl ClientCore {
-    /// An attempt to reach a server failed: decides what the next one is made with, unless there is a
-    /// trial, which decides for itself.
+    /// An attempt to reach a server failed: decides what the next one is made with, unless there is
+    /// a trial, which decides for itself.
     pub(super) fn settings_in_force_failed(&mut self, failure: &Failure, now: Instant) {
         if self.settings.verifying() || self.opamp_settings().is_none() {
             return;

@@ -116,8 +116,8 @@ pub(super) enum After {
 
 impl ClientCore {
     /// What to do with the connection, if anything. Over HTTP there is nothing but an
-    /// [`Abort`](ConnectionAction::Abort) of the request that is outstanding, when stopping takes too
-    /// long.
+    /// [`Abort`](ConnectionAction::Abort) of the request that is outstanding, when stopping takes
+    /// too long.
     pub fn poll_connection(&mut self, now: Instant) -> Option<ConnectionAction> {
         if let Some(epoch) = self.abort.take() {
             return Some(ConnectionAction::Abort { epoch });
@@ -334,14 +334,14 @@ impl ClientCore {
         }
     }
 
-    /// The wait begins when the transport takes messages again: what takes minutes to be sent is not
-    /// answered sooner.
+    /// The wait begins when the transport takes messages again: what takes minutes to be sent is
+    /// not answered sooner.
     pub(super) fn await_any_answer(&mut self) {
         self.answer_awaited = true;
     }
 
-    /// The transport takes messages. From the first unanswered one on, a later one does not begin the
-    /// wait anew.
+    /// The transport takes messages. From the first unanswered one on, a later one does not begin
+    /// the wait anew.
     pub(super) fn begin_to_await(&mut self, now: Instant) {
         if std::mem::take(&mut self.answer_awaited)
             && let Some(timeout) = self.config.answer_timeout

@@ -17,9 +17,9 @@
 //!
 //! A driver loops: give in what happened, then poll, in this order: [`poll_connection`] until
 //! `None`; [`poll_transmit`] as long as the transport takes messages; [`poll_event`] as long as the
-//! application takes events; [`poll_custom_outcome`] until `None`; [`poll_save`] where there is a store,
-//! and [`poll_package_action`] until `None` where the agent takes packages; then wait for the next
-//! happening, no longer than [`poll_timeout`].
+//! application takes events; [`poll_custom_outcome`] until `None`; [`poll_save`] where there is a
+//! store, and [`poll_package_action`] until `None` where the agent takes packages; then wait for
+//! the next happening, no longer than [`poll_timeout`].
 //! Polling too often does no harm. A connection that is neither polled nor answered harms no one
 //! but itself.
 //!
@@ -226,8 +226,8 @@ impl ClientCore {
             saving: Saving::default(),
             previous_uids: Vec::new(),
             server_capabilities: None,
-            // A number of its own, so that what a process before had sent and comes late does not pass
-            // for the next message of this one (SEQ-02, SEQ-04).
+            // A number of its own, so that what a process before had sent and comes late does not
+            // pass for the next message of this one (SEQ-02, SEQ-04).
             report: Report::new(snapshot, config.seed & FIRST_NUMBERS),
             remote_config: RemoteConfig::default(),
             connection_settings: ConnectionSettings::default(),
@@ -367,8 +367,8 @@ impl ClientCore {
         self.report.snapshot()
     }
 
-    /// Describes the agent anew. A description that means the same, in whatever order, is no change and
-    /// causes no message.
+    /// Describes the agent anew. A description that means the same, in whatever order, is no change
+    /// and causes no message.
     pub fn set_description(&mut self, description: v1::AgentDescription) {
         let present = self.report.snapshot().agent_description.as_ref();
         if present.is_some_and(|present| present.equivalent(&description)) {
@@ -405,8 +405,8 @@ impl ClientCore {
         self.update_capabilities();
     }
 
-    /// A pending offer is dropped as if it had never come, so that it is offered again when the agent
-    /// takes offers again.
+    /// A pending offer is dropped as if it had never come, so that it is offered again when the
+    /// agent takes offers again.
     fn withdraw_remote_config(&mut self) {
         if let Some(offer) = self.remote_config.pending.as_ref() {
             let hash = offer.hash.clone();
@@ -431,8 +431,8 @@ impl ClientCore {
     }
 
     /// Asks the server for another instance uid (ID-07); the present one serves until it comes
-    /// (ID-08), as [`Event::InstanceUidChanged`]. A server may not answer: until it does, every report
-    /// asks.
+    /// (ID-08), as [`Event::InstanceUidChanged`]. A server may not answer: until it does, every
+    /// report asks.
     pub fn request_instance_uid(&mut self) {
         self.report.set_flags(v1::AgentToServerFlags::RequestInstanceUid as u64);
     }
@@ -446,8 +446,8 @@ impl ClientCore {
     ///
     /// # Errors
     ///
-    /// [`NotPending`] when a newer offer took its place or its deadline passed: the server is not told
-    /// the outcome. What the agent runs now, if it was said, is told all the same (CFG-04).
+    /// [`NotPending`] when a newer offer took its place or its deadline passed: the server is not
+    /// told the outcome. What the agent runs now, if it was said, is told all the same (CFG-04).
     pub fn resolve(&mut self, mut resolution: Resolution) -> Result<(), NotPending> {
         if let Some(effective) = resolution.take_effective() {
             self.set_effective_config(Some(effective));

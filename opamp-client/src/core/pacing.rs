@@ -3,10 +3,10 @@
 //!
 //! Full reports asked for by flag come three at once, then one per heartbeat interval: some servers
 //! set the flag in every reply, and each full report causes a reply. Reports of any kind come fifty
-//! at once, then ten a second: a server that renames, restarts or configures an agent in every reply
-//! must not make it spin. Connection settings are tried three times at once, then once a minute: two
-//! servers that send an agent to each other, or one that gives each connection another token, must not
-//! make it reconnect for ever.
+//! at once, then ten a second: a server that renames, restarts or configures an agent in every
+//! reply must not make it spin. Connection settings are tried three times at once, then once a
+//! minute: two servers that send an agent to each other, or one that gives each connection another
+//! token, must not make it reconnect for ever.
 
 use std::time::{Duration, Instant};
 

@@ -165,8 +165,8 @@ impl ClientCore {
         self.request_failed(failure, None, now);
     }
 
-    /// The request could not be made: no byte of it has left. Its number is not used up, so attempts
-    /// while the server is away look like no gap to it (SEQ-01, SEQ-03, reading A10).
+    /// The request could not be made: no byte of it has left. Its number is not used up, so
+    /// attempts while the server is away look like no gap to it (SEQ-01, SEQ-03, reading A10).
     pub fn handle_request_unsent(&mut self, ticket: Ticket, failure: Failure, now: Instant) {
         if self.outstanding_request.as_ref() != Some(&ticket) {
             return;
@@ -439,8 +439,8 @@ impl ClientCore {
         }
         // A hash without a config is no offer (A32).
         let Some(config) = offer.config else { return };
-        // A server that breaks CFG-25 gives no hash: the content then tells offers apart, or each of
-        // its replies would be new work and a new status.
+        // A server that breaks CFG-25 gives no hash: the content then tells offers apart, or each
+        // of its replies would be new work and a new status.
         let identity = match offer.config_hash.is_empty() {
             true => config_hash(&config).to_bytes(),
             false => Bytes::copy_from_slice(&offer.config_hash),

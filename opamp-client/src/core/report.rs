@@ -19,9 +19,9 @@
 //! Over WebSocket nothing says which message a reply belongs to (A34), so answers are counted: a
 //! reply that carries nothing but an acknowledgement is *the* answer to the oldest unanswered
 //! message, while a message with an offer, a flag, a command or a custom message may as well be a
-//! push. Such a message lets the next report go out, but confirms nothing: what it may have answered
-//! stays outstanding and would be sent again after an unclean loss, which is allowed, where losing it
-//! is not.
+//! push. Such a message lets the next report go out, but confirms nothing: what it may have
+//! answered stays outstanding and would be sent again after an unclean loss, which is allowed,
+//! where losing it is not.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -142,8 +142,8 @@ impl Report {
         self.snapshot.flags = flags;
     }
 
-    /// What the server cannot take is dirty, as it had to ignore what it was told of it, and causes no
-    /// message.
+    /// What the server cannot take is dirty, as it had to ignore what it was told of it, and causes
+    /// no message.
     pub(super) fn withhold(&mut self, parts: Parts) {
         self.withheld = parts;
         self.dirty |= parts.present_in(&self.snapshot);
@@ -164,7 +164,8 @@ impl Report {
         self.full
     }
 
-    /// What is told of the components is their hash; the components themselves on request (COMP-07).
+    /// What is told of the components is their hash; the components themselves on request
+    /// (COMP-07).
     pub(super) fn set_components(&mut self, components: Option<v1::AvailableComponents>) {
         let (components, hash) =
             components.map(|mut it| (mem::take(&mut it.components), it)).unzip();
@@ -185,9 +186,9 @@ impl Report {
         self.components_owed
     }
 
-    /// Puts the components into the snapshot, to be told, or out of it again. They are not part of the
-    /// state, as they are told once per request: if that is lost, the server sees the hash again, and
-    /// can ask again.
+    /// Puts the components into the snapshot, to be told, or out of it again. They are not part of
+    /// the state, as they are told once per request: if that is lost, the server sees the hash
+    /// again, and can ask again.
     fn exchange_components(&mut self) {
         if let Some(told) = self.snapshot.available_components.as_mut() {
             mem::swap(&mut told.components, &mut self.components);
@@ -220,8 +221,8 @@ impl Report {
                 || !(self.dirty - self.withheld).is_empty())
     }
 
-    /// Composes the message that is due, within `limit` bytes. Parts that fit only into a message of
-    /// their own wait for the next one; parts that do not even fit there are parked and reported
+    /// Composes the message that is due, within `limit` bytes. Parts that fit only into a message
+    /// of their own wait for the next one; parts that do not even fit there are parked and reported
     /// through `oversized`; `None` when nothing is left to send (SIZE-15, SIZE-16, A10).
     pub(super) fn compose(
         &mut self,
@@ -310,8 +311,9 @@ impl Report {
         (message, self.sent)
     }
 
-    /// The numbers on this connection of the messages that an error may answer. It is never a push, so
-    /// that is the oldest unanswered one, unless something came before that may have been its answer.
+    /// The numbers on this connection of the messages that an error may answer. It is never a push,
+    /// so that is the oldest unanswered one, unless something came before that may have been its
+    /// answer.
     pub(super) fn refusable(&self) -> RangeInclusive<u64> {
         let oldest = self.answered + 1;
         oldest..=oldest + self.perhaps_answered
@@ -382,8 +384,8 @@ impl Report {
         }
     }
 
-    /// No answer came in time: the next report need not wait for it any longer, and tells again what
-    /// was not answered. That alone is no reason for a report.
+    /// No answer came in time: the next report need not wait for it any longer, and tells again
+    /// what was not answered. That alone is no reason for a report.
     pub(super) fn stop_waiting(&mut self) {
         self.awaiting = None;
         self.overdue = self.outstanding();
@@ -400,7 +402,8 @@ impl Report {
         self.awaiting.is_some()
     }
 
-    /// What was sent on this connection, was not withdrawn since, and is not surely with the server.
+    /// What was sent on this connection, was not withdrawn since, and is not surely with the
+    /// server.
     pub(super) fn outstanding(&self) -> Parts {
         let sent = Parts::all().present_in(&self.snapshot);
         sent.iter().filter(|part| self.last_sent[part.index()] > self.answered).collect()
@@ -418,11 +421,11 @@ impl Report {
         self.sequence_num -= 1;
     }
 
-    /// What is outstanding was refused. It does not cause another report, but goes along with the next
-    /// one, which is another message (A06, ERR-06, ERR-14). What is then refused again is the likely
-    /// reason: it is not sent any more until it changes or full state is asked for, and the rest is
-    /// told without it. So each value is refused twice at most, and none takes others down with it.
-    /// Returns what was refused.
+    /// What is outstanding was refused. It does not cause another report, but goes along with the
+    /// next one, which is another message (A06, ERR-06, ERR-14). What is then refused again is the
+    /// likely reason: it is not sent any more until it changes or full state is asked for, and the
+    /// rest is told without it. So each value is refused twice at most, and none takes others down
+    /// with it. Returns what was refused.
     pub(super) fn refused(&mut self) -> Parts {
         let refused = self.outstanding() - self.dirty - Parts::CAPABILITIES;
         let again = refused & self.refused_once;

@@ -21,9 +21,9 @@
 //!
 //! Nothing is left before the candidate is saved, so that whoever is started next goes on with it.
 //! The candidate is dropped only when the old server has answered again: a server that has seen the
-//! new credentials forgets the old ones (CONN-15), and a reply that was lost must not leave an agent
-//! with neither. As long as no server answers, both are tried in turn, each for twice as long as
-//! before.
+//! new credentials forgets the old ones (CONN-15), and a reply that was lost must not leave an
+//! agent with neither. As long as no server answers, both are tried in turn, each for twice as long
+//! as before.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -189,7 +189,8 @@ impl ClientCore {
             self.state.heartbeat_interval_seconds = None;
             self.state.settings_candidate = None;
             self.state.connection_settings_status = None;
-            // No outcome of half an offer is true of it: whoever is the server now may make it anew.
+            // No outcome of half an offer is true of it: whoever is the server now may make it
+            // anew.
             self.state.pending_connection_settings = None;
             self.state_changed();
             self.events.push(Event::OpampSettingsFailed { reason });
@@ -230,7 +231,8 @@ impl ClientCore {
         self.settings.trial.is_some()
     }
 
-    /// The OpAMP part of an offer. It supersedes one that is on trial: there is never more than one.
+    /// The OpAMP part of an offer. It supersedes one that is on trial: there is never more than
+    /// one.
     pub(super) fn offer_opamp_settings(
         &mut self,
         offered: v1::OpAmpConnectionSettings,
@@ -282,8 +284,8 @@ impl ClientCore {
         self.timers.set(Timer::Settings, now.checked_add(self.config.settings_timeout));
     }
 
-    /// Settings of which it is to be found out whether they are usable, if there are any. The answer
-    /// to an earlier check is of no interest then.
+    /// Settings of which it is to be found out whether they are usable, if there are any. The
+    /// answer to an earlier check is of no interest then.
     pub fn poll_settings_check(&mut self) -> Option<SettingsCheck> {
         let Some(trial) = self.settings.trial.as_mut() else {
             return self.poll_unusable_settings_check();
@@ -347,7 +349,8 @@ impl ClientCore {
         self.leave_for_other_settings(now);
     }
 
-    /// Leaves whatever connection there is, and goes on with [`change_server`](Self::change_server).
+    /// Leaves whatever connection there is, and goes on with
+    /// [`change_server`](Self::change_server).
     pub(super) fn leave_for_other_settings(&mut self, now: Instant) {
         let verified = self.good;
         match &mut self.link {
@@ -366,8 +369,8 @@ impl ClientCore {
         }
     }
 
-    /// The connection is left, and the next one is made with what is to be used now. The server there
-    /// may know nothing of this agent, and nothing is known of the server.
+    /// The connection is left, and the next one is made with what is to be used now. The server
+    /// there may know nothing of this agent, and nothing is known of the server.
     pub(super) fn change_server(&mut self, now: Instant) {
         self.timers.stop(Timer::Connect);
         self.timers.stop(Timer::Retry);
@@ -507,8 +510,8 @@ impl ClientCore {
         self.leave_for_other_settings(now);
     }
 
-    /// The trial cannot begin, or not go on. What a process before this one may have shown to the new
-    /// server is dropped only when the old one has answered, as ever (CONN-15).
+    /// The trial cannot begin, or not go on. What a process before this one may have shown to the
+    /// new server is dropped only when the old one has answered, as ever (CONN-15).
     fn cannot_try(&mut self, why: String, now: Instant) {
         match self.settings.trial.as_mut() {
             Some(trial) if trial.resumed && self.state.settings_candidate.is_some() => {

@@ -21,9 +21,10 @@ pub(super) struct Proposal {
 }
 
 impl ClientCore {
-    /// Makes an offer complete, or says why the agent does not take it. What it leaves out stays as it
-    /// is, or as an offer that is `pending` would have made it, lest an agent lock itself out; but no
-    /// certificate means none (CERT-03), unless the offer is about nothing but the heartbeat interval.
+    /// Makes an offer complete, or says why the agent does not take it. What it leaves out stays as
+    /// it is, or as an offer that is `pending` would have made it, lest an agent lock itself out;
+    /// but no certificate means none (CERT-03), unless the offer is about nothing but the heartbeat
+    /// interval.
     pub(super) fn lay_over(
         &self,
         offered: v1::OpAmpConnectionSettings,
@@ -81,8 +82,8 @@ impl ClientCore {
         settings
     }
 
-    /// A certificate as it is kept, without holding on to the message it came in. One without a key is
-    /// for a key the agent has (A19): that of the same certificate, or the one it asked for a
+    /// A certificate as it is kept, without holding on to the message it came in. One without a key
+    /// is for a key the agent has (A19): that of the same certificate, or the one it asked for a
     /// certificate with.
     fn with_key(&self, offered: &v1::TlsCertificate) -> v1::TlsCertificate {
         let mut certificate = v1::TlsCertificate {
@@ -122,7 +123,8 @@ impl ClientCore {
         Ok(())
     }
 
-    /// Whether policy allows a connection with these settings to an agent that has one to `present`.
+    /// Whether policy allows a connection with these settings to an agent that has one to
+    /// `present`.
     pub(super) fn permit(
         &self,
         settings: &v1::OpAmpConnectionSettings,

@@ -16,8 +16,8 @@ use super::{Connections, PendingConnectionSettings, SettingsFailure};
 /// [`Event::StateChanged`](super::Event::StateChanged) comes and restore it into
 /// [`ClientConfig::new`](super::ClientConfig::new).
 ///
-/// It may hold private keys and credentials: keep it where only the agent can read it. `Debug` shows
-/// none of them, and no configuration bodies.
+/// It may hold private keys and credentials: keep it where only the agent can read it. `Debug`
+/// shows none of them, and no configuration bodies.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ClientState {
@@ -35,12 +35,12 @@ pub struct ClientState {
     pub pending_connection_settings: Option<PendingConnectionSettings>,
     /// The settings in force of the agent's own telemetry and other connections (TEL-06).
     pub connections: Connections,
-    /// The OpAMP connection settings in force, as accepted offers have made them, laid over what the
-    /// agent is started with (CONN-16, CERT-02, TLS-01, PROXY-01); `None` as long as none was
+    /// The OpAMP connection settings in force, as accepted offers have made them, laid over what
+    /// the agent is started with (CONN-16, CERT-02, TLS-01, PROXY-01); `None` as long as none was
     /// accepted. The heartbeat interval in it has no meaning.
     pub opamp_settings: Option<v1::OpAmpConnectionSettings>,
-    /// The heartbeat interval of the accepted offers in seconds; 0 turned heartbeats off, `None` says
-    /// that the agent's own interval holds (A01).
+    /// The heartbeat interval of the accepted offers in seconds; 0 turned heartbeats off, `None`
+    /// says that the agent's own interval holds (A01).
     pub heartbeat_interval_seconds: Option<u64>,
     /// The URL the agent was started with when it accepted them, or began to try them.
     pub settings_endpoint: ServerUrl,
@@ -178,8 +178,8 @@ impl ClientState {
         })
     }
 
-    /// What can be saved of an encoding that [`from_bytes`](Self::from_bytes) refuses: the identity,
-    /// which comes first in it, if it is whole.
+    /// What can be saved of an encoding that [`from_bytes`](Self::from_bytes) refuses: the
+    /// identity, which comes first in it, if it is whole.
     #[must_use]
     pub fn identity_of_damaged(bytes: &[u8]) -> Option<Self> {
         let head = Record {

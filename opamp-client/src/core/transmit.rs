@@ -211,7 +211,8 @@ impl ClientCore {
         }
     }
 
-    /// What was asked for by flags, a full report or the components, may go out, or has to wait its turn.
+    /// What was asked for by flags, a full report or the components, may go out, or has to wait its
+    /// turn.
     pub(super) fn grant_full_state(&mut self, now: Instant) {
         // What is owed already answers who asks once more.
         self.full_state_asked &= !self.report.full_owed();

@@ -6,8 +6,9 @@
 //!   settings in force, or a candidate ─────┘
 //! ```
 //!
-//! A connector holds nothing that outlives its settings: TLS sessions, idle connections and what was
-//! learned of the server go with it, so a rotated certificate is in use with the next connector.
+//! A connector holds nothing that outlives its settings: TLS sessions, idle connections and what
+//! was learned of the server go with it, so a rotated certificate is in use with the next
+//! connector.
 
 use std::error::Error as _;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Whether requests are compressed.
 //!
-//! Servers have to take gzip (HTTP-20), and not all do. A client that compresses from the start loses
-//! such a server for good, and one that never does wastes most of what it sends. So:
+//! Servers have to take gzip (HTTP-20), and not all do. A client that compresses from the start
+//! loses such a server for good, and one that never does wastes most of what it sends. So:
 //!
 //! ```text
 //!             a compressed response came          a compressed request was taken
@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Whatever may mean that the server could not read it is answered with the same request without
-//! compression, at once: behind one name there may be servers of several kinds. What was learned goes
-//! with the connector: other settings, another server.
+//! compression, at once: behind one name there may be servers of several kinds. What was learned
+//! goes with the connector: other settings, another server.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 

@@ -62,10 +62,10 @@ impl Connector {
 
 /// The TLS configurations of one connector.
 ///
-/// The client certificate is for the configured server and for proxies, which no server chooses but by
-/// an offer. Where a redirect has led to another server, a configuration without it is made, with a
-/// memory of TLS sessions of its own. Over HTTP the library has one configuration for both: there a
-/// proxy that wants the certificate lets no redirect to another origin pass.
+/// The client certificate is for the configured server and for proxies, which no server chooses but
+/// by an offer. Where a redirect has led to another server, a configuration without it is made,
+/// with a memory of TLS sessions of its own. Over HTTP the library has one configuration for both:
+/// there a proxy that wants the certificate lets no redirect to another origin pass.
 pub(super) struct Credentials {
     #[cfg(feature = "tls")]
     settings: crate::tls::Tls,

@@ -1,5 +1,5 @@
-//! Packages beside everything else: a store may be slow and a download long, and the connection never
-//! waits for either.
+//! Packages beside everything else: a store may be slow and a download long, and the connection
+//! never waits for either.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -70,7 +70,8 @@ impl Warehouse {
         let _ = timeout(FIRST_LOAD, load).await;
     }
 
-    /// Tells the core how far downloads are: before it is told the time, at which it may pass that on.
+    /// Tells the core how far downloads are: before it is told the time, at which it may pass that
+    /// on.
     pub(super) fn catch_up(&self, core: &mut ClientCore, now: Instant) {
         for (ticket, (_, progress)) in &self.downloads {
             if let Some(progress) = progress.get() {

@@ -114,8 +114,8 @@ impl Default for Proxy {
 
 impl Proxy {
     /// What `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say, in capitals or not, and
-    /// where they say nothing, the system's settings on macOS and Windows. This is the default. They
-    /// are read for each WebSocket connection; over HTTP when the client starts and when its
+    /// where they say nothing, the system's settings on macOS and Windows. This is the default.
+    /// They are read for each WebSocket connection; over HTTP when the client starts and when its
     /// connection settings change.
     ///
     /// `https` and `wss` URLs go by `HTTPS_PROXY`, `http` and `ws` URLs by `HTTP_PROXY`. A variable
@@ -131,9 +131,9 @@ impl Proxy {
         Self(Choice::None)
     }
 
-    /// This proxy, for every server: `http://`, `https://`, `socks5://` (names are resolved here) or
-    /// `socks5h://` (by the proxy); without a scheme it is `http`. Without a port it is the scheme's,
-    /// 1080 for SOCKS. A user and password may stand before the host.
+    /// This proxy, for every server: `http://`, `https://`, `socks5://` (names are resolved here)
+    /// or `socks5h://` (by the proxy); without a scheme it is `http`. Without a port it is the
+    /// scheme's, 1080 for SOCKS. A user and password may stand before the host.
     ///
     /// # Errors
     ///

@@ -3,9 +3,9 @@
 //! Both transports follow 301, 302, 307 and 308 with the same method and content: over HTTP a `GET`
 //! would mean nothing to an OpAMP server, so 303, which asks for one, is followed by a handshake
 //! only. A redirect never leads from TLS to plain text and never in a circle, and credentials stay
-//! with the server they were meant for: once a redirect has left the origin (scheme, host and port),
-//! neither headers nor the client certificate go along any more. Nothing is remembered: the next
-//! attempt starts at the configured URL.
+//! with the server they were meant for: once a redirect has left the origin (scheme, host and
+//! port), neither headers nor the client certificate go along any more. Nothing is remembered: the
+//! next attempt starts at the configured URL.
 
 use http::header::{self, HeaderMap, LOCATION};
 use http::{Method, StatusCode};

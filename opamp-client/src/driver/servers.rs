@@ -1,7 +1,7 @@
 //! Which server is connected with, and how: the connectors of the settings in use.
 //!
-//! Making a connector reads files and the system's trust store, which takes milliseconds and may hang
-//! with the disk, so it is done beside the runtime's threads, one at a time.
+//! Making a connector reads files and the system's trust store, which takes milliseconds and may
+//! hang with the disk, so it is done beside the runtime's threads, one at a time.
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use crate::error::Error;
 
 pub(super) type SharedSettings = Arc<v1::OpAmpConnectionSettings>;
 
-/// What connects, with whatever settings. It keeps the connector of the settings used last, and with
-/// it idle connections and TLS sessions; other settings share nothing with it.
+/// What connects, with whatever settings. It keeps the connector of the settings used last, and
+/// with it idle connections and TLS sessions; other settings share nothing with it.
 pub(crate) struct Servers {
     base: Arc<Base>,
     settings: Option<SharedSettings>,
@@ -60,8 +60,8 @@ impl Servers {
         Box::pin(async move { Checked { id, outcome: made.await.map(drop) } })
     }
 
-    /// An attempt failed. After a failure of TLS the next one is made with what the system trusts by
-    /// then: an authority that was added to its store must not need a restart of the agent.
+    /// An attempt failed. After a failure of TLS the next one is made with what the system trusts
+    /// by then: an authority that was added to its store must not need a restart of the agent.
     pub(super) fn failed(&mut self, failure: &Failure) {
         self.doubted |= failure.kind == FailureKind::Tls;
     }

@@ -33,9 +33,9 @@ const NEW: &str = ".new-";
 /// Keeps packages in a directory of their own, which only its owner can read.
 ///
 /// Whenever the process or the machine ends, the records are either as they were before or as they
-/// are to be, and a committed file is whole. Names chosen by the server never become parts of a path
-/// as they are. The files together take no more than a quota, 8 GiB by default; note that during an
-/// update the old and the new file of a package are both there.
+/// are to be, and a committed file is whole. Names chosen by the server never become parts of a
+/// path as they are. The files together take no more than a quota, 8 GiB by default; note that
+/// during an update the old and the new file of a package are both there.
 ///
 /// Records that are damaged are an error, not a fresh start: an agent that forgot what it has would
 /// install everything again. Remove the directory for a fresh start.
@@ -279,8 +279,8 @@ impl Place {
 /// A file name for a package: one name for each, fit for any file system, and nothing but a name.
 ///
 /// It begins with `p-`, which keeps off names that mean something to a system, and the empty one.
-/// What is not a lower-case letter, a digit, `_`, `-` or an inner dot is written as `%XX`; too long a
-/// name is cut, and told from others by the SHA-256 of all of it.
+/// What is not a lower-case letter, a digit, `_`, `-` or an inner dot is written as `%XX`; too long
+/// a name is cut, and told from others by the SHA-256 of all of it.
 ///
 /// ```
 /// # use opamp_client::packages::file_name;

@@ -12,8 +12,8 @@ use super::{SignatureVerifier, SignedPackage};
 ///
 /// A signature may be made by any of several keys, so that one can be replaced by the next.
 ///
-/// Where the trusted comment of a signature has words `name=…` or `version=…`, they have to be those
-/// of the offer, so that an old package cannot be offered as a new one:
+/// Where the trusted comment of a signature has words `name=…` or `version=…`, they have to be
+/// those of the offer, so that an old package cannot be offered as a new one:
 /// `minisign -S -t 'name=collector version=1.2.3' -m FILE`.
 ///
 /// [minisign]: https://jedisct1.github.io/minisign/

@@ -47,11 +47,11 @@
 //!
 //! Downloads go through the proxy that the client is built with, and trust whom the system trusts,
 //! unless [`Packages::proxy`] and [`Packages::tls`] say otherwise. Proxy and TLS settings that the
-//! server offers are, by the specification, those of the OpAMP connection: no download uses them, nor
-//! shows their client certificate, also where its URL leads to the OpAMP server itself. Credentials for
-//! a download come as headers with its offer. A redirect never leads from `https` to `http`, and those
-//! headers are sent to the origin of the URL only. The bytes are taken as they are served: no content
-//! coding is asked for or undone.
+//! server offers are, by the specification, those of the OpAMP connection: no download uses them,
+//! nor shows their client certificate, also where its URL leads to the OpAMP server itself.
+//! Credentials for a download come as headers with its offer. A redirect never leads from `https`
+//! to `http`, and those headers are sent to the origin of the URL only. The bytes are taken as they
+//! are served: no content coding is asked for or undone.
 
 #[cfg(feature = "file-store")]
 mod file_store;

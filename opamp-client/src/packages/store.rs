@@ -55,8 +55,8 @@ pub trait PackageStore: Send + Sync {
     /// # Errors
     ///
     /// When the file does not end at `offset`, or the bytes could not be added;
-    /// [`io::ErrorKind::QuotaExceeded`] or [`io::ErrorKind::StorageFull`] when there will not be room
-    /// for them: the file is then discarded.
+    /// [`io::ErrorKind::QuotaExceeded`] or [`io::ErrorKind::StorageFull`] when there will not be
+    /// room for them: the file is then discarded.
     async fn append(&self, key: &FileKey, offset: u64, bytes: Bytes) -> io::Result<()>;
 
     /// Up to `len` bytes of a file from `offset` on, committed or not; none at its end.

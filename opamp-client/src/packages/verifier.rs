@@ -23,8 +23,8 @@ pub trait SignatureVerifier: Send + Sync {
     /// of its own and may take its time.
     ///
     /// A signature of nothing but the content is valid under another name and for another version,
-    /// too: a server could offer an old package as a new one. Where that matters, have the signature
-    /// cover name and version, and compare.
+    /// too: a server could offer an old package as a new one. Where that matters, have the
+    /// signature cover name and version, and compare.
     ///
     /// # Errors
     ///

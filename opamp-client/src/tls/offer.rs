@@ -1,4 +1,5 @@
-//! TLS settings and certificates as a server offers them, on top of what the agent was started with.
+//! TLS settings and certificates as a server offers them, on top of what the agent was started
+//! with.
 //!
 //! | part of the offer | left out | given |
 //! | --- | --- | --- |
@@ -16,19 +17,19 @@ use super::{Tls, TlsVersion};
 use crate::error::{Error, ErrorKind};
 
 impl Tls {
-    /// What holds with offered settings on top, for a connection to where an agent's own telemetry goes
-    /// for example: see [`Connections`](crate::core::Connections).
+    /// What holds with offered settings on top, for a connection to where an agent's own telemetry
+    /// goes for example: see [`Connections`](crate::core::Connections).
     ///
-    /// A certificate of the offer is presented (CERT-04), its `ca_cert` trusted for nothing (CERT-16);
-    /// authorities of the offer are trusted in place of those here (TLS-03), the system's with them
-    /// where it says so (TLS-04). Versions and cipher suites can be narrowed, not widened (TLS-06 to
-    /// TLS-08). `insecure_skip_verify` is obeyed, but for signatures (TLS-05): whether it may be is
-    /// for the caller to decide before.
+    /// A certificate of the offer is presented (CERT-04), its `ca_cert` trusted for nothing
+    /// (CERT-16); authorities of the offer are trusted in place of those here (TLS-03), the
+    /// system's with them where it says so (TLS-04). Versions and cipher suites can be narrowed,
+    /// not widened (TLS-06 to TLS-08). `insecure_skip_verify` is obeyed, but for signatures
+    /// (TLS-05): whether it may be is for the caller to decide before.
     ///
     /// # Errors
     ///
-    /// When a certificate or a key cannot be read, they do not belong together, or no version or cipher
-    /// suite is left.
+    /// When a certificate or a key cannot be read, they do not belong together, or no version or
+    /// cipher suite is left.
     pub fn with_offered(
         &self,
         tls: Option<&v1::TlsConnectionSettings>,

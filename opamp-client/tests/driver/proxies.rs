@@ -115,7 +115,8 @@ async fn a_proxy_with_tls_is_shown_the_certificate_of_the_connection() {
     }
 }
 
-/// The proxy stays the same wherever the server sends the agent, and so does who the agent is to it.
+/// The proxy stays the same wherever the server sends the agent, and so does who the agent is to
+/// it.
 #[tokio::test]
 async fn after_a_redirect_the_proxy_is_shown_the_certificate_and_the_server_is_not() {
     let authority = Authority::new();

@@ -19,10 +19,10 @@ use crate::wire::authority::Authority;
 
 /// A client that is started with a command.
 ///
-/// In the command's words `{url}` becomes the server's URL, `{heartbeat}` the interval of heartbeats
-/// and polls in seconds, `{state}` a directory for what has to outlive the client, `{ca}` a PEM file
-/// with the authority to trust, `{max_message_size}` the largest message to send and to take in
-/// bytes, and `{hook}` a port of 127.0.0.1 where the client may serve its hooks.
+/// In the command's words `{url}` becomes the server's URL, `{heartbeat}` the interval of
+/// heartbeats and polls in seconds, `{state}` a directory for what has to outlive the client,
+/// `{ca}` a PEM file with the authority to trust, `{max_message_size}` the largest message to send
+/// and to take in bytes, and `{hook}` a port of 127.0.0.1 where the client may serve its hooks.
 pub struct ExecClient {
     command: CommandLine,
     header: Option<CommandLine>,

@@ -150,8 +150,8 @@ impl Host {
         self.next_unanswered(within).await
     }
 
-    /// As [`next`](Self::next), but leaves what came before without an answer; over HTTP the request
-    /// is dropped with its connection.
+    /// As [`next`](Self::next), but leaves what came before without an answer; over HTTP the
+    /// request is dropped with its connection.
     pub async fn next_unanswered(&mut self, within: Duration) -> Heard {
         self.request = None;
         let until = Instant::now() + within;

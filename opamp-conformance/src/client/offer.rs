@@ -276,7 +276,8 @@ impl Offer {
         Ok(())
     }
 
-    /// Whether a client that was started again comes to the new server, be it by way of the old one.
+    /// Whether a client that was started again comes to the new server, be it by way of the old
+    /// one.
     pub async fn resume(&mut self, stage: &ClientStage, old: &mut Host, new: &mut Host) -> bool {
         self.left = true;
         let until = Instant::now() + stage.pace.start() + stage.pace.work();

@@ -1,5 +1,5 @@
-//! A receiver of OTLP over HTTP that the tester plays: it takes what comes and remembers it. It is no
-//! part of the OpAMP conversation, so the record shows its requests as remarks.
+//! A receiver of OTLP over HTTP that the tester plays: it takes what comes and remembers it. It is
+//! no part of the OpAMP conversation, so the record shows its requests as remarks.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! What a tester cannot bring about from the wire, the implementer's own hooks do: "offer this
-//! config now", "set health". A hook is a command or an HTTP endpoint that takes one JSON object and
-//! answers with one; `hooks/README.md` has the contract. A hook that is not there makes a case
+//! config now", "set health". A hook is a command or an HTTP endpoint that takes one JSON object
+//! and answers with one; `hooks/README.md` has the contract. A hook that is not there makes a case
 //! untestable, never passed.
 
 use std::collections::BTreeMap;
@@ -35,10 +35,10 @@ pub enum Action {
         files: BTreeMap<String, File>,
     },
     /// Server: offer these connection settings to the agent. The shape is that of
-    /// ConnectionSettingsOffers in snake case, without the hash, which the server makes, for example
-    /// `{"own_metrics": {"destination_endpoint": "https://…/v1/metrics", "headers": {"headers":
-    /// [{"key": "a", "value": "b"}]}}}`. Classes that are left out stay as they are, and so does the
-    /// endpoint of `opamp`.
+    /// ConnectionSettingsOffers in snake case, without the hash, which the server makes, for
+    /// example `{"own_metrics": {"destination_endpoint": "https://…/v1/metrics", "headers":
+    /// {"headers": [{"key": "a", "value": "b"}]}}}`. Classes that are left out stay as they are,
+    /// and so does the endpoint of `opamp`.
     OfferConnectionSettings {
         /// The agent.
         instance_uid: String,
@@ -47,8 +47,9 @@ pub enum Action {
     },
     /// Server: offer these packages to the agent and no others. The shape is that of
     /// PackagesAvailable in snake case, with `content` (base64) for each package instead of `file`,
-    /// for example `{"packages": {"main": {"type": "TopLevel", "version": "1.0", "content": "…"}}}`;
-    /// the other type is `Addon`. The server hosts the content and makes the hashes.
+    /// for example
+    /// `{"packages": {"main": {"type": "TopLevel", "version": "1.0", "content": "…"}}}`; the other
+    /// type is `Addon`. The server hosts the content and makes the hashes.
     OfferPackages {
         /// The agent.
         instance_uid: String,

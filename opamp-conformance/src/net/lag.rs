@@ -1,5 +1,5 @@
-//! One end of a connection in memory, with a little lag. Without it two peers that answer each other
-//! for ever would do so in no time at all, and virtual time would stand still.
+//! One end of a connection in memory, with a little lag. Without it two peers that answer each
+//! other for ever would do so in no time at all, and virtual time would stand still.
 
 use std::io;
 use std::pin::Pin;

@@ -250,8 +250,8 @@ impl Agent {
         self.ask_bytes(message.encode_to_vec().into()).await
     }
 
-    /// As [`ask`](Self::ask), with the bytes of a message, right or wrong; the header of a WebSocket
-    /// message is added.
+    /// As [`ask`](Self::ask), with the bytes of a message, right or wrong; the header of a
+    /// WebSocket message is added.
     ///
     /// # Errors
     ///

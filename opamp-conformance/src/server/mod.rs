@@ -212,7 +212,8 @@ impl ServerStage {
         Err(Stop::NotApplicable(format!("the server does not announce {names}")))
     }
 
-    /// What the server knows of the agent with this id, by the hook `show_agent`; `Null` where it knows none.
+    /// What the server knows of the agent with this id, by the hook `show_agent`; `Null` where it
+    /// knows none.
     ///
     /// # Errors
     ///

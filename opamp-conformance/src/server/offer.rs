@@ -113,8 +113,8 @@ impl Agent {
         AgentToServer { remote_config_status, ..self.message() }
     }
 
-    /// Waits for a message for which `is_it` holds, as [`hear`](Self::hear), and sends a message now
-    /// and then for a server that delivers only in replies.
+    /// Waits for a message for which `is_it` holds, as [`hear`](Self::hear), and sends a message
+    /// now and then for a server that delivers only in replies.
     ///
     /// # Errors
     ///

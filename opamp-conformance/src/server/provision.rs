@@ -27,8 +27,8 @@ pub(super) struct Offer<'a> {
     pub(super) message: ServerToAgent,
     /// All capabilities the agent ever had in the conversation.
     pub(super) capabilities: u64,
-    /// Whether a certificate request had been sent in the conversation, under this id of the agent or
-    /// one it had before.
+    /// Whether a certificate request had been sent in the conversation, under this id of the agent
+    /// or one it had before.
     pub(super) has_asked: bool,
 }
 

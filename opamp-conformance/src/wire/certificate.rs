@@ -67,7 +67,8 @@ impl Chain {
         })
     }
 
-    /// Follows the signatures from the first certificate, over the others, to one of the authority's.
+    /// Follows the signatures from the first certificate, over the others, to one of the
+    /// authority's.
     ///
     /// # Errors
     ///

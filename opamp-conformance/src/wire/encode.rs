@@ -37,8 +37,8 @@ pub fn fixed32(number: u32, value: u32) -> Vec<u8> {
     [varint(u64::from(number) << 3 | 5), value.to_le_bytes().to_vec()].concat()
 }
 
-/// A message that holds itself this many times, each in field `map` as the value of a map entry with
-/// the key `k`.
+/// A message that holds itself this many times, each in field `map` as the value of a map entry
+/// with the key `k`.
 #[must_use]
 pub fn nested(map: u32, levels: usize) -> Vec<u8> {
     let mut message = Vec::new();

@@ -72,8 +72,8 @@ pub struct HttpConnection {
 }
 
 impl Dialer {
-    /// A bare connection, TLS included where the URL asks for it. Writing to it does not fail; how it
-    /// ended is told by reading.
+    /// A bare connection, TLS included where the URL asks for it. Writing to it does not fail; how
+    /// it ended is told by reading.
     ///
     /// # Errors
     ///

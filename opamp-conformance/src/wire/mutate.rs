@@ -1,6 +1,7 @@
-//! Messages changed at random, with their structure in mind: a field dropped, repeated, moved, of the
-//! wrong type or at the edge of its range, a text that is none, a nesting without need. What comes
-//! out is mostly still a message, so it gets past a first check and reaches the code behind it.
+//! Messages changed at random, with their structure in mind: a field dropped, repeated, moved, of
+//! the wrong type or at the edge of its range, a text that is none, a nesting without need. What
+//! comes out is mostly still a message, so it gets past a first check and reaches the code behind
+//! it.
 
 use bytes::Bytes;
 use rand::rngs::StdRng;

@@ -1,6 +1,6 @@
-//! Messages as text, read from their bytes by the schema catalogue alone. It shares nothing with the
-//! generated messages, so it also sees what those pass over: unknown fields and values, and what no
-//! correct encoder writes.
+//! Messages as text, read from their bytes by the schema catalogue alone. It shares nothing with
+//! the generated messages, so it also sees what those pass over: unknown fields and values, and
+//! what no correct encoder writes.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -41,8 +41,8 @@ pub struct Reading {
     pub problems: Vec<String>,
 }
 
-/// Reads a message of the schema, such as `AgentToServer`. Never fails: what cannot be read is in the
-/// text as hexadecimal, and among the problems.
+/// Reads a message of the schema, such as `AgentToServer`. Never fails: what cannot be read is in
+/// the text as hexadecimal, and among the problems.
 ///
 /// The three lists end after 100 entries each, with one more that says so.
 #[must_use]

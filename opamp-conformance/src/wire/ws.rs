@@ -1,6 +1,6 @@
 //! WebSocket framing (RFC 6455) for a tester: it sends any frame, right or wrong, and tells
-//! everything it receives, control frames and broken rules included. A library would correct or hide
-//! what a case has to send or see, and the crates under test share one with each other.
+//! everything it receives, control frames and broken rules included. A library would correct or
+//! hide what a case has to send or see, and the crates under test share one with each other.
 
 use std::io;
 

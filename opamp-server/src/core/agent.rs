@@ -53,8 +53,8 @@ pub struct Terms<'a> {
 }
 
 impl<'a> Terms<'a> {
-    /// Limits, times and capabilities, and what Agents should have that have nothing of that kind of
-    /// their own.
+    /// Limits, times and capabilities, and what Agents should have that have nothing of that kind
+    /// of their own.
     #[must_use]
     pub const fn new(config: &'a ServerConfig, desired: &'a Desired) -> Self {
         Self { config, desired, pace: None, holds_settings: false }
@@ -66,8 +66,8 @@ impl<'a> Terms<'a> {
         Self { pace: Some(pace), ..self }
     }
 
-    /// Offers no connection settings for now, if that is so: the Server is not sure to remember them
-    /// (CONN-09).
+    /// Offers no connection settings for now, if that is so: the Server is not sure to remember
+    /// them (CONN-09).
     #[must_use]
     pub const fn holding_settings(self, holds_settings: bool) -> Self {
         Self { holds_settings, ..self }
@@ -399,9 +399,9 @@ impl Agent {
         Handled { changes, due, new_instance_uid, custom_message }
     }
 
-    /// Time passes for an Agent that owes its full state: to be called every second or few. True if its
-    /// turn to be asked has come, or to be asked again as it has not even sent a heartbeat since, and the
-    /// request is to be pushed.
+    /// Time passes for an Agent that owes its full state: to be called every second or few. True if
+    /// its turn to be asked has come, or to be asked again as it has not even sent a heartbeat
+    /// since, and the request is to be pushed.
     pub fn handle_turn(&mut self, terms: Terms<'_>, now: Instant) -> bool {
         if self.transport() != Some(Transport::WebSocket) {
             return false;
@@ -418,14 +418,15 @@ impl Agent {
         self.components_unknown = false;
     }
 
-    /// Nobody knows any more which components the Agent has that told their hash alone: it is asked for
-    /// them, once a session (COMP-08).
+    /// Nobody knows any more which components the Agent has that told their hash alone: it is asked
+    /// for them, once a session (COMP-08).
     pub const fn handle_components_forgotten(&mut self) {
         self.components_unknown = true;
     }
 
-    /// The reply to a message that changes nothing, since the Agent is served on another connection.
-    /// It may ask for the full state, or give whoever speaks there a uid of its own (DUP-08).
+    /// The reply to a message that changes nothing, since the Agent is served on another
+    /// connection. It may ask for the full state, or give whoever speaks there a uid of its own
+    /// (DUP-08).
     pub fn stand_by(
         &self,
         transport: Transport,
@@ -520,8 +521,8 @@ impl Agent {
         self.rename = self.rename.take().filter(|rename| rename.new != new);
     }
 
-    /// The Agent speaks under an instance uid it was given, if not the last one. Everything known of
-    /// it goes with it (reading A05).
+    /// The Agent speaks under an instance uid it was given, if not the last one. Everything known
+    /// of it goes with it (reading A05).
     pub fn handle_renamed(&mut self, uid: WireUid) -> Changes {
         self.uid = uid;
         self.rename = self.rename.take().filter(|rename| WireUid::from(rename.new) != uid);

@@ -1,12 +1,12 @@
 //! The pace at which connections and Agents may arrive.
 //!
-//! When a Server, a network or a load balancer comes back, a whole fleet reconnects at the same moment,
-//! and each arrival costs a handshake, a full report and a call of the handler. A token bucket lets as
-//! many in as can be served. Whoever is sent away is told when to come back, and that is where a second
-//! storm is made or avoided: "in 30 seconds" for all would only move the storm. So each is given a turn
-//! of its own, behind everybody who was sent away before: the wait grows with the queue, returns are
-//! spread at the very rate at which there are tokens, and `n` Agents are in after about `n / rate`
-//! seconds.
+//! When a Server, a network or a load balancer comes back, a whole fleet reconnects at the same
+//! moment, and each arrival costs a handshake, a full report and a call of the handler. A token
+//! bucket lets as many in as can be served. Whoever is sent away is told when to come back, and
+//! that is where a second storm is made or avoided: "in 30 seconds" for all would only move the
+//! storm. So each is given a turn of its own, behind everybody who was sent away before: the wait
+//! grows with the queue, returns are spread at the very rate at which there are tokens, and `n`
+//! Agents are in after about `n / rate` seconds.
 //!
 //! ```text
 //!   arrives ──▶ a token is there ──▶ in
@@ -14,8 +14,8 @@
 //!                           └─ none within the longest wait: told a time in its second half
 //! ```
 //!
-//! The queue is one number, the next free turn; nobody is remembered. Who comes back too early is sent
-//! to the end of it, and one that never comes back costs a turn.
+//! The queue is one number, the next free turn; nobody is remembered. Who comes back too early is
+//! sent to the end of it, and one that never comes back costs a turn.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -67,8 +67,8 @@ impl Arrivals {
         };
         match self.turn.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
             Ok(turn) => Err(Duration::from_nanos(turn.max(first) - now)),
-            // Turns are given so far ahead that something else is wrong: to give more would let a few
-            // that come back too early push everybody's turn away for ever.
+            // Turns are given so far ahead that something else is wrong: to give more would let a
+            // few that come back too early push everybody's turn away for ever.
             Err(_) => {
                 let half = self.longest_wait / 2;
                 Err((half + self.spread.part_of(half)).max(SHORTEST_WAIT))
@@ -99,8 +99,8 @@ mod tests {
     const RATE: Rate = Rate::per_second(1_000).with_burst(2_000);
     const LONGEST: Duration = Duration::from_secs(900);
 
-    /// Clients that arrive at once and come back after `wait(what they were told, number)`: when each is
-    /// let in, in milliseconds, and how often anybody tried in each second.
+    /// Clients that arrive at once and come back after `wait(what they were told, number)`: when
+    /// each is let in, in milliseconds, and how often anybody tried in each second.
     fn storm(
         clients: u64,
         wait: impl Fn(Duration, u64) -> Duration,
@@ -141,7 +141,8 @@ mod tests {
         let (admitted, tries_at, tries) = storm(100_000, |told, _| header(told));
         let last = admitted.iter().max().unwrap() / 1000;
         assert!((97..=101).contains(&last), "{last} s for 100,000 at 1,000 a second");
-        // There is no second storm: after the first nobody comes in greater numbers than can be let in.
+        // There is no second storm: after the first nobody comes in greater numbers than can be let
+        // in.
         assert_eq!(tries_at[0], 100_000);
         assert!(tries_at[1..].iter().all(|tries| *tries <= 1_010), "{tries_at:?}");
         assert!(tries.iter().all(|tries| *tries <= 2), "everybody is sent away once at most");

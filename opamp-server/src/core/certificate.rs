@@ -2,8 +2,8 @@
 //!
 //! The request is kept until somebody decides. A certificate goes out as a part of the connection
 //! settings the Agent should have, so everything that holds of an offer holds of it: it is repeated
-//! until the Agent has said what became of it, and is latest wins (CSR-14, CSR-18). A refusal is told
-//! once, as BAD_REQUEST, and again when the same request comes again (CSR-15).
+//! until the Agent has said what became of it, and is latest wins (CSR-14, CSR-18). A refusal is
+//! told once, as BAD_REQUEST, and again when the same request comes again (CSR-15).
 //!
 //! ```text
 //!            asked                 issue
@@ -41,8 +41,8 @@ const MAX_REQUESTS_PER_PAUSE: u8 = 8;
 /// What a message may have around a request.
 const MAX_AROUND_REQUEST: usize = 1024;
 
-/// Names a certificate request: the SHA-256 of what the Agent sent. Who decides about a request says
-/// which one was looked at, as the Agent may have sent another one since.
+/// Names a certificate request: the SHA-256 of what the Agent sent. Who decides about a request
+/// says which one was looked at, as the Agent may have sent another one since.
 ///
 /// ```
 /// use opamp_server::CertificateRequestId;
@@ -408,8 +408,8 @@ impl Agent {
                     certificates.untold = Some(Refusal::over_limit(reason));
                     return Changes::empty();
                 }
-                // The offer did not arrive, as it seems; unless the Agent could not use it, and asks
-                // for another.
+                // The offer did not arrive, as it seems; unless the Agent could not use it, and
+                // asks for another.
                 Progress::Issued if !self.offered.settings.has_failed() => {
                     self.offered.settings.may_repeat();
                     return Changes::empty();
@@ -487,8 +487,8 @@ impl Agent {
     /// # Errors
     ///
     /// [`OperationError::NoCertificateRequest`] if the request is not pending (any more),
-    /// [`OperationError::NotAccepted`] if the Agent does not accept settings for its connection, and
-    /// [`OperationError::TooLarge`] if they could not be sent.
+    /// [`OperationError::NotAccepted`] if the Agent does not accept settings for its connection,
+    /// and [`OperationError::TooLarge`] if they could not be sent.
     pub fn issue_certificate(
         &mut self,
         request: Option<CertificateRequestId>,
@@ -552,8 +552,8 @@ impl Agent {
         self.certificates.as_mut()?.untold.take()
     }
 
-    /// Lays the certificate over the settings that are wanted by now, so that this is not to be done
-    /// for each message.
+    /// Lays the certificate over the settings that are wanted by now, so that this is not to be
+    /// done for each message.
     pub(super) fn lay_certificate(&mut self, terms: Terms<'_>) {
         let Some(issued) = self.certificates.as_mut().and_then(|it| it.issued.as_mut()) else {
             return;

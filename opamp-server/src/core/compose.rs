@@ -1,8 +1,8 @@
 //! What the operator wants of an Agent, and the composing of what it is sent.
 //!
-//! A message is a head with whatever is for the one Agent, and as its tail the largest of the offers
-//! in it, which is shared. Offers go in order of kind, as many as the size of a message allows; what
-//! does not fit follows in the next one.
+//! A message is a head with whatever is for the one Agent, and as its tail the largest of the
+//! offers in it, which is shared. Offers go in order of kind, as many as the size of a message
+//! allows; what does not fit follows in the next one.
 
 use std::borrow::Cow;
 use std::time::Instant;
@@ -27,8 +27,8 @@ impl Agent {
         self.want(|own| own.remote_config = config);
     }
 
-    /// Gives the Agent connection settings of its own, or with `None` those that all get. The parts it
-    /// accepts are offered when and while it does (CONN-02 to CONN-06).
+    /// Gives the Agent connection settings of its own, or with `None` those that all get. The parts
+    /// it accepts are offered when and while it does (CONN-02 to CONN-06).
     pub fn set_connection_settings(&mut self, settings: Option<ConnectionSettings>) {
         let certificate = |settings: &ConnectionSettings| settings.has_certificate();
         if settings.as_ref().is_some_and(certificate) {
@@ -38,8 +38,8 @@ impl Agent {
         self.want(|own| own.connection_settings = settings);
     }
 
-    /// Gives the Agent packages of its own, or with `None` those that all get. They are offered when
-    /// and while it accepts packages (PKG-01).
+    /// Gives the Agent packages of its own, or with `None` those that all get. They are offered
+    /// when and while it accepts packages (PKG-01).
     pub fn set_packages(&mut self, packages: Option<Packages>) {
         self.want(|own| own.packages = packages);
     }

@@ -10,8 +10,8 @@ use super::rate::Rate;
 use super::reply::MAX_HEAD;
 
 /// Deviations from the specification that are served although a row of the catalogue calls them
-/// malformed. All are off by default; every use is [counted](crate::Counters), and logged once for each
-/// session or connection.
+/// malformed. All are off by default; every use is [counted](crate::Counters), and logged once for
+/// each session or connection.
 ///
 /// What Agents in the field do, and what becomes of it:
 ///
@@ -37,15 +37,15 @@ use super::reply::MAX_HEAD;
 #[non_exhaustive]
 pub struct Tolerances {
     /// Takes an `instance_uid` that is the text of a ULID, 32 hexadecimal digits or the text of a
-    /// UUID instead of 16 bytes (ID-05, reading A33). The Agent is known, and addressed, by the very
-    /// bytes it sent.
+    /// UUID instead of 16 bytes (ID-05, reading A33). The Agent is known, and addressed, by the
+    /// very bytes it sent.
     pub legacy_instance_uid: bool,
     /// Takes a WebSocket message without the header byte (WS-07, WS-08, reading A29).
     pub missing_header: bool,
     /// Takes a message without `instance_uid` that has nothing but a custom message, as Bindplane's
-    /// gateway opens its connections with one (ID-01, reading A33). It belongs to no Agent, so it is
-    /// dropped: over WebSocket without a reply, as that gateway gives up a connection on which it gets a
-    /// message for nobody.
+    /// gateway opens its connections with one (ID-01, reading A33). It belongs to no Agent, so it
+    /// is dropped: over WebSocket without a reply, as that gateway gives up a connection on which
+    /// it gets a message for nobody.
     pub missing_instance_uid: bool,
 }
 
@@ -60,55 +60,56 @@ pub struct Tolerances {
 #[non_exhaustive]
 pub struct ServerConfig {
     /// The mask sent to Agents. Default: everything this Server does, but
-    /// `AcceptsConnectionSettingsRequest` only if there is somebody to decide: a service with
-    /// an authority for certificates sets it (CSR-24). That it offers packages and connection settings is
-    /// announced before there are any, as they can be set at any time and a mask is told once; what is
-    /// taken out here is neither offered nor asked for (INTEROP-05). `AcceptsStatus` is added if it
-    /// is missing, and undefined bits are never sent (CAP-09, CAP-13, INTEROP-08).
+    /// `AcceptsConnectionSettingsRequest` only if there is somebody to decide: a service with an
+    /// authority for certificates sets it (CSR-24). That it offers packages and connection settings
+    /// is announced before there are any, as they can be set at any time and a mask is told once;
+    /// what is taken out here is neither offered nor asked for (INTEROP-05). `AcceptsStatus` is
+    /// added if it is missing, and undefined bits are never sent (CAP-09, CAP-13, INTEROP-08).
     pub capabilities: ServerCapabilities,
     /// The custom capabilities announced to Agents. Default: none. Custom messages of others are
     /// neither sent nor taken (CUST-06, CUST-09).
     pub custom_capabilities: CustomCapabilities,
     /// The greatest message taken and sent, on either transport. Default: 64 MiB each (SIZE-02,
-    /// SIZE-03, SIZE-19, SIZE-20). Every connection may make the Server hold as much as `max_receive`
-    /// for the time of one message: where that is too much, lower it to what Agents really report. A
-    /// `max_send` below 512 bytes leaves no room for the text of an error.
+    /// SIZE-03, SIZE-19, SIZE-20). Every connection may make the Server hold as much as
+    /// `max_receive` for the time of one message: where that is too much, lower it to what Agents
+    /// really report. A `max_send` below 512 bytes leaves no room for the text of an error.
     pub limits: MessageLimits,
     /// Deviations that are served. Default: none.
     pub tolerances: Tolerances,
     /// Agents the registry holds; one more is told UNAVAILABLE. Default: 1,000,000.
     pub max_agents: usize,
-    /// Connections and Agents that may arrive: handshakes of WebSockets, first messages of Agents that
-    /// are not there, further Agents on a WebSocket. Polls and heartbeats are none. Others are told
-    /// UNAVAILABLE, and 503 over HTTP, with a time to come back that is another for each
-    /// ([`Arrivals`](crate::core::Arrivals)). Default: 1,000 each second and 10,000 at once, so that
-    /// 100,000 Agents that all come back are there within two minutes.
+    /// Connections and Agents that may arrive: handshakes of WebSockets, first messages of Agents
+    /// that are not there, further Agents on a WebSocket. Polls and heartbeats are none. Others are
+    /// told UNAVAILABLE, and 503 over HTTP, with a time to come back that is another for each
+    /// ([`Arrivals`](crate::core::Arrivals)). Default: 1,000 each second and 10,000 at once, so
+    /// that 100,000 Agents that all come back are there within two minutes.
     pub arrivals: Rate,
-    /// The longest time somebody who arrives is told to stay away. Default: 15 min, so that the Agents of
-    /// a Server that is down for long do not stay away for longer than that afterwards.
+    /// The longest time somebody who arrives is told to stay away. Default: 15 min, so that the
+    /// Agents of a Server that is down for long do not stay away for longer than that afterwards.
     pub max_arrival_wait: Duration,
-    /// The shortest time Agents are told to stay away by an overloaded Server, and half the longest.
-    /// Default: 30 s (THR-12).
+    /// The shortest time Agents are told to stay away by an overloaded Server, and half the
+    /// longest. Default: 30 s (THR-12).
     pub overload_pause: Duration,
     /// Agents that may share one connection; one more is told UNAVAILABLE (ID-11). Default: 1,024.
     pub max_agents_per_connection: usize,
     /// Bytes of reported state kept for one Agent; a report that would exceed it is told
     /// BAD_REQUEST and changes nothing. Default: 16 MiB. A full report has some kB, and with the
-    /// configuration files of a large installation a few MiB; and it still takes more than a hundred
-    /// Agents that report as much as they may to use up `max_fleet_bytes`.
+    /// configuration files of a large installation a few MiB; and it still takes more than a
+    /// hundred Agents that report as much as they may to use up `max_fleet_bytes`.
     pub max_retained_bytes: usize,
     /// Bytes of reported state kept for all Agents together; a report that would exceed it is told
-    /// UNAVAILABLE and changes nothing, and one that adds nothing is served on. Default: 2 GiB, which
-    /// is 2 KiB for each of `max_agents`: raise it where there are that many, or lower it to what
-    /// memory there is. What the registry keeps beside that, about 1 KiB for each Agent, and the
-    /// configurations set by the operator do not count.
+    /// UNAVAILABLE and changes nothing, and one that adds nothing is served on. Default: 2 GiB,
+    /// which is 2 KiB for each of `max_agents`: raise it where there are that many, or lower it to
+    /// what memory there is. What the registry keeps beside that, about 1 KiB for each Agent, and
+    /// the configurations set by the operator do not count.
     pub max_fleet_bytes: usize,
     /// The pause before an Agent that did not deliver its full state is asked again. Default: 60 s.
     pub full_state_pause: Duration,
-    /// Agents asked for their full state in a second, beside those the operator asks; others that owe
-    /// it are asked in their turn ([`FullStatePace`](crate::core::FullStatePace)). 0 asks all of them
-    /// at once. Default: 500, so that 100,000 Agents that all owe it, after a crash or a start without
-    /// a store, are asked within 200 s, and their reports are a small part of what a Server can take.
+    /// Agents asked for their full state in a second, beside those the operator asks; others that
+    /// owe it are asked in their turn ([`FullStatePace`](crate::core::FullStatePace)). 0 asks all
+    /// of them at once. Default: 500, so that 100,000 Agents that all owe it, after a crash or a
+    /// start without a store, are asked within 200 s, and their reports are a small part of what a
+    /// Server can take.
     pub full_state_rate: u32,
     /// The pause before the same configuration, settings or packages are offered again on a session
     /// without any news from the Agent (readings A32, A35). Default: 60 s.
@@ -116,8 +117,8 @@ pub struct ServerConfig {
     /// How long an Agent may take from an offer to success or failure before the offer counts as
     /// [timed out](crate::Outcome::TimedOut). Default: 10 min, as packages have to be downloaded.
     pub offer_deadline: Duration,
-    /// Custom messages that may wait to be sent to one Agent, and that it may send before the handler
-    /// has taken them. Default: 64.
+    /// Custom messages that may wait to be sent to one Agent, and that it may send before the
+    /// handler has taken them. Default: 64.
     pub max_custom_messages: usize,
     /// The bytes of these, each way. Default: 256 KiB. What Agents sent counts towards
     /// `max_fleet_bytes`, too.
@@ -128,33 +129,33 @@ pub struct ServerConfig {
     /// not send it; 0 asks for none (COMP-08, COMP-10). Default: 1,024. A set of more than 1 MiB is
     /// not remembered.
     pub max_remembered_components: usize,
-    /// How long a command waits for its Agent. Default: 60 s: a restart that was meant for now should
-    /// not happen tomorrow.
+    /// How long a command waits for its Agent. Default: 60 s: a restart that was meant for now
+    /// should not happen tomorrow.
     pub command_expiry: Duration,
     /// How long a rename waits for the Agent to speak under its new instance uid. Default: 24 h.
     pub rename_expiry: Duration,
-    /// Heartbeats in a row, or polls, that an Agent may leave out before it counts as disconnected, if
-    /// it has agreed to an interval: it reported settings as applied that this Server offered with one.
-    /// On a WebSocket that concerns Agents that set ReportsHeartbeat; no other is ever disconnected for
-    /// its silence (HB-10, HB-18). Half an interval, at most 10 s, is granted on top. Default: 3; 0
-    /// expects nothing.
+    /// Heartbeats in a row, or polls, that an Agent may leave out before it counts as disconnected,
+    /// if it has agreed to an interval: it reported settings as applied that this Server offered
+    /// with one. On a WebSocket that concerns Agents that set ReportsHeartbeat; no other is ever
+    /// disconnected for its silence (HB-10, HB-18). Half an interval, at most 10 s, is granted on
+    /// top. Default: 3; 0 expects nothing.
     pub missed_heartbeats: u32,
-    /// How long a connected Agent has to give a sign of life when another one comes under its instance
-    /// uid: with one the other is renamed, without one it takes over (DUP-05, reading A13). Default: 5 s,
-    /// which a ping there and back takes on a very bad link; an Agent that comes back while its old
-    /// connection seems open waits as long.
+    /// How long a connected Agent has to give a sign of life when another one comes under its
+    /// instance uid: with one the other is renamed, without one it takes over (DUP-05, reading
+    /// A13). Default: 5 s, which a ping there and back takes on a very bad link; an Agent that
+    /// comes back while its old connection seems open waits as long.
     pub duplicate_probe_timeout: Duration,
-    /// How long an HTTP Agent may be silent before it counts as disconnected (CLOSE-08), unless it has
-    /// agreed to an interval. Default: 90 s, three of the advised polling intervals.
+    /// How long an HTTP Agent may be silent before it counts as disconnected (CLOSE-08), unless it
+    /// has agreed to an interval. Default: 90 s, three of the advised polling intervals.
     pub http_offline_after: Duration,
-    /// Bytes of a certificate request that are taken; a longer one is told BAD_REQUEST. Default: 64 KiB,
-    /// while one with an RSA key of 4,096 bits has 2 KiB. What waits for a decision counts towards
-    /// `max_fleet_bytes`.
+    /// Bytes of a certificate request that are taken; a longer one is told BAD_REQUEST. Default: 64
+    /// KiB, while one with an RSA key of 4,096 bits has 2 KiB. What waits for a decision counts
+    /// towards `max_fleet_bytes`.
     pub max_certificate_request: usize,
     /// How long a certificate request waits for a decision without being repeated. Default: 24 h.
     pub certificate_request_expiry: Duration,
-    /// How long a disconnected Agent is remembered, and what was set for it. Default: 24 h. Time for
-    /// which a Server with a store is down does not count.
+    /// How long a disconnected Agent is remembered, and what was set for it. Default: 24 h. Time
+    /// for which a Server with a store is down does not count.
     pub retain_disconnected: Duration,
     /// Parts the registry is divided into, each behind a lock of its own. Default: 64.
     pub shards: usize,
@@ -215,8 +216,8 @@ impl ServerConfig {
         2 + 16 + prost::encoding::uint64::encoded_len(7, &mask)
     }
 
-    /// Whether a message with an offer of so many bytes is within the limit of what is sent, whatever
-    /// else has to be in it (SIZE-12, SIZE-30).
+    /// Whether a message with an offer of so many bytes is within the limit of what is sent,
+    /// whatever else has to be in it (SIZE-12, SIZE-30).
     pub(crate) fn check_size(&self, offer: usize) -> Result<(), OperationError> {
         let limit = self.limits.max_send();
         let head = MAX_HEAD + self.custom_capabilities.encoded().len();

@@ -152,8 +152,8 @@ impl ConnectionSettings {
         self.shared.whole.hash
     }
 
-    /// The hash that an Agent is offered which accepts these parts; `None` if there is nothing in it
-    /// for the Agent.
+    /// The hash that an Agent is offered which accepts these parts; `None` if there is nothing in
+    /// it for the Agent.
     #[must_use]
     pub fn hash_for(&self, accepted: SettingsParts) -> Option<OfferHash> {
         Some(self.offer(accepted)?.hash)
@@ -218,8 +218,8 @@ impl ConnectionSettings {
         }
     }
 
-    /// The offer's encoded fields, to be appended to a message to an Agent that accepts these parts.
-    /// What is the same in `applied`, which the Agent is known to have, is left out.
+    /// The offer's encoded fields, to be appended to a message to an Agent that accepts these
+    /// parts. What is the same in `applied`, which the Agent is known to have, is left out.
     pub(super) fn tail(&self, accepted: SettingsParts, applied: Option<&Applied>) -> Option<Bytes> {
         let offer = self.offer(accepted)?;
         let parts = self.parts() & accepted;

@@ -43,9 +43,9 @@ impl CustomCapabilities {
     ///
     /// # Errors
     ///
-    /// [`InvalidOffer`] if a name is not a reverse domain name and a short name, joined by a dot, and
-    /// perhaps a slash and a version (CUST-05); or if there are more than [`MAX`](Self::MAX) or longer
-    /// ones than [`MAX_NAME`](Self::MAX_NAME).
+    /// [`InvalidOffer`] if a name is not a reverse domain name and a short name, joined by a dot,
+    /// and perhaps a slash and a version (CUST-05); or if there are more than [`MAX`](Self::MAX) or
+    /// longer ones than [`MAX_NAME`](Self::MAX_NAME).
     pub fn new<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Result<Self, InvalidOffer> {
         let mut known: Vec<String> = Vec::new();
         for name in names {

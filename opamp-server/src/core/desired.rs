@@ -42,8 +42,8 @@ pub(super) struct Offered {
     pub(super) config: Offers,
     pub(super) settings: Offers,
     pub(super) packages: Offers,
-    /// The settings offered last, and those the Agent has said to have applied. Boxed, as most Agents are
-    /// offered none.
+    /// The settings offered last, and those the Agent has said to have applied. Boxed, as most
+    /// Agents are offered none.
     pub(super) last_settings: Option<Box<Applied>>,
     pub(super) applied_settings: Option<Box<Applied>>,
 }
@@ -59,8 +59,8 @@ impl Agent {
         Some(OfferState { hash, own, outcome: self.offered.config.outcome(hash, accepted) })
     }
 
-    /// The connection settings the Agent should have, its certificate included, those parts of them that it accepts, and what
-    /// became of them.
+    /// The connection settings the Agent should have, its certificate included, those parts of them
+    /// that it accepts, and what became of them.
     #[must_use]
     pub fn settings_state(&self, terms: Terms<'_>) -> Option<OfferState> {
         let (settings, own) = self.wanted_settings(terms)?;

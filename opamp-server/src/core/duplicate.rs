@@ -1,9 +1,9 @@
 //! Two that speak under one instance uid (DUP-03 to DUP-09, reading A13).
 //!
 //! An Agent that comes back on a new connection looks exactly like another one that was copied with
-//! its uid, except for one thing: the connection it had before is dead. So a newcomer whose number does
-//! not continue the Agent's makes the incumbent be asked for a sign of life, and nobody is renamed
-//! without one that was given after the newcomer came.
+//! its uid, except for one thing: the connection it had before is dead. So a newcomer whose number
+//! does not continue the Agent's makes the incumbent be asked for a sign of life, and nobody is
+//! renamed without one that was given after the newcomer came.
 //!
 //! ```text
 //!                              pong, of a connection of its own
@@ -16,18 +16,18 @@
 //!         no sign in time, or the incumbent's connection ends: takes over
 //! ```
 //!
-//! A pong counts if it answers a ping that was sent after the claim; other bytes may have been on their
-//! way since before the connection died. It proves the connection only. Where several Agents share one,
-//! the incumbent is asked for its full state after the pong, and its next message is the sign: what
-//! comes after the pong was sent on a living connection.
+//! A pong counts if it answers a ping that was sent after the claim; other bytes may have been on
+//! their way since before the connection died. It proves the connection only. Where several Agents
+//! share one, the incumbent is asked for its full state after the pong, and its next message is the
+//! sign: what comes after the pong was sent on a living connection.
 //!
-//! A newcomer that waits gets plain replies, and its messages change nothing. If it takes over it is
-//! asked for its full state. A duplicate that takes its new uid is an Agent of its own; one that goes
-//! on under the old one, as some clients cannot be renamed, is told again with a reply now and then,
-//! and changes nothing for as long as the incumbent is connected.
+//! A newcomer that waits gets plain replies, and its messages change nothing. If it takes over it
+//! is asked for its full state. A duplicate that takes its new uid is an Agent of its own; one that
+//! goes on under the old one, as some clients cannot be renamed, is told again with a reply now and
+//! then, and changes nothing for as long as the incumbent is connected.
 //!
-//! Over HTTP there is no connection to ask for a sign. An incumbent on HTTP is therefore replaced by
-//! whoever comes, and [`Interleaving`] sees when two go on to take turns.
+//! Over HTTP there is no connection to ask for a sign. An incumbent on HTTP is therefore replaced
+//! by whoever comes, and [`Interleaving`] sees when two go on to take turns.
 
 use std::time::Instant;
 
@@ -137,8 +137,8 @@ impl<C> Contest<C> {
         self.rivals.iter().find(|rival| rival.id == id).map(|rival| rival.number)
     }
 
-    /// Somebody new has spoken. Returns the probe the incumbent has to be sent; `None` if there are too
-    /// many newcomers already.
+    /// Somebody new has spoken. Returns the probe the incumbent has to be sent; `None` if there are
+    /// too many newcomers already.
     pub(crate) fn claim(
         &mut self,
         id: RivalId,
@@ -259,8 +259,8 @@ impl<C> Contest<C> {
         self.rivals.retain(|rival| rival.id != id);
     }
 
-    /// Another incumbent: whoever waits for a sign waits for one of this. Returns the probe it has to
-    /// be sent, if anybody waits.
+    /// Another incumbent: whoever waits for a sign waits for one of this. Returns the probe it has
+    /// to be sent, if anybody waits.
     pub(crate) fn restart(&mut self) -> Option<u64> {
         let probe = self.probe + 1;
         for rival in self.rivals.iter_mut().filter(|rival| rival.stage.is_open()) {
@@ -275,8 +275,8 @@ impl<C> Contest<C> {
         self.rivals.retain(|rival| !rival.stage.is_open());
     }
 
-    /// Time passes. Waits without an end get this one, and requests that were not heard since `silent`
-    /// are forgotten. True if a wait on a WebSocket is over.
+    /// Time passes. Waits without an end get this one, and requests that were not heard since
+    /// `silent` are forgotten. True if a wait on a WebSocket is over.
     pub(crate) fn advance(&mut self, now: Instant, end: Instant, silent: Instant) -> bool {
         self.rivals.retain(|rival| rival.id != RivalId::Http || rival.heard > silent);
         for rival in &mut self.rivals {
@@ -314,8 +314,8 @@ pub(crate) struct Interleaving {
 }
 
 impl Interleaving {
-    /// Follows a message that does not continue the last one, of the number `last`. True if it is of a
-    /// duplicate: of the later one of two sequences that take turns.
+    /// Follows a message that does not continue the last one, of the number `last`. True if it is
+    /// of a duplicate: of the later one of two sequences that take turns.
     pub(crate) fn follow(this: &mut Option<Box<Self>>, last: u64, number: u64) -> bool {
         match this {
             Some(known) if number == known.other.wrapping_add(1) => {

@@ -1,10 +1,10 @@
 //! When silence means that an Agent is gone (HB-08, HB-10, HB-18, CLOSE-08; readings A01, A03).
 //!
-//! On a WebSocket silence means nothing by itself: an Agent without heartbeats has nothing to say for
-//! days, and whether its connection lives a ping tells. Only an Agent that has agreed to an interval
-//! of this Server's, and sets ReportsHeartbeat, is gone when its messages stop; on a shared connection
-//! no ping could tell that. Over HTTP an Agent polls anyway, at the interval it agreed to or at one of
-//! its own.
+//! On a WebSocket silence means nothing by itself: an Agent without heartbeats has nothing to say
+//! for days, and whether its connection lives a ping tells. Only an Agent that has agreed to an
+//! interval of this Server's, and sets ReportsHeartbeat, is gone when its messages stop; on a
+//! shared connection no ping could tell that. Over HTTP an Agent polls anyway, at the interval it
+//! agreed to or at one of its own.
 //!
 //! ```text
 //!                          ReportsHeartbeat, and            no interval
@@ -29,8 +29,8 @@ use super::offer::{Progress, Reported};
 const MAX_GRACE: Duration = Duration::from_secs(10);
 
 impl Agent {
-    /// The heartbeat interval the Agent has agreed to: that of the last settings of this Server's which
-    /// it reported as applied, and which had one.
+    /// The heartbeat interval the Agent has agreed to: that of the last settings of this Server's
+    /// which it reported as applied, and which had one.
     #[must_use]
     pub fn agreed_interval(&self) -> Option<Duration> {
         self.heartbeat.map(|seconds| Duration::from_secs(seconds.into()))

@@ -69,7 +69,8 @@ pub enum OperationError {
     #[error("the Agent does not accept this")]
     NotAccepted,
     /// The Server's own mask, or its custom capabilities, do not have it: see
-    /// [`ServerConfig::capabilities`] and [`ServerConfig::custom_capabilities`] (INTEROP-05, CUST-09).
+    /// [`ServerConfig::capabilities`] and [`ServerConfig::custom_capabilities`] (INTEROP-05,
+    /// CUST-09).
     #[error("the Server does not announce the capability for this")]
     NotOffered,
     /// The Agent has no connection of its own at the moment.

@@ -76,8 +76,8 @@ impl fmt::Debug for OfferHash {
 pub enum Outcome {
     /// It waits for a chance to be sent: the Agent's next request or session.
     Pending,
-    /// It was sent, and the Agent has said nothing of it. From an Agent that reports no status for it
-    /// no more can be known.
+    /// It was sent, and the Agent has said nothing of it. From an Agent that reports no status for
+    /// it no more can be known.
     Sent,
     /// The Agent has it and is at work.
     Applying,

@@ -1,9 +1,9 @@
 //! The pace at which Agents are asked for their full state.
 //!
-//! After a crash of the Server, or without a store after every start, a whole fleet may owe its full
-//! state at the same moment. Full reports are the largest messages Agents send and all of them have
-//! to be validated and kept, so the requests are spread: a token bucket gives each Agent that owes
-//! something its turn, at once while there are tokens and later in the order of asking.
+//! After a crash of the Server, or without a store after every start, a whole fleet may owe its
+//! full state at the same moment. Full reports are the largest messages Agents send and all of them
+//! have to be validated and kept, so the requests are spread: a token bucket gives each Agent that
+//! owes something its turn, at once while there are tokens and later in the order of asking.
 //!
 //! ```text
 //!   an Agent owes parts ──turn(now)──▶ now      it is asked in the reply
@@ -19,7 +19,8 @@ use super::config::later;
 
 /// A token bucket that holds the tokens of one second.
 ///
-/// One number is all its state: when the bucket would be full again. So it is shared without a lock.
+/// One number is all its state: when the bucket would be full again. So it is shared without a
+/// lock.
 #[derive(Debug)]
 pub struct FullStatePace {
     /// Nanoseconds for one token; 0 if nothing is paced.

@@ -1,4 +1,5 @@
-//! Packages that are ready to be offered (PKG-02 to PKG-05, PKG-35, PKG-37, PKG-66, PKG-68, PKG-70).
+//! Packages that are ready to be offered (PKG-02 to PKG-05, PKG-35, PKG-37, PKG-66, PKG-68,
+//! PKG-70).
 
 use std::fmt;
 
@@ -11,8 +12,8 @@ use super::offer::OfferHash;
 /// Packages ready to be offered: encoded once, however many Agents they go to.
 ///
 /// An offer is everything an Agent is to have from the Server: packages it got earlier and that are
-/// not in it are removed, so an offer of none removes all (PKG-27). Clones share the bytes. The hashes
-/// follow from what is offered (PKG-35, PKG-68).
+/// not in it are removed, so an offer of none removes all (PKG-27). Clones share the bytes. The
+/// hashes follow from what is offered (PKG-35, PKG-68).
 ///
 /// ```
 /// use opamp_proto::{content_hash, v1};
@@ -49,8 +50,8 @@ impl Packages {
     /// # Errors
     ///
     /// [`InvalidOffer`] if a package has no file, or one without an `http` or `https` URL, without
-    /// the 32 bytes of its SHA-256 (PKG-70, reading A22), or with headers that cannot be sent; if its
-    /// type is none (PKG-66); or if its name is empty and it is not the only top-level package
+    /// the 32 bytes of its SHA-256 (PKG-70, reading A22), or with headers that cannot be sent; if
+    /// its type is none (PKG-66); or if its name is empty and it is not the only top-level package
     /// (PKG-04, reading A39).
     pub fn new(mut packages: v1::PackagesAvailable) -> Result<Self, InvalidOffer> {
         let is_top_level =

@@ -1,8 +1,8 @@
 //! How often something may happen: token buckets whose whole state is one number.
 //!
-//! The number is when the bucket would be full again (the generic cell rate algorithm). So a bucket is
-//! shared without a lock, needs no timer to be filled, and one that was not used for a while is equal
-//! to a new one.
+//! The number is when the bucket would be full again (the generic cell rate algorithm). So a bucket
+//! is shared without a lock, needs no timer to be filled, and one that was not used for a while is
+//! equal to a new one.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,8 +34,8 @@ impl Rate {
         Self { per_second: events, burst: events.saturating_mul(2) }
     }
 
-    /// As many at once, after a time without any; at least one. `Retry-After` counts whole seconds, so
-    /// below the events of a second some that come when they were asked to are sent away again.
+    /// As many at once, after a time without any; at least one. `Retry-After` counts whole seconds,
+    /// so below the events of a second some that come when they were asked to are sent away again.
     #[must_use]
     pub const fn with_burst(self, events: u32) -> Self {
         Self { burst: events, ..self }
@@ -58,8 +58,8 @@ impl Rate {
         SECOND.checked_div(u64::from(self.per_second))
     }
 
-    /// When a bucket is full again from which one is taken at `now`, in nanoseconds after any origin;
-    /// else how long it takes until one can be.
+    /// When a bucket is full again from which one is taken at `now`, in nanoseconds after any
+    /// origin; else how long it takes until one can be.
     pub(crate) fn take(self, full: u64, now: u64) -> Result<u64, Duration> {
         let Some(interval) = self.interval() else { return Ok(full) };
         let ahead = interval.saturating_mul(u64::from(self.burst.max(1)));
@@ -83,7 +83,8 @@ impl Since {
 }
 
 /// Fractions of one that fill the interval evenly, however many are taken: multiples of the golden
-/// ratio. Where many are to be told different times, this is better than chance, which has clusters.
+/// ratio. Where many are to be told different times, this is better than chance, which has
+/// clusters.
 #[derive(Debug, Default)]
 pub(crate) struct Spread(AtomicU64);
 

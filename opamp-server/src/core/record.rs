@@ -1,15 +1,15 @@
 //! What of an Agent outlives the Server's process, as it is written.
 //!
 //! The parts of an Agent's state are written as they came. Beside them there are two small records:
-//! [`Vitals`], which change with every message, and [`Dealings`], which change when the operator wants
-//! something else or an offer goes out. What the operator wants is written once, under its hash,
-//! however many Agents are to have it, and the records refer to it by a [`ValueKey`].
+//! [`Vitals`], which change with every message, and [`Dealings`], which change when the operator
+//! wants something else or an offer goes out. What the operator wants is written once, under its
+//! hash, however many Agents are to have it, and the records refer to it by a [`ValueKey`].
 //!
 //! A certificate that was issued is written with the Agent's dealings, and with it a private key if
 //! that was offered too.
 //!
-//! Not written are sessions, which end with the process, commands, which expire within a minute, and
-//! custom messages, which are sent at most once.
+//! Not written are sessions, which end with the process, commands, which expire within a minute,
+//! and custom messages, which are sent at most once.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};

@@ -91,8 +91,8 @@ impl Refusal {
         self.retry_after
     }
 
-    /// Appends the reply that tells the Agent: its instance uid, if it could be read, and the error,
-    /// nothing else (ERR-03, ID-10; readings A08, A33).
+    /// Appends the reply that tells the Agent: its instance uid, if it could be read, and the
+    /// error, nothing else (ERR-03, ID-10; readings A08, A33).
     pub fn encode(&self, uid: Option<&WireUid>, out: &mut Vec<u8>) {
         let kind = match self.kind {
             RefusalKind::Malformed | RefusalKind::OverLimit | RefusalKind::Denied => {

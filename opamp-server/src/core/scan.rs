@@ -1,10 +1,10 @@
 //! A look at an encoded `AgentToServer` that does not decode what it holds.
 //!
-//! Most reports repeat what the Server knows. To tell so, the sub-messages need not be decoded, only
-//! found: a [`Scan`] has the message's scalar fields and, for each sub-message, its encoded bytes. A
-//! scan whose parts are all [valid](Scan::validate) accepts and refuses exactly the bytes that
-//! decoding the whole message would, and holds the same values; but it also refuses a part of more
-//! than [`DEFAULT_MAX_ELEMENTS`] elements, before anything of it is decoded.
+//! Most reports repeat what the Server knows. To tell so, the sub-messages need not be decoded,
+//! only found: a [`Scan`] has the message's scalar fields and, for each sub-message, its encoded
+//! bytes. A scan whose parts are all [valid](Scan::validate) accepts and refuses exactly the bytes
+//! that decoding the whole message would, and holds the same values; but it also refuses a part of
+//! more than [`DEFAULT_MAX_ELEMENTS`] elements, before anything of it is decoded.
 
 use std::fmt;
 
@@ -199,8 +199,8 @@ impl Part {
     }
 }
 
-/// Decodes `content` one level below the top, with its length in front: the depth of nesting that is
-/// left is then the same as in the decoding of the whole message.
+/// Decodes `content` one level below the top, with its length in front: the depth of nesting that
+/// is left is then the same as in the decoding of the whole message.
 fn decode<M: Message + Default>(content: Bytes) -> Result<(), DecodeError> {
     let mut prefix = [0_u8; 10];
     let mut unwritten = &mut prefix[..];
@@ -257,8 +257,8 @@ pub struct Scan<'a> {
 #[derive(Debug, Clone)]
 struct Prepared {
     part: Part,
-    /// What was kept of the Agent when that was found out. It is held on to, so that its address names
-    /// it.
+    /// What was kept of the Agent when that was found out. It is held on to, so that its address
+    /// names it.
     held: Option<Bytes>,
     /// A copy to be kept; `None` if what was kept is the same.
     copy: Option<Bytes>,
@@ -328,8 +328,8 @@ impl<'a> Scan<'a> {
     }
 
     /// A sub-message that occurs twice is merged, which for encoded bytes is to append them. Each
-    /// piece has to be well formed on its own, or two broken halves could make a whole; and the whole
-    /// is still to be checked, as pieces that are small make a whole that need not be.
+    /// piece has to be well formed on its own, or two broken halves could make a whole; and the
+    /// whole is still to be checked, as pieces that are small make a whole that need not be.
     fn add(&mut self, part: Part, content: &'a [u8]) -> Result<(), Malformed> {
         if !self.present.has(part) {
             self.present.add(part);
@@ -416,9 +416,9 @@ impl<'a> Scan<'a> {
     }
 
     /// Does the rest of what takes long about parts that are longer than `threshold` bytes, so that
-    /// whoever folds them under a lock need not: compares them with what is kept of the Agent, copies
-    /// them, and reads what they report. They have to be valid; those of more than `most` bytes, which
-    /// will not be kept, are left alone.
+    /// whoever folds them under a lock need not: compares them with what is kept of the Agent,
+    /// copies them, and reads what they report. They have to be valid; those of more than `most`
+    /// bytes, which will not be kept, are left alone.
     pub(crate) fn prepare(&mut self, threshold: usize, most: usize, kept: Option<&AgentState>) {
         for part in Part::STATE {
             let is_large = |content: &&[u8]| (threshold + 1..=most).contains(&content.len());

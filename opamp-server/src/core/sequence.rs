@@ -16,8 +16,9 @@
 //!   ─────────────────────────────────▶ a repetition: never asks
 //! ```
 //!
-//! The same number with other parts is no repetition but another speaker, and as good as a gap: most
-//! Agents begin to count anew when they start, and what the process before had sent may come late.
+//! The same number with other parts is no repetition but another speaker, and as good as a gap:
+//! most Agents begin to count anew when they start, and what the process before had sent may come
+//! late.
 //!
 //! An Agent that says nothing after it was asked is asked again as well, by a push where there is a
 //! connection, which counts towards the three times.
@@ -106,8 +107,8 @@ impl Sequence {
         self.step(number) == Step::Repeated && present == self.last_parts
     }
 
-    /// Takes note of a message whose content was refused. It must not look like a gap later: what was
-    /// refused would then be asked for again, and refused again.
+    /// Takes note of a message whose content was refused. It must not look like a gap later: what
+    /// was refused would then be asked for again, and refused again.
     pub(super) fn refused(&mut self, number: u64) {
         if matches!(self.step(number), Step::First | Step::Gap) {
             self.lost_track(Parts::default());
@@ -171,8 +172,8 @@ impl Sequence {
         self.take_turn(now)
     }
 
-    /// Gives an Agent another turn that was asked, did not deliver, and has said nothing since: what it
-    /// says would be answered with the request.
+    /// Gives an Agent another turn that was asked, did not deliver, and has said nothing since:
+    /// what it says would be answered with the request.
     pub(super) fn ask_again(
         &mut self,
         pause: Duration,

@@ -53,7 +53,8 @@ impl Parts {
     pub(super) fn iter(self) -> impl Iterator<Item = Part> {
         let mut left = self.0;
         std::iter::from_fn(move || {
-            // When none is left, that is the number of all bits, which are more than there are parts.
+            // When none is left, that is the number of all bits, which are more than there are
+            // parts.
             let part = Part::ALL.get(left.trailing_zeros() as usize)?;
             left &= left - 1;
             Some(*part)
@@ -219,8 +220,8 @@ impl AgentState {
         self.capabilities
     }
 
-    /// A part as the Agent encoded it, unknown fields included. `None` if it was never reported, and
-    /// for parts that are not of the [`STATE`](Part::STATE).
+    /// A part as the Agent encoded it, unknown fields included. `None` if it was never reported,
+    /// and for parts that are not of the [`STATE`](Part::STATE).
     #[must_use]
     pub fn encoded(&self, part: Part) -> Option<&Bytes> {
         self.parts.get(self.held.before(part)).filter(|_| self.held.has(part))

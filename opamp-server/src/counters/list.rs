@@ -11,8 +11,8 @@ macro_rules! counters {
             $field:ident $([$label:ident = $value:literal])?,
         )+}
     )+) => {
-        /// What a Server saw and did since it started. The sum of a family's fields has the family's
-        /// meaning; [`families`](Self::families) has all of them with names for metrics.
+        /// What a Server saw and did since it started. The sum of a family's fields has the
+        /// family's meaning; [`families`](Self::families) has all of them with names for metrics.
         #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Counters {
@@ -183,10 +183,11 @@ counters! {
     "opamp_messages_refused_total" {
         /// Messages told BAD_REQUEST as they are malformed.
         malformed [reason = "malformed"],
-        /// Messages whose sender may not speak for their Agent; over HTTP these are answered with 403.
+        /// Messages whose sender may not speak for their Agent; over HTTP these are answered
+        /// with 403.
         denied [reason = "denied"],
-        /// Messages told BAD_REQUEST as they ask for more than is granted, such as too much state of
-        /// one Agent.
+        /// Messages told BAD_REQUEST as they ask for more than is granted, such as too much state
+        /// of one Agent.
         over_limit [reason = "over_limit"],
         /// Messages told UNAVAILABLE.
         unavailable [reason = "unavailable"],
@@ -222,8 +223,8 @@ counters! {
     }
     #[doc = "Messages that changed nothing as their Agent is served on another connection."]
     "opamp_messages_stale_total" {
-        /// Messages that changed nothing as their Agent is served on another connection: of duplicates,
-        /// of newcomers that may be some, and what dead connections still bring.
+        /// Messages that changed nothing as their Agent is served on another connection: of
+        /// duplicates, of newcomers that may be some, and what dead connections still bring.
         stale,
     }
     #[doc = "Agents that came under the instance uid of a connected one, by what became of it."]
@@ -289,7 +290,8 @@ counters! {
         settings_failed [outcome = "failed"],
         /// Offered connection settings of which nothing final was heard in time.
         settings_timed_out [outcome = "timed_out"],
-        /// Offered connection settings in whose place others were offered before their end was known.
+        /// Offered connection settings in whose place others were offered before their end was
+        /// known.
         settings_superseded [outcome = "superseded"],
         /// Connection settings refused to the operator as the Agent accepts no part of them.
         settings_unsupported [outcome = "unsupported"],
@@ -325,8 +327,8 @@ counters! {
         custom_messages_sent [outcome = "sent"],
         /// Custom messages given up as they had waited too long.
         custom_messages_expired [outcome = "expired"],
-        /// Custom messages given up, or refused to the operator, as the Agent does not announce their
-        /// capability.
+        /// Custom messages given up, or refused to the operator, as the Agent does not announce
+        /// their capability.
         custom_messages_unsupported [outcome = "unsupported"],
         /// Custom messages refused to the operator as too many wait.
         custom_messages_refused [outcome = "queue_full"],
@@ -335,8 +337,8 @@ counters! {
     "opamp_custom_messages_received_total" {
         /// Custom messages of Agents that are kept for the handler.
         custom_messages_taken [outcome = "taken"],
-        /// Custom messages of Agents that were dropped as the handler had not taken those before, or as
-        /// there was no room for them.
+        /// Custom messages of Agents that were dropped as the handler had not taken those before,
+        /// or as there was no room for them.
         custom_messages_dropped [outcome = "dropped"],
     }
     #[doc = "Requests of Agents for certificates, by what became of them."]
@@ -350,7 +352,8 @@ counters! {
     }
     #[doc = "Sessions of Agents ended by silence, by transport."]
     "opamp_sessions_silent_total" {
-        /// Sessions on a WebSocket that ended as the heartbeats an Agent had agreed to did not come.
+        /// Sessions on a WebSocket that ended as the heartbeats an Agent had agreed to did not
+        /// come.
         silent_websockets [transport = "websocket"],
         /// Sessions over HTTP that ended as no request came.
         silent_http [transport = "http"],

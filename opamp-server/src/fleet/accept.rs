@@ -27,8 +27,8 @@ const BOTH_HTTP: (Transport, Transport) = (Transport::Http, Transport::Http);
 impl<I> Fleet<I> {
     /// Takes in a message and appends the head of its reply to `out`.
     ///
-    /// `body` is the encoded `AgentToServer`, without the header of WebSocket messages. `fresh` makes
-    /// an instance uid if the Agent asks for one: a new one each time, of version 7.
+    /// `body` is the encoded `AgentToServer`, without the header of WebSocket messages. `fresh`
+    /// makes an instance uid if the Agent asks for one: a new one each time, of version 7.
     ///
     /// There is always a reply, whatever the bytes are (STATUS-07, ERR-11).
     pub fn receive(
@@ -74,8 +74,8 @@ impl<I> Fleet<I> {
         self.accept_into(route, body, now, fresh, None)
     }
 
-    /// Takes in a message of an HTTP request. If it brings nothing that a handler is told of, its reply
-    /// is composed at once, under the same lock: see [`Accepted::composed`].
+    /// Takes in a message of an HTTP request. If it brings nothing that a handler is told of, its
+    /// reply is composed at once, under the same lock: see [`Accepted::composed`].
     #[cfg(feature = "service")]
     pub(crate) fn accept_or_reply(
         &self,
@@ -88,8 +88,8 @@ impl<I> Fleet<I> {
         self.accept_into(route, body, now, fresh, Some(out))
     }
 
-    /// Accepts a message. With `out` its reply is composed at once, under the same lock, where that is
-    /// possible.
+    /// Accepts a message. With `out` its reply is composed at once, under the same lock, where that
+    /// is possible.
     fn accept_into(
         &self,
         route: &mut Route<I>,
@@ -143,8 +143,8 @@ impl<I> Fleet<I> {
         }
     }
 
-    /// Composes the reply to an accepted message: appends its head to `out`, and returns the rest if
-    /// there is one.
+    /// Composes the reply to an accepted message: appends its head to `out`, and returns the rest
+    /// if there is one.
     #[must_use = "the tail is a part of the message"]
     pub fn reply(&self, accepted: Accepted, now: Now, out: &mut Vec<u8>) -> Option<Bytes> {
         self.compose(accepted, now, out).0
@@ -212,8 +212,8 @@ impl<I> Fleet<I> {
         Ok(uid)
     }
 
-    /// Everything that would take long under the lock. What is kept of the Agent may be another thing
-    /// when the message is taken over; then it is done again.
+    /// Everything that would take long under the lock. What is kept of the Agent may be another
+    /// thing when the message is taken over; then it is done again.
     fn prepare(&self, key: &Hashed, scan: &mut Scan<'_>) {
         if scan.has_longer_than(LARGE_PART) {
             let kept = self.shard(key).slots.get(key).map(|slot| slot.agent.state().clone());
@@ -221,8 +221,8 @@ impl<I> Fleet<I> {
         }
     }
 
-    /// Whether a message without instance uid is one to take and drop: nothing but a custom message,
-    /// where that is [tolerated](crate::Tolerances::missing_instance_uid).
+    /// Whether a message without instance uid is one to take and drop: nothing but a custom
+    /// message, where that is [tolerated](crate::Tolerances::missing_instance_uid).
     fn is_for_nobody(&self, body: &[u8]) -> bool {
         self.inner.config.tolerances.missing_instance_uid
             && Scan::new(body).is_ok_and(|scan| {

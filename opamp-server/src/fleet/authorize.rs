@@ -1,11 +1,11 @@
-//! What an identity may do, as the application sees it: whose Agents it speaks for, and whether it may
-//! speak for this one.
+//! What an identity may do, as the application sees it: whose Agents it speaks for, and whether it
+//! may speak for this one.
 //!
-//! A credential says who a peer is; an instance uid is what the peer says. An [`Authorizer`] ties the
-//! two. It is asked about a [`Claim`] when an Agent is heard on a route for the first time, and since
-//! each HTTP request is a route, at each of them; about the new uid when an Agent changes its own; and
-//! about a uid that is going to be given to an Agent. Until it has agreed nothing in the registry has
-//! changed.
+//! A credential says who a peer is; an instance uid is what the peer says. An [`Authorizer`] ties
+//! the two. It is asked about a [`Claim`] when an Agent is heard on a route for the first time, and
+//! since each HTTP request is a route, at each of them; about the new uid when an Agent changes its
+//! own; and about a uid that is going to be given to an Agent. Until it has agreed nothing in the
+//! registry has changed.
 //!
 //! ```text
 //!   message on route R about Agent A
@@ -15,9 +15,9 @@
 //!                                                       └─▶ Denied
 //! ```
 //!
-//! The *holder* is the identity that spoke for the Agent last. [`Claim::bind`] lets nobody else speak
-//! for it. That needs no memory of its own: it holds for as long as the registry knows the Agent, which
-//! is as long as it is connected and
+//! The *holder* is the identity that spoke for the Agent last. [`Claim::bind`] lets nobody else
+//! speak for it. That needs no memory of its own: it holds for as long as the registry knows the
+//! Agent, which is as long as it is connected and
 //! [`ServerConfig::retain_disconnected`](crate::ServerConfig::retain_disconnected) afterwards, and
 //! [`Fleet::release`] ends it before. Over a restart it holds for identities that can be
 //! [stored](Authorizer::store_identity), where there is a store; else each Agent belongs to whoever
@@ -36,8 +36,8 @@ use crate::core::{OperationError, Refusal};
 
 /// Says what peers may do, from the identity that admission gave them.
 ///
-/// The registry asks it without holding a lock of its own, and waits for the answer: what takes time
-/// belongs in admission, whose result the identity can carry.
+/// The registry asks it without holding a lock of its own, and waits for the answer: what takes
+/// time belongs in admission, whose result the identity can carry.
 pub trait Authorizer<I>: Send + Sync {
     /// Whose Agents this peer speaks for. Asked once, when a route opens. Default: all are of one
     /// tenant.
@@ -56,16 +56,16 @@ pub trait Authorizer<I>: Send + Sync {
         Ok(())
     }
 
-    /// The holder of an Agent, as it is to be stored: short, and without secrets. Called under a lock
-    /// of the registry, so it has to return at once and must not call the registry. Default: `None`,
-    /// it is not stored.
+    /// The holder of an Agent, as it is to be stored: short, and without secrets. Called under a
+    /// lock of the registry, so it has to return at once and must not call the registry. Default:
+    /// `None`, it is not stored.
     fn store_identity(&self, identity: &I) -> Option<Vec<u8>> {
         let _ = identity;
         None
     }
 
-    /// The holder that was stored like this. `None` if it is not known any more: the Agent then belongs
-    /// to whoever speaks for it first.
+    /// The holder that was stored like this. `None` if it is not known any more: the Agent then
+    /// belongs to whoever speaks for it first.
     fn stored_identity(&self, stored: &[u8]) -> Option<I> {
         let _ = stored;
         None
@@ -112,8 +112,8 @@ impl<'a, I> Claim<'a, I> {
         self.agent
     }
 
-    /// The identity that spoke for the Agent last; `None` if the registry does not know the Agent, or
-    /// it was [released](Fleet::release).
+    /// The identity that spoke for the Agent last; `None` if the registry does not know the Agent,
+    /// or it was [released](Fleet::release).
     #[must_use]
     pub const fn holder(&self) -> Option<&'a I> {
         self.holder
@@ -165,8 +165,8 @@ impl<'a, I> Claim<'a, I> {
 
 /// An identity may not speak for an Agent.
 ///
-/// Over HTTP the request is answered with 403, over a WebSocket the message with BAD_REQUEST and this
-/// text. Every denial is counted in [`Counters::denied`](crate::Counters).
+/// Over HTTP the request is answered with 403, over a WebSocket the message with BAD_REQUEST and
+/// this text. Every denial is counted in [`Counters::denied`](crate::Counters).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denied {
     text: Cow<'static, str>,
@@ -219,8 +219,8 @@ impl<I> Fleet<I> {
     }
 
     /// The shard of an Agent that this route may speak for. Where it has not done so yet, that is
-    /// asked first, without the lock, and asked again if the Agent has come into other hands meanwhile.
-    /// With it comes whether the Agent is served on this very route.
+    /// asked first, without the lock, and asked again if the Agent has come into other hands
+    /// meanwhile. With it comes whether the Agent is served on this very route.
     pub(super) fn shard_for(
         &self,
         route: &Route<I>,

@@ -1,8 +1,9 @@
 //! The bytes kept for all Agents together.
 //!
 //! Memory that Agents can fill is bounded twice: for each of them by the machine, and here for all.
-//! What a report may add is reserved before anything of it is taken over, and settled afterwards with
-//! what it did add; so shards need no common lock, and a report without news touches nothing common.
+//! What a report may add is reserved before anything of it is taken over, and settled afterwards
+//! with what it did add; so shards need no common lock, and a report without news touches nothing
+//! common.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -101,7 +102,8 @@ impl<I> Fleet<I> {
         Err(Refusal::unavailable("the Server has no room for more reported state", None))
     }
 
-    /// Sets aside what the first message under a new uid may add to the state that is about to move.
+    /// Sets aside what the first message under a new uid may add to the state that is about to
+    /// move.
     pub(super) fn reserve_for_moved(
         &self,
         rename: &PendingRename,

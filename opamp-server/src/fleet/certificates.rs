@@ -40,18 +40,18 @@ impl<I> Fleet<I> {
     }
 
     /// Answers a certificate request with a certificate: it is offered as a part of the connection
-    /// settings the Agent should have, pushed at once or with its next request, and repeated until the
-    /// Agent has said what became of it (CSR-12, CSR-14, CSR-18). The outcome is that of
+    /// settings the Agent should have, pushed at once or with its next request, and repeated until
+    /// the Agent has said what became of it (CSR-12, CSR-14, CSR-18). The outcome is that of
     /// [`AgentSnapshot::connection_settings`](super::AgentSnapshot::connection_settings).
     ///
-    /// Nobody but this Agent is offered it. Connection settings that are set for the Agent alone later
-    /// and have a certificate of their own replace it.
+    /// Nobody but this Agent is offered it. Connection settings that are set for the Agent alone
+    /// later and have a certificate of their own replace it.
     ///
     /// # Errors
     ///
-    /// [`OperationError::UnknownAgent`]; [`OperationError::NoCertificateRequest`] if this request is
-    /// not pending; [`OperationError::NotAccepted`] if the Agent does not accept settings for its
-    /// connection; [`OperationError::NotOffered`] if the Server does not offer settings; and
+    /// [`OperationError::UnknownAgent`]; [`OperationError::NoCertificateRequest`] if this request
+    /// is not pending; [`OperationError::NotAccepted`] if the Agent does not accept settings for
+    /// its connection; [`OperationError::NotOffered`] if the Server does not offer settings; and
     /// [`OperationError::TooLarge`].
     pub fn issue_certificate(
         &self,
@@ -95,13 +95,13 @@ impl<I> Fleet<I> {
         Ok(())
     }
 
-    /// Refuses a certificate request: the Agent is told BAD_REQUEST and the reason, which should say
-    /// to its operator what to do (CSR-15, ERR-07).
+    /// Refuses a certificate request: the Agent is told BAD_REQUEST and the reason, which should
+    /// say to its operator what to do (CSR-15, ERR-07).
     ///
     /// # Errors
     ///
-    /// [`OperationError::UnknownAgent`], and [`OperationError::NoCertificateRequest`] if this request
-    /// is not pending.
+    /// [`OperationError::UnknownAgent`], and [`OperationError::NoCertificateRequest`] if this
+    /// request is not pending.
     pub fn refuse_certificate(
         &self,
         key: impl Into<AgentKey>,

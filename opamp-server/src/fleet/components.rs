@@ -2,8 +2,8 @@
 //!
 //! Agents with the same components tell the same hash, so the components of a fleet of one kind are
 //! sent once. The hash is the Agents' own and opaque (COMP-05): nobody can check that it belongs to
-//! the components, so what one Agent said of a hash is used for showing what others of its tenant have,
-//! and for nothing else.
+//! the components, so what one Agent said of a hash is used for showing what others of its tenant
+//! have, and for nothing else.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -77,8 +77,9 @@ impl<I> Fleet<I> {
         }
     }
 
-    /// An Agent is back that may have told the hash of its components alone. Somebody may have told the
-    /// components since; and whoever told them may be forgotten, or have told them to an earlier process.
+    /// An Agent is back that may have told the hash of its components alone. Somebody may have told
+    /// the components since; and whoever told them may be forgotten, or have told them to an
+    /// earlier process.
     pub(super) fn recall_components(&self, tenant: Tenant, agent: &mut Agent) {
         let told = agent.state().components_told().filter(|told| told.is_hash_alone());
         let Some(hash) = told.map(|told| Bytes::copy_from_slice(told.hash)) else { return };
@@ -88,8 +89,9 @@ impl<I> Fleet<I> {
         }
     }
 
-    /// The components an Agent has: those it told, or if it told their hash only, those that an Agent
-    /// of its tenant with the same hash told. `None` if they are not known, or the Agent told neither (COMP-10).
+    /// The components an Agent has: those it told, or if it told their hash only, those that an
+    /// Agent of its tenant with the same hash told. `None` if they are not known, or the Agent told
+    /// neither (COMP-10).
     #[must_use]
     pub fn available_components(&self, agent: &AgentSnapshot) -> Option<v1::AvailableComponents> {
         let told = agent.state().available_components()?;

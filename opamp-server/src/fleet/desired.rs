@@ -1,10 +1,10 @@
-//! What the operator wants Agents to have: configurations, connection settings and packages, for all
-//! or for one, and custom messages.
+//! What the operator wants Agents to have: configurations, connection settings and packages, for
+//! all or for one, and custom messages.
 //!
-//! What is set is offered to each Agent that accepts it, pushed at once over a WebSocket and with the
-//! next request over HTTP, until the Agent has said that it has it; a later value replaces an earlier
-//! one (CFG-09, HTTP-10, CONN-42, TEL-04, PKG-02). Connection settings are offered once they are stored,
-//! where there is a store (CONN-09). What became of it is in the Agent's
+//! What is set is offered to each Agent that accepts it, pushed at once over a WebSocket and with
+//! the next request over HTTP, until the Agent has said that it has it; a later value replaces an
+//! earlier one (CFG-09, HTTP-10, CONN-42, TEL-04, PKG-02). Connection settings are offered once
+//! they are stored, where there is a store (CONN-09). What became of it is in the Agent's
 //! [`AgentSnapshot`](super::AgentSnapshot).
 
 use std::sync::Arc;
@@ -38,9 +38,9 @@ impl<I> Fleet<I> {
     ///
     /// # Errors
     ///
-    /// [`OperationError::NotOffered`] if the Server does not announce that it offers configurations,
-    /// and [`OperationError::TooLarge`] if the message with it could exceed the limit of what is
-    /// sent; the configuration is then as it was (SIZE-12, SIZE-30).
+    /// [`OperationError::NotOffered`] if the Server does not announce that it offers
+    /// configurations, and [`OperationError::TooLarge`] if the message with it could exceed the
+    /// limit of what is sent; the configuration is then as it was (SIZE-12, SIZE-30).
     pub fn set_default_remote_config(&self, config: RemoteConfig) -> Result<(), OperationError> {
         self.check(ServerCapabilities::OFFERS_REMOTE_CONFIG, config.encoded_len())?;
         self.change_default(Kind::RemoteConfig, |desired| {
@@ -49,7 +49,8 @@ impl<I> Fleet<I> {
         Ok(())
     }
 
-    /// Stops to offer a configuration to Agents that have none of their own. They keep what they have.
+    /// Stops to offer a configuration to Agents that have none of their own. They keep what they
+    /// have.
     pub fn clear_default_remote_config(&self) {
         self.change_default(Kind::RemoteConfig, |desired| desired.remote_config = None);
     }
@@ -71,8 +72,8 @@ impl<I> Fleet<I> {
         Ok(())
     }
 
-    /// Stops to offer connection settings to Agents that have none of their own. They keep what they
-    /// have.
+    /// Stops to offer connection settings to Agents that have none of their own. They keep what
+    /// they have.
     pub fn clear_default_connection_settings(&self) {
         self.change_default(Kind::ConnectionSettings, |desired| desired.connection_settings = None);
     }
@@ -95,7 +96,8 @@ impl<I> Fleet<I> {
         self.change_default(Kind::Packages, |desired| desired.packages = None);
     }
 
-    /// Changes what is wanted of a kind for all, which concerns those that have nothing of their own.
+    /// Changes what is wanted of a kind for all, which concerns those that have nothing of their
+    /// own.
     fn change_default(&self, kind: Kind, change: impl Fn(&mut Desired)) {
         let concerns = |own: &Desired| match kind {
             Kind::RemoteConfig => own.remote_config.is_none(),
@@ -115,8 +117,9 @@ impl<I> Fleet<I> {
             }
         }
         drop(changing);
-        // In the order in which they came: so the memory of their connections was taken, here and in the
-        // kernel, and to go through it from one end to the other costs much less than to and fro.
+        // In the order in which they came: so the memory of their connections was taken, here and
+        // in the kernel, and to go through it from one end to the other costs much less than to and
+        // fro.
         connected.sort_unstable_by_key(|(id, ..)| *id);
         for (_, route, key) in connected {
             route.wake(&key);
@@ -174,8 +177,8 @@ impl<I> Fleet<I> {
     ///
     /// # Errors
     ///
-    /// [`OperationError::UnknownAgent`]; [`OperationError::NotAccepted`] if the Agent accepts no part
-    /// of the settings, which are then as they were; and those of
+    /// [`OperationError::UnknownAgent`]; [`OperationError::NotAccepted`] if the Agent accepts no
+    /// part of the settings, which are then as they were; and those of
     /// [`set_default_connection_settings`](Self::set_default_connection_settings).
     ///
     /// ```
@@ -262,8 +265,8 @@ impl<I> Fleet<I> {
     ///
     /// # Errors
     ///
-    /// [`OperationError::UnknownAgent`]; [`OperationError::NotAccepted`] if the Agent does not accept
-    /// packages, and its packages are then as they were (PKG-01); and those of
+    /// [`OperationError::UnknownAgent`]; [`OperationError::NotAccepted`] if the Agent does not
+    /// accept packages, and its packages are then as they were (PKG-01); and those of
     /// [`set_default_packages`](Self::set_default_packages).
     pub fn set_packages(
         &self,
@@ -291,17 +294,18 @@ impl<I> Fleet<I> {
         })
     }
 
-    /// Sends an Agent a custom message, at most once, and returns the message's number: messages are
-    /// sent in this order, and what became of them is in
-    /// [`AgentSnapshot::custom_messages`](super::AgentSnapshot::custom_messages) (CUST-09, CUST-13).
+    /// Sends an Agent a custom message, at most once, and returns the message's number: messages
+    /// are sent in this order, and what became of them is in
+    /// [`AgentSnapshot::custom_messages`](super::AgentSnapshot::custom_messages) (CUST-09,
+    /// CUST-13).
     ///
     /// It waits for the Agent's next request or session at most as long as
     /// [`ServerConfig::custom_message_expiry`](crate::ServerConfig::custom_message_expiry).
     ///
     /// # Errors
     ///
-    /// [`OperationError::UnknownAgent`]; [`OperationError::NotOffered`] if the capability is none of
-    /// the Server's; [`OperationError::NotAccepted`] if the Agent has not announced it (CUST-03,
+    /// [`OperationError::UnknownAgent`]; [`OperationError::NotOffered`] if the capability is none
+    /// of the Server's; [`OperationError::NotAccepted`] if the Agent has not announced it (CUST-03,
     /// CUST-04); [`OperationError::QueueFull`] if too much waits for the Agent; and
     /// [`OperationError::TooLarge`] if the message could exceed the limit of what is sent.
     pub fn send_custom_message(

@@ -1,5 +1,6 @@
-//! Agents that are heard on one connection while they are served on another: they have come back, or
-//! there are two with one uid (reading A13). The decision is made by [`Contest`]; here it is applied.
+//! Agents that are heard on one connection while they are served on another: they have come back,
+//! or there are two with one uid (reading A13). The decision is made by [`Contest`]; here it is
+//! applied.
 //!
 //! | served on | heard on | |
 //! | --- | --- | --- |
@@ -128,7 +129,8 @@ impl<I> Slot<I> {
         Arrival::StandsBy(StandBy::Rename(new))
     }
 
-    /// The Agent has spoken where it is served. True if that proves that another one is a duplicate.
+    /// The Agent has spoken where it is served. True if that proves that another one is a
+    /// duplicate.
     pub(super) fn spoke(&mut self) -> bool {
         self.others.as_mut().is_some_and(|others| others.contest.spoke())
     }
@@ -261,8 +263,8 @@ impl<I> Fleet<I> {
         })
     }
 
-    /// A newcomer has spoken under the uid of an Agent that is connected: the incumbent is asked for a
-    /// sign of life. Returns the uid that the newcomer gets should there be one.
+    /// A newcomer has spoken under the uid of an Agent that is connected: the incumbent is asked
+    /// for a sign of life. Returns the uid that the newcomer gets should there be one.
     pub(super) fn claim(
         &self,
         route: &mut Route<I>,
@@ -298,8 +300,9 @@ impl<I> Fleet<I> {
         }
     }
 
-    /// A message has come under a uid that this route was offered for a duplicate. If the duplicate has
-    /// taken the Agent over meanwhile, that is what is renamed; else an Agent of its own begins.
+    /// A message has come under a uid that this route was offered for a duplicate. If the duplicate
+    /// has taken the Agent over meanwhile, that is what is renamed; else an Agent of its own
+    /// begins.
     pub(super) fn take_offered(
         &self,
         route: &mut Route<I>,
@@ -319,7 +322,8 @@ impl<I> Fleet<I> {
     }
 
     /// A probe of [`RouteWaker::probe`](super::RouteWaker::probe) was answered: this connection is
-    /// alive, and was when the probe was sent. Returns the Agent if it has to be queued for handling.
+    /// alive, and was when the probe was sent. Returns the Agent if it has to be queued for
+    /// handling.
     #[must_use = "the Agent has to be queued for handling"]
     pub fn probe_answered(
         &self,
@@ -376,8 +380,8 @@ impl<I> Fleet<I> {
         changes
     }
 
-    /// Has newcomers take over from incumbents that have given no sign of life in time: to be called
-    /// every second or so. Returns the Agents that have to be queued for handling.
+    /// Has newcomers take over from incumbents that have given no sign of life in time: to be
+    /// called every second or so. Returns the Agents that have to be queued for handling.
     #[must_use = "the Agents have to be queued for handling"]
     pub fn settle_duplicates(&self, now: Now) -> Vec<AgentKey> {
         let config = self.config();

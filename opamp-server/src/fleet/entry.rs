@@ -10,8 +10,8 @@
 //!   50 name                      what whoever drives the registry keeps beside it
 //! ```
 //!
-//! In the order of their keys, what an entry refers to comes before it. Vitals stand together, so that
-//! to write those of many Agents touches few pages of a store.
+//! In the order of their keys, what an entry refers to comes before it. Vitals stand together, so
+//! that to write those of many Agents touches few pages of a store.
 
 use bytes::Bytes;
 use opamp_proto::WireUid;

@@ -1,6 +1,6 @@
-//! Changes of Agents on their way to a handler. Whoever is told by `queue` keeps the Agent in a queue,
-//! takes its changes when it comes to that, and says when it is done; so no Agent is handled by two
-//! at a time.
+//! Changes of Agents on their way to a handler. Whoever is told by `queue` keeps the Agent in a
+//! queue, takes its changes when it comes to that, and says when it is done; so no Agent is handled
+//! by two at a time.
 
 use std::task::{Context, Poll};
 
@@ -73,8 +73,8 @@ impl<I> Fleet<I> {
         }
     }
 
-    /// Ready when the changes with this [ticket](super::Accepted::ticket) were handled, or their Agent is
-    /// gone.
+    /// Ready when the changes with this [ticket](super::Accepted::ticket) were handled, or their
+    /// Agent is gone.
     pub fn poll_handled(
         &self,
         key: impl Into<AgentKey>,

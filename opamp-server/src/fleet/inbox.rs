@@ -1,5 +1,5 @@
-//! Custom messages that Agents have sent and the handler has not taken: a bounded number and size for
-//! each Agent, within what is kept for all of them.
+//! Custom messages that Agents have sent and the handler has not taken: a bounded number and size
+//! for each Agent, within what is kept for all of them.
 
 use opamp_proto::v1;
 

@@ -2,8 +2,8 @@
 //!
 //! Agents make their instance uids themselves, so a uid proves nothing. What a peer may touch is
 //! decided by who it is: the [tenant](Tenant) is found from its identity when a route opens, and
-//! whatever the messages on that route say is about Agents of that tenant. A uid that two tenants use
-//! names two Agents, which do not see, rename or replace each other.
+//! whatever the messages on that route say is about Agents of that tenant. A uid that two tenants
+//! use names two Agents, which do not see, rename or replace each other.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};

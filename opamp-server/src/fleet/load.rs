@@ -89,8 +89,8 @@ impl Availability {
 }
 
 impl<I> Fleet<I> {
-    /// Refuses every message with UNAVAILABLE from now on, and asks Agents to stay away for this long,
-    /// if given (THR-01, THR-03). A Server in trouble sheds load with this.
+    /// Refuses every message with UNAVAILABLE from now on, and asks Agents to stay away for this
+    /// long, if given (THR-01, THR-03). A Server in trouble sheds load with this.
     pub fn set_unavailable(&self, retry_after: Option<Duration>) {
         let nanos =
             retry_after.map_or(0, |pause| u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX));
@@ -110,10 +110,10 @@ impl<I> Fleet<I> {
         self.inner.availability.operator()
     }
 
-    /// Sheds load: refuses those who arrive, or everybody, for as long as it is said. Agents are asked
-    /// to stay away for once to twice
-    /// [`ServerConfig::overload_pause`](crate::ServerConfig::overload_pause), each for another time. A
-    /// service of this crate says it by itself.
+    /// Sheds load: refuses those who arrive, or everybody, for as long as it is said. Agents are
+    /// asked to stay away for once to twice
+    /// [`ServerConfig::overload_pause`](crate::ServerConfig::overload_pause), each for another
+    /// time. A service of this crate says it by itself.
     pub fn set_load(&self, load: Load) {
         self.inner.availability.load.store(load as u8, Ordering::Relaxed);
     }
@@ -133,8 +133,8 @@ impl<I> Fleet<I> {
     ///
     /// # Errors
     ///
-    /// How long the peer is to stay away ([`ServerConfig::arrivals`](crate::ServerConfig::arrivals));
-    /// zero if that is not known.
+    /// How long the peer is to stay away
+    /// ([`ServerConfig::arrivals`](crate::ServerConfig::arrivals)); zero if that is not known.
     pub fn admit_connection(&self, now: Instant) -> Result<(), Duration> {
         let admitted = self.inner.availability.arrive(now);
         if admitted.is_err() {
@@ -143,8 +143,8 @@ impl<I> Fleet<I> {
         admitted
     }
 
-    /// A connection that was admitted is refused for another reason, such as its credentials: it does
-    /// not count.
+    /// A connection that was admitted is refused for another reason, such as its credentials: it
+    /// does not count.
     pub fn forget_connection(&self) {
         self.inner.availability.arrivals.give_back();
     }

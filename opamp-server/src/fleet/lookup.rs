@@ -14,8 +14,8 @@ impl<I> Fleet<I> {
     /// The Agents that have all of these attributes, be they identifying or not, with equal values
     /// (DESC-01 to DESC-03).
     ///
-    /// It looks at each Agent, and decodes the descriptions of few that lack one of the values: some
-    /// milliseconds for a hundred thousand Agents.
+    /// It looks at each Agent, and decodes the descriptions of few that lack one of the values:
+    /// some milliseconds for a hundred thousand Agents.
     ///
     /// ```
     /// use opamp_proto::v1::KeyValue;
@@ -46,8 +46,8 @@ impl<I> Fleet<I> {
     }
 }
 
-/// False only if one of the attributes is surely missing. That is found without decoding, as it is asked
-/// of each Agent under a lock.
+/// False only if one of the attributes is surely missing. That is found without decoding, as it is
+/// asked of each Agent under a lock.
 fn may_have(encoded: &[u8], attributes: &[v1::KeyValue]) -> bool {
     attributes.iter().all(|wanted| {
         let text = wanted.value.as_ref().and_then(|value| value.as_str()).unwrap_or_default();

@@ -1,10 +1,10 @@
 //! The registry of Agents.
 //!
-//! Here the Agent is the unit, not the connection: whichever [`Route`] its messages come on, they meet
-//! the same machine in the same slot. The registry is divided into shards with a lock each, held for
-//! the time of one message and never while anything waits; no lock is common to all Agents. It
-//! does no I/O and knows no runtime, so it serves the service of this crate, a gateway and a
-//! simulation of a million Agents alike.
+//! Here the Agent is the unit, not the connection: whichever [`Route`] its messages come on, they
+//! meet the same machine in the same slot. The registry is divided into shards with a lock each,
+//! held for the time of one message and never while anything waits; no lock is common to all
+//! Agents. It does no I/O and knows no runtime, so it serves the service of this crate, a gateway
+//! and a simulation of a million Agents alike.
 //!
 //! ```text
 //!   connection ──open_route──▶ Route ──receive(bytes)──▶ Received (reply, changes)
@@ -99,8 +99,8 @@ struct Inner<I> {
     agents: AtomicUsize,
     /// What is retained of their reports.
     budget: Budget,
-    /// Looked at only when an Agent tells something new of its components, or comes back with a hash
-    /// of them.
+    /// Looked at only when an Agent tells something new of its components, or comes back with a
+    /// hash of them.
     components: Mutex<Components>,
     saving: Saving,
     watching: Watching,
@@ -228,8 +228,8 @@ impl<I> Fleet<I> {
     }
 }
 
-/// A panic while the lock was held leaves the maps whole, and at worst one Agent's report half taken
-/// over; to refuse all its neighbours for ever would be worse.
+/// A panic while the lock was held leaves the maps whole, and at worst one Agent's report half
+/// taken over; to refuse all its neighbours for ever would be worse.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -238,8 +238,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<I> Fleet<I> {
     /// Opens a route: once for each WebSocket, once for each HTTP request.
     ///
-    /// `waker` is told of what there is to push; an HTTP request has none. All Agents on the route are
-    /// of one tenant, which is asked of the [`Authorizer`] here.
+    /// `waker` is told of what there is to push; an HTTP request has none. All Agents on the route
+    /// are of one tenant, which is asked of the [`Authorizer`] here.
     #[must_use]
     pub fn open_route(
         &self,
@@ -261,9 +261,9 @@ impl<I> Fleet<I> {
         Route { shared, agents: Vec::new(), first_hash: None, offered: Vec::new(), arrived: false }
     }
 
-    /// Composes the next message to push to an Agent of this route, if there is one: appends its head
-    /// to `out`. To be called when the connection can send, until it returns `None` or says that there
-    /// is no [more](Push::more).
+    /// Composes the next message to push to an Agent of this route, if there is one: appends its
+    /// head to `out`. To be called when the connection can send, until it returns `None` or says
+    /// that there is no [more](Push::more).
     pub fn poll_push(
         &self,
         route: &Route<I>,
@@ -289,8 +289,8 @@ impl<I> Fleet<I> {
 
     /// The connection is gone, and with it the sessions of the Agents on it (CLOSE-11).
     ///
-    /// Returns the Agents that have to be queued for handling. An HTTP request ends without this: its
-    /// Agent's session outlives it (reading A06).
+    /// Returns the Agents that have to be queued for handling. An HTTP request ends without this:
+    /// its Agent's session outlives it (reading A06).
     #[must_use = "the Agents have to be queued for handling"]
     pub fn close_route(&self, route: Route<I>) -> Vec<AgentKey> {
         let mut queue = Vec::new();
@@ -314,9 +314,9 @@ impl<I> Fleet<I> {
     /// Marks Agents as disconnected that are silent for too long
     /// ([`ServerConfig::missed_heartbeats`](crate::ServerConfig::missed_heartbeats),
     /// [`ServerConfig::http_offline_after`](crate::ServerConfig::http_offline_after)) and offers as
-    /// timed out, asks Agents again that owe their full state, [settles](Self::settle_duplicates) what is
-    /// open about duplicates, and forgets what is long gone: to be called every few seconds. Returns the
-    /// Agents that have to be queued for handling.
+    /// timed out, asks Agents again that owe their full state, [settles](Self::settle_duplicates)
+    /// what is open about duplicates, and forgets what is long gone: to be called every few
+    /// seconds. Returns the Agents that have to be queued for handling.
     #[must_use = "the Agents have to be queued for handling"]
     pub fn sweep(&self, now: Now) -> Vec<AgentKey> {
         let config = &self.inner.config;

@@ -79,8 +79,8 @@ impl<I> Fleet<I> {
         })
     }
 
-    /// Closes the WebSocket an Agent is on, in good order: Agents that share it are disconnected with
-    /// it, and all of them may come back unless admission refuses them (CONN-36, CLOSE-04).
+    /// Closes the WebSocket an Agent is on, in good order: Agents that share it are disconnected
+    /// with it, and all of them may come back unless admission refuses them (CONN-36, CLOSE-04).
     ///
     /// # Errors
     ///

@@ -14,20 +14,22 @@ pub struct Accepted {
     pub key: Option<AgentKey>,
     /// What is new about it.
     pub changes: Changes,
-    /// The Agent has to be queued for handling: see [`Fleet::take_changes`](super::Fleet::take_changes).
+    /// The Agent has to be queued for handling: see
+    /// [`Fleet::take_changes`](super::Fleet::take_changes).
     pub queue: bool,
-    /// What to pass to [`Fleet::poll_handled`](super::Fleet::poll_handled) to wait until the changes were handled.
+    /// What to pass to [`Fleet::poll_handled`](super::Fleet::poll_handled) to wait until the
+    /// changes were handled.
     pub ticket: u64,
-    /// The generation that has to be [saved](super::Fleet::is_saved) before the message is answered;
-    /// 0 if the reply has to wait for nothing.
+    /// The generation that has to be [saved](super::Fleet::is_saved) before the message is
+    /// answered; 0 if the reply has to wait for nothing.
     pub unsaved: u64,
     pub(super) answer: Answer,
 }
 
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// To be composed from what the Agent is owed by then, if it is served on the route of this number
-    /// still.
+    /// To be composed from what the Agent is owed by then, if it is served on the route of this
+    /// number still.
     Reply(u64, Due),
     /// Nothing is to be said.
     Nothing,
@@ -85,20 +87,22 @@ pub struct Received {
     pub key: Option<AgentKey>,
     /// What is new about it.
     pub changes: Changes,
-    /// The Agent has to be queued for handling: see [`Fleet::take_changes`](super::Fleet::take_changes).
+    /// The Agent has to be queued for handling: see
+    /// [`Fleet::take_changes`](super::Fleet::take_changes).
     pub queue: bool,
     /// The rest of the reply, to be sent right after the head.
     pub tail: Option<Bytes>,
-    /// There is more to push right after the reply: call [`Fleet::poll_push`](super::Fleet::poll_push) until it has nothing.
+    /// There is more to push right after the reply: call
+    /// [`Fleet::poll_push`](super::Fleet::poll_push) until it has nothing.
     pub push: bool,
     /// Why the message was refused, if it was.
     pub refusal: Option<Refusal>,
     /// The message gets no reply, which only a [tolerance](crate::Tolerances::missing_instance_uid)
     /// brings about.
     pub unanswered: bool,
-    /// The reply has to wait for what changed to be [saved](super::Fleet::is_saved): nothing of it is
-    /// in the buffer, and it is to be [composed](super::Fleet::reply) from this then, or given up with
-    /// [`Fleet::answer_unsaved`](super::Fleet::answer_unsaved).
+    /// The reply has to wait for what changed to be [saved](super::Fleet::is_saved): nothing of it
+    /// is in the buffer, and it is to be [composed](super::Fleet::reply) from this then, or given
+    /// up with [`Fleet::answer_unsaved`](super::Fleet::answer_unsaved).
     pub unsaved: Option<Box<Accepted>>,
 }
 

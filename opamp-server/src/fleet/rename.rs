@@ -1,8 +1,9 @@
 //! Agents that change their instance uid (ID-09, ID-14, DUP-06).
 //!
-//! A uid that is given to an Agent is reserved for it, by the serial number of the Agent's slot, in the
-//! shard the uid belongs to. When a message comes under it, the slot moves there. Locks are taken one
-//! after the other and never two at a time, so every step looks again at what it found before.
+//! A uid that is given to an Agent is reserved for it, by the serial number of the Agent's slot, in
+//! the shard the uid belongs to. When a message comes under it, the slot moves there. Locks are
+//! taken one after the other and never two at a time, so every step looks again at what it found
+//! before.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -15,14 +16,16 @@ use crate::core::{Changes, OperationError, later};
 
 impl<I> Fleet<I> {
     /// Gives an Agent another instance uid, which should be of version 7 (ID-14, ID-15). It is told
-    /// under its old one; when it speaks under the new one, all that is known of it goes with it. The
-    /// last few it was given before, and may have been told, it may still take until they expire.
+    /// under its old one; when it speaks under the new one, all that is known of it goes with it.
+    /// The last few it was given before, and may have been told, it may still take until they
+    /// expire.
     ///
     /// # Errors
     ///
-    /// [`OperationError::UnknownAgent`]; [`OperationError::NotAuthorized`] if the identity that speaks
-    /// for the Agent may not do so under the new instance uid, which would lock it out; and
-    /// [`OperationError::UidInUse`] if another Agent has the new instance uid or is about to get it.
+    /// [`OperationError::UnknownAgent`]; [`OperationError::NotAuthorized`] if the identity that
+    /// speaks for the Agent may not do so under the new instance uid, which would lock it out; and
+    /// [`OperationError::UidInUse`] if another Agent has the new instance uid or is about to get
+    /// it.
     pub fn rename(
         &self,
         key: impl Into<AgentKey>,
@@ -72,8 +75,8 @@ impl<I> Fleet<I> {
         }
     }
 
-    /// An Agent asked for a uid, and is given this one (ID-09). One that it may not speak under would
-    /// lock it out: it is taken back, and the Agent keeps its own.
+    /// An Agent asked for a uid, and is given this one (ID-09). One that it may not speak under
+    /// would lock it out: it is taken back, and the Agent keeps its own.
     pub(super) fn reserve_requested(
         &self,
         route: &Route<I>,
@@ -99,8 +102,8 @@ impl<I> Fleet<I> {
         self.shard(&reserved).renames.insert(reserved, rename);
     }
 
-    /// An Agent speaks under an instance uid it was given: its slot moves there. Shards are locked one
-    /// after the other, so two such moves cannot wait for each other.
+    /// An Agent speaks under an instance uid it was given: its slot moves there. Shards are locked
+    /// one after the other, so two such moves cannot wait for each other.
     pub(super) fn move_slot(&self, rename: &PendingRename, new: AgentKey) -> Changes {
         let slot = {
             let mut shard = self.shard(&rename.old);

@@ -33,8 +33,8 @@ pub struct Restored {
     /// Agents that are known again.
     pub agents: usize,
     /// Agents that had been silent for longer than
-    /// [`retain_disconnected`](crate::ServerConfig::retain_disconnected) when the Server went down, and
-    /// are forgotten.
+    /// [`retain_disconnected`](crate::ServerConfig::retain_disconnected) when the Server went down,
+    /// and are forgotten.
     pub forgotten: usize,
 }
 
@@ -65,8 +65,8 @@ impl<I> Fleet<I> {
     /// [`begin_saving`](Self::begin_saving) and before the first Agent arrives.
     ///
     /// Agents are restored whatever [`max_agents`](crate::ServerConfig::max_agents) and
-    /// [`max_fleet_bytes`](crate::ServerConfig::max_fleet_bytes) say; should there be more than that,
-    /// there is no room for others until there are less.
+    /// [`max_fleet_bytes`](crate::ServerConfig::max_fleet_bytes) say; should there be more than
+    /// that, there is no room for others until there are less.
     pub fn restore(&self, now: Now) -> Restore<'_, I> {
         Restore {
             fleet: self,
@@ -87,8 +87,8 @@ impl<I> Restore<'_, I> {
     ///
     /// # Errors
     ///
-    /// [`InvalidEntry`]: the store is damaged, or was written by a later version. The registry is then
-    /// incomplete, and the Server should not serve with it.
+    /// [`InvalidEntry`]: the store is damaged, or was written by a later version. The registry is
+    /// then incomplete, and the Server should not serve with it.
     pub fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), InvalidEntry> {
         self.take_over(key, value).map_err(|what| InvalidEntry { key: Hex(key).to_string(), what })
     }
@@ -257,9 +257,9 @@ impl<I> Restore<'_, I> {
         Ok(())
     }
 
-    /// Forgets Agents that were silent for too long. Nobody could be heard while the Server was down, so
-    /// what has passed since it heard anybody does not count: else a Server that was down for long, or
-    /// whose clock has jumped, would forget what was set for its whole fleet.
+    /// Forgets Agents that were silent for too long. Nobody could be heard while the Server was
+    /// down, so what has passed since it heard anybody does not count: else a Server that was down
+    /// for long, or whose clock has jumped, would forget what was set for its whole fleet.
     fn forget_silent(&mut self) {
         let Self { fleet, now, .. } = *self;
         let away = self.anchor.millis(now.instant).saturating_sub(self.latest);

@@ -1,7 +1,7 @@
 //! The way to an Agent: a connection, or a request that is being answered.
 //!
-//! Routes are numbered in the order they were opened. An Agent is served on one route at a time; what
-//! arrives on another under its uid is looked at first (see `duplicates`), so that neither the
+//! Routes are numbered in the order they were opened. An Agent is served on one route at a time;
+//! what arrives on another under its uid is looked at first (see `duplicates`), so that neither the
 //! remains of a dead connection nor a duplicate can undo what the Agent reported.
 
 use std::collections::hash_map::RandomState;
@@ -19,14 +19,14 @@ use crate::core::Transport;
 /// Called by whoever changed something, possibly under a lock of the registry: it has to return at
 /// once and must not call the registry.
 pub trait RouteWaker: Send + Sync {
-    /// There may be something to push to this Agent: call [`Fleet::poll_push`](crate::Fleet::poll_push)
-    /// soon, on another stack.
+    /// There may be something to push to this Agent: call
+    /// [`Fleet::poll_push`](crate::Fleet::poll_push) soon, on another stack.
     fn wake(&self, key: &AgentKey);
 
     /// Another Agent may have come under this one's instance uid. To be found out is whether this
-    /// connection is alive: it is to be pinged soon, and [`Fleet::probe_answered`] to be called with
-    /// this number when that ping, or a later one, is answered. Does nothing unless it is implemented;
-    /// whoever comes then takes over.
+    /// connection is alive: it is to be pinged soon, and [`Fleet::probe_answered`] to be called
+    /// with this number when that ping, or a later one, is answered. Does nothing unless it is
+    /// implemented; whoever comes then takes over.
     ///
     /// [`Fleet::probe_answered`]: crate::Fleet::probe_answered
     fn probe(&self, key: &AgentKey, probe: u64) {
@@ -41,8 +41,8 @@ pub trait RouteWaker: Send + Sync {
 /// A connection with one or many Agents (ID-11), or an HTTP request.
 pub struct Route<I> {
     pub(super) shared: Arc<RouteShared<I>>,
-    /// The Agents that spoke on this WebSocket and have not said goodbye. Searched only when an Agent
-    /// comes or goes.
+    /// The Agents that spoke on this WebSocket and have not said goodbye. Searched only when an
+    /// Agent comes or goes.
     pub(super) agents: Vec<AgentKey>,
     /// The hash of the first of them, which is mostly the only one.
     pub(super) first_hash: Option<u64>,

@@ -1,14 +1,14 @@
 //! What has changed since it was last written to a store, and which replies have to wait for that.
 //!
-//! The registry writes nothing itself: it hands out [batches](Batch) of changes. Whoever writes them
-//! takes one at a time, writes it whole, again and again if it fails, and says when it is
-//! [saved](Fleet::saved). Meanwhile Agents that change are marked, each once whatever changes about it,
-//! so what is kept to be written is bounded by the number of Agents.
+//! The registry writes nothing itself: it hands out [batches](Batch) of changes. Whoever writes
+//! them takes one at a time, writes it whole, again and again if it fails, and says when it is
+//! [saved](Fleet::saved). Meanwhile Agents that change are marked, each once whatever changes about
+//! it, so what is kept to be written is bounded by the number of Agents.
 //!
 //! Changes are counted in generations. A message that changes what is known of an Agent belongs to
-//! the generation under way, and its reply is not to be sent before that is saved: an Agent that was
-//! answered need not tell again. A message without news changes the Agent's number and when it was
-//! last seen; these may lag, and are taken now and then for all Agents together.
+//! the generation under way, and its reply is not to be sent before that is saved: an Agent that
+//! was answered need not tell again. A message without news changes the Agent's number and when it
+//! was last seen; these may lag, and are taken now and then for all Agents together.
 //!
 //! ```text
 //!   message ──▶ mark, wait for generation n          take_unsaved      write       saved
@@ -163,8 +163,8 @@ impl Saving {
         lock(&self.collector)
     }
 
-    /// The generation under way, which somebody waits for from now on. To be called under the lock of
-    /// what has changed: whoever begins the next generation then looks at it afterwards.
+    /// The generation under way, which somebody waits for from now on. To be called under the lock
+    /// of what has changed: whoever begins the next generation then looks at it afterwards.
     fn want(&self) -> u64 {
         let generation = self.generation.load(Ordering::Acquire);
         if self.wanted.fetch_max(generation, Ordering::AcqRel) < generation
@@ -425,9 +425,10 @@ impl Out<'_> {
 /// What a writer calls.
 impl<I> Fleet<I> {
     /// From now on changes are kept track of, to be handed out by
-    /// [`take_unsaved`](Self::take_unsaved), and [`Accepted::unsaved`](super::Accepted::unsaved) and
-    /// [`Received::unsaved`](super::Received::unsaved) say which replies have to wait. To be called
-    /// once, before the first Agent arrives; what a store has is to be [restored](Self::restore) then.
+    /// [`take_unsaved`](Self::take_unsaved), and [`Accepted::unsaved`](super::Accepted::unsaved)
+    /// and [`Received::unsaved`](super::Received::unsaved) say which replies have to wait. To be
+    /// called once, before the first Agent arrives; what a store has is to be
+    /// [restored](Self::restore) then.
     pub fn begin_saving(&self, waker: Arc<dyn SaveWaker>) {
         // A second writer would take what the first one waits for.
         let _ = self.inner.saving.waker.set(waker);
@@ -439,9 +440,9 @@ impl<I> Fleet<I> {
         self.inner.saving.is_on()
     }
 
-    /// The next batch to be written; `None` if nothing is urgent. With `lagging`, Agents of which only
-    /// number and time have changed are taken as well, and there always is a batch. Once it is written, pass it to
-    /// [`saved`](Self::saved), and only then take the next.
+    /// The next batch to be written; `None` if nothing is urgent. With `lagging`, Agents of which
+    /// only number and time have changed are taken as well, and there always is a batch. Once it is
+    /// written, pass it to [`saved`](Self::saved), and only then take the next.
     ///
     /// A batch has about `max_bytes`, and at least what one Agent changed.
     pub fn take_unsaved(&self, now: Now, lagging: bool, max_bytes: usize) -> Option<Batch> {
@@ -492,8 +493,8 @@ impl<I> Fleet<I> {
         self.inner.saving.saved.load(Ordering::Acquire) >= generation
     }
 
-    /// Asks for what was changed so far to be saved soon, lagging numbers and times not counted, and
-    /// says which generation that is.
+    /// Asks for what was changed so far to be saved soon, lagging numbers and times not counted,
+    /// and says which generation that is.
     #[must_use]
     pub fn request_save(&self) -> u64 {
         self.inner.saving.want()
@@ -556,8 +557,8 @@ impl<I> Fleet<I> {
         true
     }
 
-    /// What the store has under this key is of no use, unless an Agent is back there by now. One whose
-    /// uid has changed is written before, under its new key.
+    /// What the store has under this key is of no use, unless an Agent is back there by now. One
+    /// whose uid has changed is written before, under its new key.
     fn forget(&self, key: AgentKey, stored: Stored, out: &mut Out<'_>) {
         let mut shard = self.shard(&key);
         match shard.slots.get_mut(&key) {

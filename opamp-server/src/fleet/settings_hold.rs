@@ -7,8 +7,8 @@
 //!                             └─┘ replies and pushes go without them      └─▶ pushed, or with the next reply
 //! ```
 //!
-//! Everything else that is wanted is offered at once: an Agent that applied a configuration which the
-//! Server has forgotten is offered the earlier one again, and nothing is lost.
+//! Everything else that is wanted is offered at once: an Agent that applied a configuration which
+//! the Server has forgotten is offered the earlier one again, and nothing is lost.
 
 use std::sync::atomic::Ordering;
 
@@ -29,8 +29,9 @@ impl<I> Slot<I> {
 }
 
 impl<I> Fleet<I> {
-    /// The generation that has to be [saved](Self::is_saved) before connection settings are offered to
-    /// an Agent; 0 for none. A reply that can wait for it has them with it; without, they follow.
+    /// The generation that has to be [saved](Self::is_saved) before connection settings are offered
+    /// to an Agent; 0 for none. A reply that can wait for it has them with it; without, they
+    /// follow.
     #[must_use]
     pub fn settings_held_until(&self, key: impl Into<AgentKey>) -> u64 {
         // Asked for each request, and hardly ever is anything held: that takes no lock.

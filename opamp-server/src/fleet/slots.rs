@@ -1,8 +1,8 @@
 //! The table of a shard, which is searched with hashes that are known already.
 //!
-//! Agents choose their instance uids, so the hash has a secret key and no other weakness, and takes its
-//! time. It is computed once for each message, for the choice of the shard and for every look into its
-//! table; a route remembers that of its Agent and so needs none.
+//! Agents choose their instance uids, so the hash has a secret key and no other weakness, and takes
+//! its time. It is computed once for each message, for the choice of the shard and for every look
+//! into its table; a route remembers that of its Agent and so needs none.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
@@ -38,7 +38,8 @@ impl Hashed {
         &self.key
     }
 
-    /// The one of so many shards that the Agent belongs to. Tables go by the other bits of the hash.
+    /// The one of so many shards that the Agent belongs to. Tables go by the other bits of the
+    /// hash.
     pub(super) const fn place(&self, shards: usize) -> usize {
         // The remainder is less than the number of shards, which is a usize.
         ((self.hash >> 32) % shards as u64) as usize
@@ -69,8 +70,8 @@ pub(super) struct Slots<I> {
     hasher: RandomState,
 }
 
-/// A slot, with the hash of its Agent's key, which is in the slot itself: it is large, and tables have
-/// room to spare.
+/// A slot, with the hash of its Agent's key, which is in the slot itself: it is large, and tables
+/// have room to spare.
 struct Placed<I> {
     hash: u64,
     /// Boxed, so that the table grows without moving the slots.

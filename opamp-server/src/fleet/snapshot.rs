@@ -81,8 +81,8 @@ impl AgentSnapshot {
         self.state.capabilities()
     }
 
-    /// The configuration the Agent should have, be it its own or the one for all, and what became of
-    /// it.
+    /// The configuration the Agent should have, be it its own or the one for all, and what became
+    /// of it.
     #[must_use]
     pub const fn remote_config(&self) -> Option<OfferState> {
         self.remote_config

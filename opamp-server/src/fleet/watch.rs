@@ -1,11 +1,11 @@
-//! Watching the registry: who keeps a picture of the fleet elsewhere, such as a page or an index, is
-//! told what to look at again.
+//! Watching the registry: who keeps a picture of the fleet elsewhere, such as a page or an index,
+//! is told what to look at again.
 //!
-//! Nothing is queued for a [`Watch`]. Each Agent carries the revision of its shard at which it changed
-//! last, and a watch remembers the revision of each shard it has seen; so whatever happens between two
-//! looks comes together, a slow watch costs nothing, and shards without news are not entered. Only of
-//! Agents that were forgotten a shard keeps a short list. A watch that is further behind than that
-//! list begins anew. While nobody watches, nothing is counted.
+//! Nothing is queued for a [`Watch`]. Each Agent carries the revision of its shard at which it
+//! changed last, and a watch remembers the revision of each shard it has seen; so whatever happens
+//! between two looks comes together, a slow watch costs nothing, and shards without news are not
+//! entered. Only of Agents that were forgotten a shard keeps a short list. A watch that is further
+//! behind than that list begins anew. While nobody watches, nothing is counted.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -65,7 +65,8 @@ impl Watching {
             return None;
         }
         let revision = self.revisions[shard].fetch_add(1, Ordering::SeqCst) + 1;
-        // In one order with a watch that says it sleeps and looks again: one of both sees the other.
+        // In one order with a watch that says it sleeps and looks again: one of both sees the
+        // other.
         if self.sleepers.load(Ordering::SeqCst) > 0 {
             let mut waiting = lock(&self.waiting);
             self.sleepers.store(0, Ordering::SeqCst);
@@ -114,8 +115,8 @@ pub struct Watch<I> {
 impl<I> Fleet<I> {
     /// Begins to watch the fleet. The first looks bring every Agent that is known.
     ///
-    /// What is watched is everything in an [`AgentSnapshot`] but the number and the time of the last
-    /// message, and whether what is offered was delivered.
+    /// What is watched is everything in an [`AgentSnapshot`] but the number and the time of the
+    /// last message, and whether what is offered was delivered.
     ///
     /// ```
     /// # async fn show(fleet: opamp_server::Fleet) {
@@ -144,7 +145,8 @@ impl<I> Fleet<I> {
 }
 
 impl<I> Watch<I> {
-    /// Waits until there is something to look at, and hands it out: about a thousand Agents at a time.
+    /// Waits until there is something to look at, and hands it out: about a thousand Agents at a
+    /// time.
     ///
     /// Cancel safe: what was not handed out is there at the next call.
     pub async fn changed(&mut self) -> FleetChanges {

@@ -10,8 +10,8 @@ pub struct GatewayCounters {
     pub to_agents: u64,
     /// Messages of Agents told BAD_REQUEST: malformed, or without an Agent that could be answered.
     pub malformed: u64,
-    /// Messages of Agents told UNAVAILABLE, or 503, as the Server could not be reached or was too slow, or
-    /// a bound was met.
+    /// Messages of Agents told UNAVAILABLE, or 503, as the Server could not be reached or was too
+    /// slow, or a bound was met.
     pub unavailable: u64,
     /// Messages of Agents larger than what the Server takes.
     pub too_large: u64,

@@ -16,8 +16,8 @@ use crate::websocket::CloseCode;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ToAgent {
-    /// Send this encoded `ServerToAgent`; over WebSocket with the header in front. To a request it is
-    /// the answer, with status 200.
+    /// Send this encoded `ServerToAgent`; over WebSocket with the header in front. To a request it
+    /// is the answer, with status 200.
     Message(Bytes),
     /// Answer the request with 503 and `Retry-After`.
     Unavailable {
@@ -131,7 +131,8 @@ impl Gateway {
     /// # Errors
     ///
     /// How long its Agent should stay away: the handshake is answered with 503 and `Retry-After`
-    /// (THR-07, THR-08), as no upstream connection has been there for a while, or the gateway stops.
+    /// (THR-07, THR-08), as no upstream connection has been there for a while, or the gateway
+    /// stops.
     pub fn admit(&mut self, now: Instant) -> Result<(), Duration> {
         let hopeless = self.upstreams.iter().all(|it| !it.connected && it.hopeless);
         if !hopeless && !self.stopping {
@@ -167,8 +168,8 @@ impl Gateway {
         id
     }
 
-    /// A message of an Agent came in. It is passed on as it is, or refused: there is an answer to each
-    /// (STATUS-07).
+    /// A message of an Agent came in. It is passed on as it is, or refused: there is an answer to
+    /// each (STATUS-07).
     pub fn receive(&mut self, from: DownstreamId, message: FromAgent, now: Instant) {
         let stopping = self.stopping;
         let Some(downstream) = self.downstreams.get_mut(&from) else { return };
@@ -272,7 +273,8 @@ impl Gateway {
         self.hold_up(from, slot);
     }
 
-    /// The Agent that speaks. If it does so on another connection than before, its session has ended.
+    /// The Agent that speaks. If it does so on another connection than before, its session has
+    /// ended.
     fn identify(
         &mut self,
         from: DownstreamId,
@@ -349,8 +351,8 @@ impl Gateway {
         }
     }
 
-    /// Whether no more should be read from this connection for now: too much of it waits to be sent to
-    /// the Server. [`Ready::Downstream`] says when to ask again.
+    /// Whether no more should be read from this connection for now: too much of it waits to be sent
+    /// to the Server. [`Ready::Downstream`] says when to ask again.
     #[must_use]
     pub fn is_held_up(&self, id: DownstreamId) -> bool {
         self.downstreams.get(&id).is_some_and(|it| {
@@ -387,8 +389,8 @@ impl Gateway {
         }
     }
 
-    /// The connection is gone, or the request was answered or given up. The Agents on a connection that
-    /// have not said goodbye have left without (CLOSE-11).
+    /// The connection is gone, or the request was answered or given up. The Agents on a connection
+    /// that have not said goodbye have left without (CLOSE-11).
     pub fn close(&mut self, id: DownstreamId, now: Instant) {
         let Some(downstream) = self.downstreams.get_mut(&id) else { return };
         for agent in std::mem::take(&mut downstream.agents) {
@@ -462,8 +464,8 @@ impl Gateway {
         }
     }
 
-    /// Closes a connection without what waits for it. What the Server said is lost, so it is told that
-    /// the Agents are gone, as they will be.
+    /// Closes a connection without what waits for it. What the Server said is lost, so it is told
+    /// that the Agents are gone, as they will be.
     fn give_up(&mut self, id: DownstreamId, why: Closing, now: Instant) {
         let Some(downstream) = self.downstreams.get_mut(&id) else { return };
         if let Kind::WebSocket { unread, unread_bytes, closing, told } = &mut downstream.kind {

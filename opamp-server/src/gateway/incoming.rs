@@ -5,8 +5,8 @@ use opamp_proto::WireUid;
 
 use crate::core::{Malformed, Part, Refusal, Scan};
 
-/// A message of an Agent, read. Reading it needs nothing of the gateway, so whoever keeps that behind a
-/// lock does it before taking the lock.
+/// A message of an Agent, read. Reading it needs nothing of the gateway, so whoever keeps that
+/// behind a lock does it before taking the lock.
 ///
 /// A message that the Server would find malformed is found so here, although it is passed on as it
 /// came: servers close connections on which too much is malformed, and on a shared one that would

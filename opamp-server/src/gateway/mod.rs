@@ -1,8 +1,9 @@
-//! A gateway's routing, without I/O: many Agents on either transport, few connections to the Server.
+//! A gateway's routing, without I/O: many Agents on either transport, few connections to the
+//! Server.
 //!
-//! The Server sees WebSockets that are shared by many Agents (ID-11); the Agents see a Server. Messages
-//! go through as the bytes they came in: they are looked at, not encoded anew, so that what
-//! this crate does not know of survives, and uids, numbers and hashes are the Agent's own.
+//! The Server sees WebSockets that are shared by many Agents (ID-11); the Agents see a Server.
+//! Messages go through as the bytes they came in: they are looked at, not encoded anew, so that
+//! what this crate does not know of survives, and uids, numbers and hashes are the Agent's own.
 //!
 //! ```text
 //!   open_websocket ─┐                                          ┌─ upstream_opened, upstream_lost
@@ -15,45 +16,50 @@
 //!
 //! # Rules
 //!
-//! **Stickiness.** An Agent sticks to one upstream connection, so that its messages stay in order. It gets
-//! the least loaded one when its session begins; each takes a bounded number, as servers bound the
-//! Agents of a connection. Who finds no room is told UNAVAILABLE.
+//! **Stickiness.** An Agent sticks to one upstream connection, so that its messages stay in order.
+//! It gets the least loaded one when its session begins; each takes a bounded number, as servers
+//! bound the Agents of a connection. Who finds no room is told UNAVAILABLE.
 //!
 //! **A session downstream is a session upstream.** On a shared connection the Server cannot see an
-//! Agent's own connection end, so the gateway says goodbye for it: when the connection is lost, when
-//! the Agent appears on another one, and when an HTTP Agent falls silent. Else the Server would take it
-//! for connected for ever, and would not offer again what was lost on the way. This
-//! `agent_disconnect` takes the next sequence number (reading A12), which the Agent then uses again: the
-//! Server misses something, asks, and gets the full state. So an unclean loss costs a full report; that
-//! the Server believes what is true is worth it.
+//! Agent's own connection end, so the gateway says goodbye for it: when the connection is lost,
+//! when the Agent appears on another one, and when an HTTP Agent falls silent. Else the Server
+//! would take it for connected for ever, and would not offer again what was lost on the way. This
+//! `agent_disconnect` takes the next sequence number (reading A12), which the Agent then uses
+//! again: the Server misses something, asks, and gets the full state. So an unclean loss costs a
+//! full report; that the Server believes what is true is worth it.
 //!
-//! **Whatever is lost is lost visibly.** Messages that wait are bounded in bytes, and their senders are not read
-//! any more before they are refused. A refused Agent is told UNAVAILABLE, or 503, and knows what it has
-//! to say again. A downstream connection that does not take what waits for it is closed, without
-//! holding up others. A message of the Server that cannot be kept ends the Agent's session.
+//! **Whatever is lost is lost visibly.** Messages that wait are bounded in bytes, and their senders
+//! are not read any more before they are refused. A refused Agent is told UNAVAILABLE, or 503, and
+//! knows what it has to say again. A downstream connection that does not take what waits for it is
+//! closed, without holding up others. A message of the Server that cannot be kept ends the Agent's
+//! session.
 //!
-//! **A lost upstream connection** is the end of the sessions on it (CLOSE-11). Its Agents move to the others
-//! with what was not sent yet, or wait a while for it to come back; then they are refused. Agents on a
-//! WebSocket are asked, at a bounded pace, for their full state in the Server's name: so the Server
-//! learns where they are, and what may have been lost without anybody's knowing is said again.
+//! **A lost upstream connection** is the end of the sessions on it (CLOSE-11). Its Agents move to
+//! the others with what was not sent yet, or wait a while for it to come back; then they are
+//! refused. Agents on a WebSocket are asked, at a bounded pace, for their full state in the
+//! Server's name: so the Server learns where they are, and what may have been lost without
+//! anybody's knowing is said again.
 //!
-//! **The newest connection wins.** An Agent that speaks on another connection than before has left the earlier
-//! one. What still comes on that is refused with UNAVAILABLE: it is the remains of a dead
-//! connection, which nobody reads, or a second Agent with the same uid, which then backs off rather
-//! than take turns with the first at full speed. Detecting duplicates is the Server's business
-//! (DUP-05); a uid that it gives to an Agent is known here when the Agent is told (ID-12).
+//! **The newest connection wins.** An Agent that speaks on another connection than before has left
+//! the earlier one. What still comes on that is refused with UNAVAILABLE: it is the remains of a
+//! dead connection, which nobody reads, or a second Agent with the same uid, which then backs off
+//! rather than take turns with the first at full speed. Detecting duplicates is the Server's
+//! business (DUP-05); a uid that it gives to an Agent is known here when the Agent is told (ID-12).
 //!
-//! **An HTTP request** is answered when the Server says something to its Agent after the message was passed on:
-//! with that, or with what it had said in between, of which the newest of each kind is kept (RETRY-09).
-//! If it says nothing in time, 503. A response without the Server's mask gets it, appended, as the Server
-//! gives it once on a connection and a response belongs to none (CAP-10).
+//! **An HTTP request** is answered when the Server says something to its Agent after the message
+//! was passed on: with that, or with what it had said in between, of which the newest of each kind
+//! is kept (RETRY-09). If it says nothing in time, 503. A response without the Server's mask gets
+//! it, appended, as the Server gives it once on a connection and a response belongs to none
+//! (CAP-10).
 //!
-//! **One Agent's faults are its own.** What the Server would find malformed or too large does not get onto a
-//! connection that others share. Such a message is refused here, as the Server would refuse it.
+//! **One Agent's faults are its own.** What the Server would find malformed or too large does not
+//! get onto a connection that others share. Such a message is refused here, as the Server would
+//! refuse it.
 //!
-//! **Trust.** Who may connect, and speak for which uid, is decided by whoever accepts the connections; the
-//! gateway vouches for its Agents with credentials of its own. A message of the Server goes to the Agent that it names, if that is in
-//! session on the connection the message came on, and to nobody else.
+//! **Trust.** Who may connect, and speak for which uid, is decided by whoever accepts the
+//! connections; the gateway vouches for its Agents with credentials of its own. A message of the
+//! Server goes to the Agent that it names, if that is in session on the connection the message came
+//! on, and to nobody else.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
@@ -113,9 +119,9 @@ enum Timer {
 
 /// The routing between many Agents and few connections to a Server; see the [module](self).
 ///
-/// It is a machine without I/O: after each input the driver takes all of [`poll_ready`](Self::poll_ready) and
-/// wakes whoever it names, and it calls [`handle_timeout`](Self::handle_timeout) at
-/// [`poll_timeout`](Self::poll_timeout).
+/// It is a machine without I/O: after each input the driver takes all of
+/// [`poll_ready`](Self::poll_ready) and wakes whoever it names, and it calls
+/// [`handle_timeout`](Self::handle_timeout) at [`poll_timeout`](Self::poll_timeout).
 ///
 /// ```
 /// use std::time::Instant;
@@ -256,11 +262,12 @@ impl Gateway {
         self.ask_due(now);
     }
 
-    /// The gateway stops: downstream WebSockets are closed, new ones and messages refused. What waits
-    /// is still sent, and so are the goodbyes of Agents that say theirs.
+    /// The gateway stops: downstream WebSockets are closed, new ones and messages refused. What
+    /// waits is still sent, and so are the goodbyes of Agents that say theirs.
     ///
-    /// It says none on their behalf: the Agents are not leaving, they lose a way to the Server and will
-    /// take another. That they are on no connection the Server sees by the end of the gateway's own.
+    /// It says none on their behalf: the Agents are not leaving, they lose a way to the Server and
+    /// will take another. That they are on no connection the Server sees by the end of the
+    /// gateway's own.
     pub fn stop(&mut self) {
         self.stopping = true;
         let open: Vec<_> = self.downstreams.keys().copied().collect();

@@ -1,4 +1,5 @@
-//! A look at an encoded `ServerToAgent`: for whom it is, and whether it says more than that it is one.
+//! A look at an encoded `ServerToAgent`: for whom it is, and whether it says more than that it is
+//! one.
 
 use opamp_proto::{InstanceUid, WireUid};
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};

@@ -1,4 +1,5 @@
-//! One Agent: where it is reached, on which upstream connection it speaks, and what the Server believes.
+//! One Agent: where it is reached, on which upstream connection it speaks, and what the Server
+//! believes.
 //!
 //! ```text
 //!              first message                 own goodbye
@@ -79,8 +80,8 @@ struct Held {
     gist: Gist,
 }
 
-/// A message as a response: the Server gives its mask once on a connection, but a response belongs to
-/// none, so there each has it (CAP-10, reading A07). Nothing else is added, and nothing changed.
+/// A message as a response: the Server gives its mask once on a connection, but a response belongs
+/// to none, so there each has it (CAP-10, reading A07). Nothing else is added, and nothing changed.
 fn response(message: Bytes, mask: u64) -> Bytes {
     let complete =
         ReplyScan::new(&message).is_none_or(|scan| scan.is_error() || scan.capabilities() != 0);
@@ -175,8 +176,9 @@ impl Agent {
 }
 
 impl Gateway {
-    /// Ends an Agent's session as far as the Server is concerned. While the connection to the Server is
-    /// lost the Server knows of none, so what waits to be sent is dropped: none of it was answered.
+    /// Ends an Agent's session as far as the Server is concerned. While the connection to the
+    /// Server is lost the Server knows of none, so what waits to be sent is dropped: none of it was
+    /// answered.
     pub(super) fn end_session(&mut self, id: AgentId) {
         let Some(agent) = self.agents.get_mut(&id).filter(|agent| agent.seated) else { return };
         let slot = agent.slot;
@@ -224,8 +226,8 @@ impl Gateway {
         self.set_timer(id, Some(later(now, LINGER)));
     }
 
-    /// An Agent said goodbye itself: its session is over, and a later message begins a new one (reading
-    /// A12). The reply still finds it.
+    /// An Agent said goodbye itself: its session is over, and a later message begins a new one
+    /// (reading A12). The reply still finds it.
     pub(super) fn leave(&mut self, id: AgentId, now: Instant) {
         let Some(agent) = self.agents.get_mut(&id) else { return };
         agent.seated = false;
@@ -286,8 +288,8 @@ impl Gateway {
         }
     }
 
-    /// The Server gives an Agent another uid: it is known under both from now on, as it may speak under
-    /// the new one at any moment (ID-12).
+    /// The Server gives an Agent another uid: it is known under both from now on, as it may speak
+    /// under the new one at any moment (ID-12).
     pub(super) fn give(&mut self, id: AgentId, new: WireUid) {
         if self.by_uid.contains_key(&new) {
             return;
@@ -353,7 +355,8 @@ impl Gateway {
         }
         self.unread = self.unread + polling.held_bytes - before;
         if polling.held_bytes > self.config.max_unread_bytes && polling.held.len() > 1 {
-            // What is lost is lost to the Server's knowledge: the next request begins a session anew.
+            // What is lost is lost to the Server's knowledge: the next request begins a session
+            // anew.
             self.drop_held(id);
             self.end_session(id);
         }

@@ -1,4 +1,5 @@
-//! The Server's side: a fixed number of connections, each with its Agents and what waits to be sent.
+//! The Server's side: a fixed number of connections, each with its Agents and what waits to be
+//! sent.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -74,8 +75,9 @@ impl Upstream {
 
 /// What an upstream connection's driver calls. Connections are numbered from 0.
 impl Gateway {
-    /// An upstream connection was opened. What waits for it is sent; the WebSocket Agents on it are asked
-    /// for their full state one after the other, so that the Server learns that they are here.
+    /// An upstream connection was opened. What waits for it is sent; the WebSocket Agents on it are
+    /// asked for their full state one after the other, so that the Server learns that they are
+    /// here.
     ///
     /// # Panics
     ///
@@ -104,8 +106,8 @@ impl Gateway {
     /// An upstream connection was lost, or an attempt to open it failed. `retry_after` is what the
     /// Server's answer said of when to come back.
     ///
-    /// Its Agents move to the other connections as far as these have room, and with them what was not
-    /// sent yet. The Server has lost sight of all of them (CLOSE-11).
+    /// Its Agents move to the other connections as far as these have room, and with them what was
+    /// not sent yet. The Server has lost sight of all of them (CLOSE-11).
     ///
     /// # Panics
     ///
@@ -169,7 +171,8 @@ impl Gateway {
         }
     }
 
-    /// The connection that a message of an Agent goes by: the one it sticks to, if that is of any use.
+    /// The connection that a message of an Agent goes by: the one it sticks to, if that is of any
+    /// use.
     pub(super) fn choose(&self, seat: Option<(usize, bool)>) -> Option<usize> {
         let has_room = |slot: usize, seated: bool| {
             seated || self.upstreams[slot].agents.len() < self.config.max_agents_per_upstream
@@ -240,8 +243,9 @@ impl Gateway {
         self.wake_upstream(slot);
     }
 
-    /// The next message to send on an upstream connection: an encoded `AgentToServer`, to be sent with the
-    /// header in front. To be called when the connection can take something, until it returns `None`.
+    /// The next message to send on an upstream connection: an encoded `AgentToServer`, to be sent
+    /// with the header in front. To be called when the connection can take something, until it
+    /// returns `None`.
     ///
     /// # Panics
     ///
@@ -307,7 +311,8 @@ impl Gateway {
         }
     }
 
-    /// The connection has been lost for too long: what waits for it is refused, so that the Agents know.
+    /// The connection has been lost for too long: what waits for it is refused, so that the Agents
+    /// know.
     pub(super) fn lose_patience(&mut self, slot: usize, now: Instant) {
         let upstream = &mut self.upstreams[slot];
         upstream.patience = None;
@@ -336,8 +341,8 @@ impl Gateway {
         }
     }
 
-    /// An encoded `ServerToAgent` came in on an upstream connection. It goes to the one Agent that it
-    /// names, if that is in session on this connection (ID-10), and to nobody else.
+    /// An encoded `ServerToAgent` came in on an upstream connection. It goes to the one Agent that
+    /// it names, if that is in session on this connection (ID-10), and to nobody else.
     ///
     /// # Panics
     ///
@@ -359,7 +364,8 @@ impl Gateway {
             self.counters.stale += 1;
             return;
         }
-        // The first message of a session has the Server's mask (CAP-10), or at least says something.
+        // The first message of a session has the Server's mask (CAP-10), or at least says
+        // something.
         agent.stale = 0;
         if let Some(new) = scan.new_instance_uid() {
             self.give(id, new.into());
@@ -379,7 +385,8 @@ impl Gateway {
     }
 
     /// How long a refused Agent should stay away: as long as the Server asks for, at least what is
-    /// configured, and each a little longer than the one before, so that they do not return at once.
+    /// configured, and each a little longer than the one before, so that they do not return at
+    /// once.
     pub(super) fn pause(&mut self, now: Instant) -> Duration {
         let asked = |it: &Upstream| Some(it.retry_at?.saturating_duration_since(now));
         let connected = self.upstreams.iter().any(|it| it.connected);
@@ -401,8 +408,9 @@ impl Gateway {
 /// The Agents whose connection to the Server was lost under them.
 impl Gateway {
     /// The Server cannot know that an Agent is on this connection before it speaks, and many Agents
-    /// speak seldom; nor does the Agent know that its last message may be lost. A request for the full
-    /// state makes good both. An HTTP Agent will speak by itself, and was told 503 if it had to be.
+    /// speak seldom; nor does the Agent know that its last message may be lost. A request for the
+    /// full state makes good both. An HTTP Agent will speak by itself, and was told 503 if it had
+    /// to be.
     fn ask_for_full_state(&mut self, id: AgentId, now: Instant) {
         let Some(agent) = self.agents.get_mut(&id) else { return };
         if matches!(agent.link, Link::WebSocket(_)) && !std::mem::replace(&mut agent.to_ask, true) {

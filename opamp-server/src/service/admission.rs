@@ -36,7 +36,8 @@ pub(super) struct Shares {
     spread: Spread,
 }
 
-/// Keeps a place among the listener's connections for as long as a connection lives, upgraded or not.
+/// Keeps a place among the listener's connections for as long as a connection lives, upgraded or
+/// not.
 #[derive(Clone)]
 pub(super) struct Permit {
     place: Arc<Place>,
@@ -149,8 +150,8 @@ impl<H: Handler> Inner<H> {
         })
     }
 
-    /// The shares of a WebSocket that is about to be opened. Boxed, as most have none: their connection's
-    /// is enough.
+    /// The shares of a WebSocket that is about to be opened. Boxed, as most have none: their
+    /// connection's is enough.
     pub(super) fn places(
         &self,
         request: &request::Parts,

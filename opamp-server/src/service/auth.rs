@@ -14,8 +14,8 @@ use super::handler::{Handler, Rejection};
 
 /// Finds out who a peer is, from its request.
 ///
-/// It is for [`Handler::admit`] to ask; what takes time, such as a look into a database, belongs there
-/// directly. Pieces combine: [`or`](Self::or) for either of two, [`and`](Self::and) for both,
+/// It is for [`Handler::admit`] to ask; what takes time, such as a look into a database, belongs
+/// there directly. Pieces combine: [`or`](Self::or) for either of two, [`and`](Self::and) for both,
 /// [`map`](Self::map) for an identity of one's own.
 ///
 /// ```
@@ -52,8 +52,8 @@ pub trait Authenticate: Send + Sync + 'static {
     /// A [`Rejection`]: 401 if that could not be found out, 403 if whoever it is may not.
     fn authenticate(&self, request: &request::Parts) -> Result<Self::Identity, Rejection>;
 
-    /// Takes the word of either: this one's, else the other's. Who convinces neither is told 401 with the
-    /// challenges of both, or what is said instead.
+    /// Takes the word of either: this one's, else the other's. Who convinces neither is told 401
+    /// with the challenges of both, or what is said instead.
     fn or<B>(self, other: B) -> Either<Self, B>
     where
         Self: Sized,
@@ -128,8 +128,9 @@ where
 /// Knows those who present one of a set of bearer tokens (AUTH-01, AUTH-03, AUTH-04), each with an
 /// identity. Clones share the set, which can be replaced while the Server serves.
 ///
-/// Of a token its SHA-256 is kept and looked up: what a look-up costs does not depend on how many there
-/// are, so each Agent of a large fleet can have its own, and its time tells nothing about them.
+/// Of a token its SHA-256 is kept and looked up: what a look-up costs does not depend on how many
+/// there are, so each Agent of a large fleet can have its own, and its time tells nothing about
+/// them.
 ///
 /// As a [`Handler`] it admits them, and has nothing to do when an Agent changes.
 #[derive(Clone)]
@@ -214,10 +215,9 @@ impl<I: Clone + Send + Sync + 'static> Handler for BearerTokens<I> {
     }
 }
 
-/// Knows those who presented a certificate in the TLS handshake, by what a function makes of it; the
-/// listener has verified it against its authorities. It is asked with
-/// [`PeerCertificates`], which have the serial and the instance uid of the peer's own certificate with
-/// the feature `ca`.
+/// Knows those who presented a certificate in the TLS handshake, by what a function makes of it;
+/// the listener has verified it against its authorities. It is asked with [`PeerCertificates`],
+/// which have the serial and the instance uid of the peer's own certificate with the feature `ca`.
 ///
 /// Who presented none is told 401, and of whom the function makes nothing, 403.
 #[cfg(feature = "tls")]

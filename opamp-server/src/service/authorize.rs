@@ -79,7 +79,8 @@ where
     H: Handler,
     P: Fn(Claim<'_, H::Identity>) -> Result<(), Denied> + Send + Sync + 'static,
 {
-    /// Adds a policy to a handler. It is asked as [`Handler::authorize`] is, after the handler itself.
+    /// Adds a policy to a handler. It is asked as [`Handler::authorize`] is, after the handler
+    /// itself.
     pub const fn new(handler: H, policy: P) -> Self {
         Self { handler, policy }
     }

@@ -9,8 +9,8 @@ use http_body::{Frame, SizeHint};
 
 use super::in_progress::Share;
 
-/// A body goes out in pieces of this size: whoever sends it asks for the next when there is room, and so
-/// it shows whether the client takes any of it.
+/// A body goes out in pieces of this size: whoever sends it asks for the next when there is room,
+/// and so it shows whether the client takes any of it.
 const PIECE: usize = 64 * 1024;
 
 /// The body of a response: a message, a file, or nothing. Its length is known from the beginning.

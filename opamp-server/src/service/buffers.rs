@@ -1,8 +1,8 @@
 //! The buffers that all connections served by a thread have in common.
 //!
 //! A connection needs them for the time of one poll, in which it reads, answers and writes without
-//! waiting; what is left over at its end, it keeps. So an idle connection has none, and their number
-//! is that of the runtime's threads.
+//! waiting; what is left over at its end, it keeps. So an idle connection has none, and their
+//! number is that of the runtime's threads.
 
 use std::cell::Cell;
 

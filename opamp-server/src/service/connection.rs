@@ -79,8 +79,8 @@ impl Held {
         self.message.as_ref().map_or(0, Vec::capacity) + self.rest.capacity()
     }
 
-    /// What came along with the handshake; `None` if that is nothing, and the buffer it was read into
-    /// goes.
+    /// What came along with the handshake; `None` if that is nothing, and the buffer it was read
+    /// into goes.
     fn from_upgrade(read: Bytes) -> Option<Box<Self>> {
         (!read.is_empty()).then(|| Box::new(Self { message: None, rest: read.into() }))
     }

@@ -1,9 +1,10 @@
 //! Calls of the handler: one at a time for each Agent, a bounded number in all, each on its own.
 //!
-//! The registry sees to it that an Agent is in the queue at most once, so the queue is bounded by the
-//! number of Agents. There is no standing task: whoever adds to the queue starts a worker unless
-//! there are enough, and a worker that finds the queue empty twice ends. Between the two it lets
-//! others have their turn, so that a steady stream of changes does not start a worker for each.
+//! The registry sees to it that an Agent is in the queue at most once, so the queue is bounded by
+//! the number of Agents. There is no standing task: whoever adds to the queue starts a worker
+//! unless there are enough, and a worker that finds the queue empty twice ends. Between the two it
+//! lets others have their turn, so that a steady stream of changes does not start a worker for
+//! each.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;

@@ -38,8 +38,8 @@ pub trait Handler: Send + Sync + 'static {
     /// Who a peer is, as far as the application is concerned.
     type Identity: Clone + Send + Sync + 'static;
 
-    /// Decides about a peer from its request: before a WebSocket is opened, and at each HTTP request
-    /// (AUTH-02). The peer's address and certificates are in the request's extensions as
+    /// Decides about a peer from its request: before a WebSocket is opened, and at each HTTP
+    /// request (AUTH-02). The peer's address and certificates are in the request's extensions as
     /// [`PeerAddr`] and `PeerCertificates`, if whoever accepted the connection put them there.
     ///
     /// Dropped at [`ServiceConfig::admission_deadline`](crate::ServiceConfig::admission_deadline).
@@ -52,10 +52,10 @@ pub trait Handler: Send + Sync + 'static {
         request: &request::Parts,
     ) -> impl Future<Output = Result<Self::Identity, Rejection>> + Send;
 
-    /// Whose Agents a peer speaks for, asked once for each WebSocket and each HTTP request. The uids of
-    /// different tenants have nothing to do with each other: who is admitted for one tenant can not
-    /// see, rename or replace an Agent of another, whatever uid it sends. Default: all are of one
-    /// tenant.
+    /// Whose Agents a peer speaks for, asked once for each WebSocket and each HTTP request. The
+    /// uids of different tenants have nothing to do with each other: who is admitted for one tenant
+    /// can not see, rename or replace an Agent of another, whatever uid it sends. Default: all are
+    /// of one tenant.
     ///
     /// It must return at once: what has to be looked up is looked up in [`admit`](Self::admit) and
     /// carried by the identity. A panic is answered with 500, and ends a WebSocket.
@@ -64,18 +64,18 @@ pub trait Handler: Send + Sync + 'static {
         Tenant::default()
     }
 
-    /// Whether a peer may speak for an Agent: asked at each Agent's first message on a WebSocket and at
-    /// each HTTP request, and about the uid an Agent is to be given or comes back with. Default: yes,
-    /// for every Agent of its [tenant](Self::tenant). Ready answers are [`Claim::bind`] and
-    /// [`Claim::only`].
+    /// Whether a peer may speak for an Agent: asked at each Agent's first message on a WebSocket
+    /// and at each HTTP request, and about the uid an Agent is to be given or comes back with.
+    /// Default: yes, for every Agent of its [tenant](Self::tenant). Ready answers are
+    /// [`Claim::bind`] and [`Claim::only`].
     ///
     /// It must return at once, like [`tenant`](Self::tenant). A panic denies.
     ///
     /// # Errors
     ///
     /// [`Denied`]: over HTTP the answer is 403, over a WebSocket BAD_REQUEST with the text; after
-    /// [`ServiceConfig::max_denied`](crate::ServiceConfig::max_denied) in a row the WebSocket is closed.
-    /// Nothing is known or changed of the Agent by such a message.
+    /// [`ServiceConfig::max_denied`](crate::ServiceConfig::max_denied) in a row the WebSocket is
+    /// closed. Nothing is known or changed of the Agent by such a message.
     fn authorize(&self, claim: Claim<'_, Self::Identity>) -> Result<(), Denied> {
         let _ = claim;
         Ok(())
@@ -91,11 +91,11 @@ pub trait Handler: Send + Sync + 'static {
         None
     }
 
-    /// What a peer's connections and requests count for, beside its address, such as a number of the
-    /// customer it belongs to: see
+    /// What a peer's connections and requests count for, beside its address, such as a number of
+    /// the customer it belongs to: see
     /// [`ServiceConfig::max_connections_per_account`](crate::ServiceConfig::max_connections_per_account).
-    /// Asked once for each WebSocket and each HTTP request; it must return at once. A panic is answered with
-    /// 500. Default: nothing.
+    /// Asked once for each WebSocket and each HTTP request; it must return at once. A panic is
+    /// answered with 500. Default: nothing.
     fn account(&self, identity: &Self::Identity) -> Option<u128> {
         let _ = identity;
         None
@@ -124,10 +124,11 @@ pub trait Handler: Send + Sync + 'static {
         std::future::ready(())
     }
 
-    /// Decides what happens with an Agent's certificate request, which was verified (CSR-10, TOFU-03).
-    /// Called by the same workers as [`agent_changed`](Self::agent_changed) and after it, unless that
-    /// has decided already; the same deadline holds, and a panic refuses the request. Default: the
-    /// `policy` of [`CertificateIssuing::approval`](crate::CertificateIssuing::approval).
+    /// Decides what happens with an Agent's certificate request, which was verified (CSR-10,
+    /// TOFU-03). Called by the same workers as [`agent_changed`](Self::agent_changed) and after it,
+    /// unless that has decided already; the same deadline holds, and a panic refuses the request.
+    /// Default: the `policy` of
+    /// [`CertificateIssuing::approval`](crate::CertificateIssuing::approval).
     #[cfg(feature = "ca")]
     fn approve_certificate(
         &self,
@@ -150,8 +151,8 @@ pub struct AgentChange<I> {
     pub changes: Changes,
     /// The custom messages the Agent has sent since the last call, in their order: of capabilities
     /// that the Server announces, and each once (CUST-06, CUST-13). More of them than
-    /// [`ServerConfig::max_custom_messages`](crate::ServerConfig::max_custom_messages) at a time are
-    /// dropped and counted.
+    /// [`ServerConfig::max_custom_messages`](crate::ServerConfig::max_custom_messages) at a time
+    /// are dropped and counted.
     pub custom_messages: Vec<v1::CustomMessage>,
     /// Who spoke for the Agent last.
     pub identity: I,
@@ -159,13 +160,14 @@ pub struct AgentChange<I> {
     pub fleet: Fleet<I>,
 }
 
-/// The address of a request's peer, in the request's extensions. [`Server`](crate::Server) puts it there; the
-/// host of a mounted [`OpampService`](crate::OpampService) has to, or there are no limits by address.
+/// The address of a request's peer, in the request's extensions. [`Server`](crate::Server) puts it
+/// there; the host of a mounted [`OpampService`](crate::OpampService) has to, or there are no
+/// limits by address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerAddr(pub SocketAddr);
 
-/// The certificates a request's peer presented in the TLS handshake, its own first, in the request's
-/// extensions. They were verified against the authorities the listener was given.
+/// The certificates a request's peer presented in the TLS handshake, its own first, in the
+/// request's extensions. They were verified against the authorities the listener was given.
 #[cfg(feature = "tls")]
 #[derive(Debug, Clone)]
 pub struct PeerCertificates(pub std::sync::Arc<[rustls::pki_types::CertificateDer<'static>]>);
@@ -189,8 +191,8 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    /// 401: who the peer is could not be established (AUTH-03). The challenge says how to do it, for
-    /// example `Bearer` (AUTH-04).
+    /// 401: who the peer is could not be established (AUTH-03). The challenge says how to do it,
+    /// for example `Bearer` (AUTH-04).
     #[must_use]
     pub fn unauthorized(challenge: HeaderValue) -> Self {
         Self::with_status(StatusCode::UNAUTHORIZED).with_header(WWW_AUTHENTICATE, challenge)
@@ -234,7 +236,8 @@ impl Rejection {
         self
     }
 
-    /// What is said to a peer of whom two were asked: a challenge is what it can meet, so those of both.
+    /// What is said to a peer of whom two were asked: a challenge is what it can meet, so those of
+    /// both.
     pub(super) fn or_challenge(mut self, other: Self) -> Self {
         let is_challenge = |(name, _): &(HeaderName, _)| name == WWW_AUTHENTICATE;
         match (self.headers.iter().any(is_challenge), other.headers.iter().any(is_challenge)) {

@@ -162,8 +162,8 @@ struct Waiting {
 impl<H: Handler> Inner<H> {
     /// Answers an admitted request, unless its body cannot be read.
     ///
-    /// Most messages are answered without waiting for anything but the body: what is done with those is
-    /// no part of the future, which is allocated and moved for each request.
+    /// Most messages are answered without waiting for anything but the body: what is done with
+    /// those is no part of the future, which is allocated and moved for each request.
     pub(super) async fn exchange<B>(
         self: &Arc<Self>,
         request: &request::Parts,
@@ -202,8 +202,8 @@ impl<H: Handler> Inner<H> {
         let mut out = Vec::with_capacity(self.fleet.config().usual_reply());
         let fresh = &mut InstanceUid::generate;
         let accepted = self.fleet.accept_or_reply(&mut route, &body, now(), fresh, &mut out);
-        // At once: whoever waits for this may be gone when it is done, and the registry counts on an
-        // Agent to be queued that it said is to be.
+        // At once: whoever waits for this may be gone when it is done, and the registry counts on
+        // an Agent to be queued that it said is to be.
         if let (Some(key), true) = (accepted.key, accepted.queue) {
             self.dispatch(key);
         }
@@ -329,7 +329,8 @@ impl<H: Handler> Inner<H> {
                 unpacked => return Ok(unpacked),
             }
         }
-        // Not knowing how large it will be, it takes what it may need, and gives back what it did not.
+        // Not knowing how large it will be, it takes what it may need, and gives back what it did
+        // not.
         let granted = limit.min(share.most().saturating_sub(body.len()));
         share.set(body.len() + granted).map_err(|Exhausted| self.crowded())?;
         let unpacked = self.large.run(limit, move || gzip::decompress(&body, granted)).await;
@@ -355,8 +356,8 @@ impl<H: Handler> Inner<H> {
     }
 
     /// Makes a message the reply, or if it is too large an error in its place (SIZE-30 to SIZE-32,
-    /// reading A10). The tail is not copied, as many may be sent the same at a time, but packed for each
-    /// of those who take that, as long as there is memory for it.
+    /// reading A10). The tail is not copied, as many may be sent the same at a time, but packed for
+    /// each of those who take that, as long as there is memory for it.
     fn respond(
         &self,
         headers: &HeaderMap,

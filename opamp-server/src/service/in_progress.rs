@@ -1,9 +1,10 @@
 //! The bytes of messages that have arrived in part, on all connections together.
 //!
-//! Each connection may bring one message up to the limit of a message, and a peer that never brings the end of it
-//! keeps what it sent. So all of them share a budget, by a rule that needs one number: nobody may hold
-//! more than is left free. Alone, a message may be as large as half of the budget; with a hundred that
-//! try to fill it, each ends up with a hundredth, and a message of usual size still finds room.
+//! Each connection may bring one message up to the limit of a message, and a peer that never brings
+//! the end of it keeps what it sent. So all of them share a budget, by a rule that needs one
+//! number: nobody may hold more than is left free. Alone, a message may be as large as half of the
+//! budget; with a hundred that try to fill it, each ends up with a hundredth, and a message of
+//! usual size still finds room.
 //!
 //! ```text
 //!   holders            0      1      3      100
@@ -13,8 +14,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What every connection may hold without being asked. With HTTP/2 it has many requests, so there is
-/// nothing that goes without.
+/// What every connection may hold without being asked. With HTTP/2 it has many requests, so there
+/// is nothing that goes without.
 pub(super) const FREE: usize = 4 * 1024;
 
 /// The budget of all.
@@ -62,7 +63,8 @@ impl Share {
     ///
     /// # Errors
     ///
-    /// [`Exhausted`] if that is more than would be left for others; then it still counts for what it had.
+    /// [`Exhausted`] if that is more than would be left for others; then it still counts for what
+    /// it had.
     pub(super) fn set(&mut self, bytes: usize) -> Result<(), Exhausted> {
         let bytes = bytes.saturating_sub(self.free);
         if bytes > self.bytes {

@@ -1,9 +1,9 @@
-//! What the peer of a WebSocket sends, against what it may: the bytes of a message that has arrived in
-//! part, the time until it is there as a whole, and the number of frames.
+//! What the peer of a WebSocket sends, against what it may: the bytes of a message that has arrived
+//! in part, the time until it is there as a whole, and the number of frames.
 //!
 //! The time is that of the bodies of HTTP requests, kept by the coarse clock: what every message is
-//! granted, and beyond it as long as the message comes at a least rate. Who sends more frames than it
-//! may is not read from until the clock goes on, so that its own sends wait.
+//! granted, and beyond it as long as the message comes at a least rate. Who sends more frames than
+//! it may is not read from until the clock goes on, so that its own sends wait.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,8 +39,8 @@ impl Incoming {
         self.begun = None;
     }
 
-    /// All that was read is decoded, and so many bytes are kept of what is not complete. True if that
-    /// has a deadline now that it did not have before.
+    /// All that was read is decoded, and so many bytes are kept of what is not complete. True if
+    /// that has a deadline now that it did not have before.
     pub(super) fn settle(
         &mut self,
         kept: usize,

@@ -1,5 +1,5 @@
-//! Work on large messages: not on the threads that serve connections, where everybody would wait for
-//! it, and never more of it at a time than there are cores.
+//! Work on large messages: not on the threads that serve connections, where everybody would wait
+//! for it, and never more of it at a time than there are cores.
 
 use std::num::NonZero;
 use std::sync::Arc;
@@ -48,8 +48,9 @@ impl LargeWork {
         done.await.ok()
     }
 
-    /// Does some work on so many bytes for a task that cannot wait, which has to have been spawned on
-    /// its runtime. The other tasks of its thread go on elsewhere meanwhile, if there is an elsewhere.
+    /// Does some work on so many bytes for a task that cannot wait, which has to have been spawned
+    /// on its runtime. The other tasks of its thread go on elsewhere meanwhile, if there is an
+    /// elsewhere.
     pub(super) fn run_in_place<T>(&self, bytes: usize, work: impl FnOnce() -> T) -> T {
         let elsewhere = || {
             Handle::try_current()

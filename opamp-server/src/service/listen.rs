@@ -54,8 +54,8 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Connections beyond those that are served that are told so at a time; more are just closed.
 const TURNING_AWAY: usize = 256;
 
-/// The head of a request: its first line and its fields. Read into memory before anybody is asked who
-/// sends it.
+/// The head of a request: its first line and its fields. Read into memory before anybody is asked
+/// who sends it.
 const MAX_HEAD: usize = 16 * 1024;
 
 /// The longest pause after a failure to accept a connection.
@@ -179,16 +179,17 @@ impl<A: ToSocketAddrs> ServerBuilder<A> {
         self
     }
 
-    /// Serves TLS only: with a configuration such as [`tls::server_config`](super::tls::server_config)
-    /// makes, or with one that can be replaced, such as from files
-    /// ([`tls::ListenerTls`](super::tls::ListenerTls)).
+    /// Serves TLS only: with a configuration such as
+    /// [`tls::server_config`](super::tls::server_config) makes, or with one that can be replaced,
+    /// such as from files ([`tls::ListenerTls`](super::tls::ListenerTls)).
     #[cfg(feature = "tls")]
     pub fn tls(mut self, config: impl Into<ListenerTls>) -> Self {
         self.options.tls = Some(config.into());
         self
     }
 
-    /// How often the files of the TLS configuration are looked at, if it is from files. Default: 30 s.
+    /// How often the files of the TLS configuration are looked at, if it is from files. Default: 30
+    /// s.
     #[cfg(feature = "tls")]
     pub fn tls_reload_interval(mut self, interval: Duration) -> Self {
         self.options.tls_reload_interval =
@@ -203,39 +204,39 @@ impl<A: ToSocketAddrs> ServerBuilder<A> {
         self
     }
 
-    /// Connections served at a time. Of more, 256 at a time are told 503 with `Retry-After`, and others
-    /// closed at once. Default: 20,000.
+    /// Connections served at a time. Of more, 256 at a time are told 503 with `Retry-After`, and
+    /// others closed at once. Default: 20,000.
     pub const fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
     }
 
-    /// How long the head of a connection's first request may take to arrive. Kept by a coarse clock, so
-    /// that it may be exceeded by two seconds. Default: 10 s.
+    /// How long the head of a connection's first request may take to arrive. Kept by a coarse
+    /// clock, so that it may be exceeded by two seconds. Default: 10 s.
     pub fn header_timeout(mut self, timeout: Duration) -> Self {
         self.options.header_timeout = timeout.min(LONGEST_TIMEOUT);
         self
     }
 
-    /// How long a connection is kept for a further request, its head included. Kept by a coarse clock,
-    /// so that it may be exceeded by two seconds. Default: 120 s, so that an Agent that polls every 30 s
-    /// keeps its connection.
+    /// How long a connection is kept for a further request, its head included. Kept by a coarse
+    /// clock, so that it may be exceeded by two seconds. Default: 120 s, so that an Agent that
+    /// polls every 30 s keeps its connection.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.options.idle_timeout = timeout.min(LONGEST_TIMEOUT);
         self
     }
 
-    /// Load balancers that begin each connection with the PROXY protocol, version 1 or 2, which says
-    /// whom it comes from: connections from these addresses that do not are closed, and from others
-    /// it is not taken. The header has the time of a request's head. Default: none.
+    /// Load balancers that begin each connection with the PROXY protocol, version 1 or 2, which
+    /// says whom it comes from: connections from these addresses that do not are closed, and from
+    /// others it is not taken. The header has the time of a request's head. Default: none.
     pub fn proxy_protocol(mut self, balancers: impl IntoIterator<Item = Network>) -> Self {
         self.options.balancers = balancers.into_iter().collect();
         self
     }
 
-    /// The time over which a shutdown spreads the ends of connections, in no particular order, so that
-    /// their Agents do not all arrive elsewhere at once: choose it by what is left to take them. Default:
-    /// 0 s, all at once.
+    /// The time over which a shutdown spreads the ends of connections, in no particular order, so
+    /// that their Agents do not all arrive elsewhere at once: choose it by what is left to take
+    /// them. Default: 0 s, all at once.
     pub fn drain(mut self, over: Duration) -> Self {
         self.options.drain = over.min(LONGEST_TIMEOUT);
         self
@@ -286,13 +287,14 @@ enum Stop {
 
 impl ShutdownHandle {
     /// Has [`Server::run`] stop accepting, close connections over the time for it
-    /// ([`ServerBuilder::drain`]), finish what is in progress, and return. Returns at once, and may be
-    /// called more than once.
+    /// ([`ServerBuilder::drain`]), finish what is in progress, and return. Returns at once, and may
+    /// be called more than once.
     pub fn shutdown(&self) {
         self.raise(Stop::InGoodOrder);
     }
 
-    /// Has [`Server::run`] end every connection as it is, and return: for who does not want to wait.
+    /// Has [`Server::run`] end every connection as it is, and return: for who does not want to
+    /// wait.
     pub fn shutdown_at_once(&self) {
         self.raise(Stop::AtOnce);
     }
@@ -327,8 +329,9 @@ impl<H: Handler> Server<H> {
         ShutdownHandle(self.shutdown.clone())
     }
 
-    /// Serves until a [`ShutdownHandle`] says to stop. WebSockets are then closed with code 1001 and
-    /// HTTP responses in progress are finished, spread over the time and within the deadline for it.
+    /// Serves until a [`ShutdownHandle`] says to stop. WebSockets are then closed with code 1001
+    /// and HTTP responses in progress are finished, spread over the time and within the deadline
+    /// for it.
     ///
     /// Dropping the future stops accepting at once; connections that are open are served on.
     pub async fn run(self) {
@@ -439,7 +442,8 @@ impl<H: Handler> Connection<H> {
                 if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
                     return Box::pin(http2::serve(self, &signal, stream)).await;
                 }
-                // Boxed, both, as the state of TLS is large, and moved on its way to where it stays.
+                // Boxed, both, as the state of TLS is large, and moved on its way to where it
+                // stays.
                 Box::pin(self.serve(&signal, Box::new(stream))).await;
             }
             Ok(Err(error)) => tracing::info!(%peer, %error, "TLS handshake failed"),
@@ -494,8 +498,8 @@ impl<H: Handler> Connection<H> {
                 .timer(HeadTimer::new(&heads))
                 .header_read_timeout(Duration::ZERO)
                 .max_buf_size(MAX_HEAD)
-                // Or hyper looks at each request whether the client is still there, for which it allocates
-                // a buffer. All that is waited for has a time.
+                // Or hyper looks at each request whether the client is still there, for which it
+                // allocates a buffer. All that is waited for has a time.
                 .half_close(true)
                 .serve_connection(TokioIo::new(stream), Requests { connection: self, heads })
                 .with_upgrades()
@@ -559,8 +563,8 @@ impl<H: Handler> Connection<H> {
         self.service.answer(request, Some(permit))
     }
 
-    /// Answers without regard to the body, but not before the client has sent it, or it might lose the
-    /// answer.
+    /// Answers without regard to the body, but not before the client has sent it, or it might lose
+    /// the answer.
     fn decline<B>(
         &self,
         request: Request<B>,

@@ -1,12 +1,12 @@
 //! The service for both transports, and a listener for those who have no HTTP server of their own.
 //!
 //! [`OpampService`] is a [`tower_service::Service`] and a [`hyper::service::Service`]: one value to
-//! mount at a path of an existing hyper or axum application, which answers plain HTTP and upgrades to
-//! WebSocket alike (NET-01). [`Server`] listens by itself.
+//! mount at a path of an existing hyper or axum application, which answers plain HTTP and upgrades
+//! to WebSocket alike (NET-01). [`Server`] listens by itself.
 //!
 //! [`Server`] speaks HTTP/2 as well (feature `http2`), by ALPN or with prior knowledge, for plain
-//! requests: WebSockets over HTTP/2 are not offered, so a client opens them over HTTP/1.1. In a mounted
-//! service it is the host's choice.
+//! requests: WebSockets over HTTP/2 are not offered, so a client opens them over HTTP/1.1. In a
+//! mounted service it is the host's choice.
 //!
 //! # What a peer at fault is told
 //!
@@ -149,10 +149,10 @@ fn note_odd_uid(key: &AgentKey, changes: Changes) {
 
 /// The Server's end of OpAMP as a service: both transports at whatever path it is mounted.
 ///
-/// Clones serve the same [`Fleet`]. The service spawns a task for each WebSocket, a bounded number of
-/// tasks for calls of the [`Handler`], and with its first request one task that keeps the time; so it
-/// has to be called within a tokio runtime. The last clone to be dropped leaves open WebSockets to
-/// themselves; [`shutdown`](Self::shutdown) closes them.
+/// Clones serve the same [`Fleet`]. The service spawns a task for each WebSocket, a bounded number
+/// of tasks for calls of the [`Handler`], and with its first request one task that keeps the time;
+/// so it has to be called within a tokio runtime. The last clone to be dropped leaves open
+/// WebSockets to themselves; [`shutdown`](Self::shutdown) closes them.
 ///
 /// ```
 /// use opamp_server::{AcceptAll, OpampService, ServerConfig, ServiceConfig};
@@ -276,9 +276,9 @@ impl<H: Handler> OpampService<H> {
         &self.inner.fleet
     }
 
-    /// Refuses new WebSockets with 503, and closes those that are open with code 1001, spread evenly over
-    /// a time, so that their Agents do not all arrive elsewhere at once. Returns when the last was told
-    /// to close: [`shutdown`](Self::shutdown) waits until they are closed.
+    /// Refuses new WebSockets with 503, and closes those that are open with code 1001, spread
+    /// evenly over a time, so that their Agents do not all arrive elsewhere at once. Returns when
+    /// the last was told to close: [`shutdown`](Self::shutdown) waits until they are closed.
     ///
     /// Dropped, it closes no more; they are served on.
     pub async fn drain(&self, over: Duration) {
@@ -303,9 +303,9 @@ impl<H: Handler> OpampService<H> {
     }
 
     /// Closes every WebSocket with code 1001 and refuses new ones; waits until they are closed and
-    /// the handler is done, at most this long, and then ends what is left. From then on plain requests
-    /// are answered with 503. With a store, everything is then written, for which there is as much time
-    /// again, and at least a second.
+    /// the handler is done, at most this long, and then ends what is left. From then on plain
+    /// requests are answered with 503. With a store, everything is then written, for which there is
+    /// as much time again, and at least a second.
     pub async fn shutdown(&self, within: Duration) {
         let Inner { signals, workers, .. } = &*self.inner;
         signals.close();
@@ -336,8 +336,8 @@ impl<H: Handler> OpampService<H> {
         }
     }
 
-    // What follows is what each plain request costs. Futures are pinned where they are made, as what
-    // wraps one would move it, and what is rare is boxed.
+    // What follows is what each plain request costs. Futures are pinned where they are made, as
+    // what wraps one would move it, and what is rare is boxed.
 
     fn answer_plain<B>(
         &self,
@@ -455,8 +455,8 @@ impl<H: Handler> Inner<H> {
         answered
     }
 
-    /// The response to a request. What the handler says of an identity is asked in several places, and
-    /// may have been a panic in any.
+    /// The response to a request. What the handler says of an identity is asked in several places,
+    /// and may have been a panic in any.
     fn conclude(
         &self,
         answered: Result<Result<Response<Body>, Rejection>, Panic>,

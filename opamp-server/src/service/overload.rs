@@ -1,5 +1,5 @@
-//! When a Server has too much to do: a look at what piles up, with the patience that tells a moment from
-//! a state.
+//! When a Server has too much to do: a look at what piles up, with the patience that tells a moment
+//! from a state.
 //!
 //! ```text
 //!              over a limit for a while            over the greater one for a while
@@ -8,10 +8,10 @@
 //!            below half of the limit for a longer while, one step at a time
 //! ```
 //!
-//! Two things pile up where there is more to do than is done: the time between the moment something was
-//! due and the moment it is done, which the task that keeps the time sees on itself; and Agents whose
-//! changes the handler has not been told of. A single late tick, as when a machine was suspended,
-//! is none of it.
+//! Two things pile up where there is more to do than is done: the time between the moment something
+//! was due and the moment it is done, which the task that keeps the time sees on itself; and Agents
+//! whose changes the handler has not been told of. A single late tick, as when a machine was
+//! suspended, is none of it.
 
 use std::time::Duration;
 
@@ -21,12 +21,14 @@ use crate::fleet::Load;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct OverloadLimits {
-    /// How late the Server may be with what is due before those who arrive are refused. Default: 500 ms.
+    /// How late the Server may be with what is due before those who arrive are refused. Default:
+    /// 500 ms.
     pub strained_delay: Duration,
-    /// And before all messages are refused. Default: 3 s, when pings and deadlines begin to be missed.
+    /// And before all messages are refused. Default: 3 s, when pings and deadlines begin to be
+    /// missed.
     pub overloaded_delay: Duration,
-    /// Agents with changes the handler was not told of before those who arrive are refused. Default:
-    /// 20,000.
+    /// Agents with changes the handler was not told of before those who arrive are refused.
+    /// Default: 20,000.
     pub strained_queue: usize,
     /// And before all messages are refused. Default: 200,000.
     pub overloaded_queue: usize,

@@ -1,7 +1,8 @@
 //! Files of packages, for Agents to download (PKG-69, PKG-70).
 //!
 //! A file is known by the SHA-256 of its content, which is its name in the URL as well: what a URL
-//! leads to never changes, a download that broke off can be resumed, and two packages may use one file.
+//! leads to never changes, a download that broke off can be resumed, and two packages may use one
+//! file.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -24,9 +25,10 @@ use super::http::status;
 /// Files of packages, kept in memory and served with ranges.
 ///
 /// Clones serve the same files. It is a [`tower_service::Service`] to mount in an HTTP application
-/// under any path, and [`ServerBuilder::package_files`](super::ServerBuilder::package_files) mounts it
-/// beside the OpAMP endpoint. Whoever knows the hash of a file may download it: if files are secret,
-/// mount it behind something that asks who it is, and offer the headers for that with the file.
+/// under any path, and [`ServerBuilder::package_files`](super::ServerBuilder::package_files) mounts
+/// it beside the OpAMP endpoint. Whoever knows the hash of a file may download it: if files are
+/// secret, mount it behind something that asks who it is, and offer the headers for that with the
+/// file.
 ///
 /// ```
 /// use opamp_proto::v1;

@@ -1,7 +1,7 @@
 //! Signs of life that the registry wants of a connection: pings with a number as payload.
 //!
-//! Keep-alive pings have no payload, so their pongs prove nothing here. A peer may answer several pings
-//! with one pong for the last of them; so each pong stands for all pings before it, too.
+//! Keep-alive pings have no payload, so their pongs prove nothing here. A peer may answer several
+//! pings with one pong for the last of them; so each pong stands for all pings before it, too.
 
 use crate::fleet::AgentKey;
 

@@ -1,9 +1,9 @@
 //! Who a request comes from, where proxies stand between.
 //!
-//! A proxy says in a header whom it speaks for. Anybody can send such a header, so it counts only as
-//! far as it was written by proxies that are known: it is read from its end, which the nearest proxy has
-//! written, and the first address that is not a known proxy's is the client's. What is before it, the
-//! client may have made up.
+//! A proxy says in a header whom it speaks for. Anybody can send such a header, so it counts only
+//! as far as it was written by proxies that are known: it is read from its end, which the nearest
+//! proxy has written, and the first address that is not a known proxy's is the client's. What is
+//! before it, the client may have made up.
 //!
 //! ```text
 //!   X-Forwarded-For: 6.6.6.6, 203.0.113.9, 10.0.0.2      from 10.0.0.1, proxies 10.0.0.0/8
@@ -20,12 +20,12 @@ use super::network::Network;
 /// No more steps than this are followed.
 const MAX_STEPS: usize = 32;
 
-/// The proxies whose word about a client's address is taken, and the header they say it in. By default
-/// there are none.
+/// The proxies whose word about a client's address is taken, and the header they say it in. By
+/// default there are none.
 ///
 /// A proxy that is configured here has to write the header itself, in addition to what it received:
-/// one that only passes it on lets every client choose its address. And so does a network that has clients as
-/// well: what they say of others is taken for a proxy's word.
+/// one that only passes it on lets every client choose its address. And so does a network that has
+/// clients as well: what they say of others is taken for a proxy's word.
 ///
 /// ```
 /// use opamp_server::TrustedProxies;

@@ -1,12 +1,13 @@
-//! The PROXY protocol, versions 1 and 2: a load balancer that passes bytes through says at the start
-//! of a connection whom it comes from.
+//! The PROXY protocol, versions 1 and 2: a load balancer that passes bytes through says at the
+//! start of a connection whom it comes from.
 //!
 //! ```text
 //!   12 bytes ──▶ the signature of version 2 ──▶ 4 bytes ──▶ addresses, and what else there is
 //!           └──▶ "PROXY " ──▶ byte by byte to the end of the line
 //! ```
 //!
-//! No byte behind the header is taken: it is TLS or HTTP, and the stream's next reader has to find it.
+//! No byte behind the header is taken: it is TLS or HTTP, and the stream's next reader has to find
+//! it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,16 +19,16 @@ const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// The longest line of version 1, its end included.
 const MAX_LINE: usize = 107;
 
-/// The most bytes version 2 may have after its first 16: addresses, and what a balancer adds, such as
-/// what it knows of a TLS session.
+/// The most bytes version 2 may have after its first 16: addresses, and what a balancer adds, such
+/// as what it knows of a TLS session.
 const MAX_REST: usize = 4096;
 
 fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// Reads the header. `None` if the connection is the balancer's own, as for a health check, or it does
-/// not know whose it is.
+/// Reads the header. `None` if the connection is the balancer's own, as for a health check, or it
+/// does not know whose it is.
 ///
 /// Not cancel safe: a connection on which it was cancelled is of no use any more.
 pub(super) async fn read<S>(stream: &mut S) -> io::Result<Option<SocketAddr>>

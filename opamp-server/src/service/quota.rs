@@ -1,10 +1,11 @@
-//! How many connections and requests one address, or one identity, may have: so that one that goes wrong
-//! takes its own share and not the others'.
+//! How many connections and requests one address, or one identity, may have: so that one that goes
+//! wrong takes its own share and not the others'.
 //!
-//! The counts are kept in a map in several parts, each with a lock of its own that is held for a look-up: once
-//! for each connection and each HTTP request, never for a message on a WebSocket. An entry that says no
-//! more than a new one would is removed from time to time. When the map is full all the same, as
-//! there are too many addresses, further ones are served uncounted: the limits for all of them together hold.
+//! The counts are kept in a map in several parts, each with a lock of its own that is held for a
+//! look-up: once for each connection and each HTTP request, never for a message on a WebSocket. An
+//! entry that says no more than a new one would is removed from time to time. When the map is full
+//! all the same, as there are too many addresses, further ones are served uncounted: the limits for
+//! all of them together hold.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;

@@ -1,8 +1,8 @@
-//! Writes to a store what the registry has to be remembered of, and holds back the replies that have
-//! to wait for that.
+//! Writes to a store what the registry has to be remembered of, and holds back the replies that
+//! have to wait for that.
 //!
-//! One task writes, one batch at a time; what changes meanwhile is the next batch, so the slower the
-//! store, the more Agents share a write. A batch that fails is tried again until it is written:
+//! One task writes, one batch at a time; what changes meanwhile is the next batch, so the slower
+//! the store, the more Agents share a write. A batch that fails is tried again until it is written:
 //! nothing is skipped, and nothing piles up but marks in the registry.
 //!
 //! ```text
@@ -187,8 +187,8 @@ impl Saver {
         }
     }
 
-    /// Wakes a connection after the batch that is written next. `registered` is the number of the one
-    /// for which it will be woken already.
+    /// Wakes a connection after the batch that is written next. `registered` is the number of the
+    /// one for which it will be woken already.
     pub(super) fn wake_later(&self, signal: &Arc<Signal>, registered: &mut u64) {
         let mut waiting = self.waiting();
         if std::mem::replace(registered, waiting.batch) != waiting.batch {
@@ -252,16 +252,16 @@ pub struct StoreHandle<I> {
 }
 
 impl<I> StoreHandle<I> {
-    /// Waits until everything that was changed before is stored, such as what an operator has set or
-    /// revoked: what was is not lost by any restart. Without a store that is at once.
+    /// Waits until everything that was changed before is stored, such as what an operator has set
+    /// or revoked: what was is not lost by any restart. Without a store that is at once.
     ///
     /// Cancel safe.
     ///
     /// # Errors
     ///
     /// [`StoreError`] if that takes longer than
-    /// [`store_deadline`](crate::ServiceConfig::store_deadline). The change holds all the same, and is
-    /// stored when the store works again.
+    /// [`store_deadline`](crate::ServiceConfig::store_deadline). The change holds all the same, and
+    /// is stored when the store works again.
     pub async fn flush(&self) -> Result<(), StoreError> {
         match &self.saver {
             Some(saver) => saver.flush(&self.fleet).await,

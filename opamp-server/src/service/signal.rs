@@ -65,7 +65,8 @@ impl Signal {
         self.closing.load(Ordering::Acquire)
     }
 
-    /// Waits until the server wants the connection closed. Nobody else may wait on the signal meanwhile.
+    /// Waits until the server wants the connection closed. Nobody else may wait on the signal
+    /// meanwhile.
     ///
     /// Cancel safe.
     pub(super) async fn closed(&self) {
@@ -155,8 +156,8 @@ impl Signals {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Spawns a connection's task, which is given its signal. It counts as open until it ends. While
-    /// the runtime is torn down nothing is spawned.
+    /// Spawns a connection's task, which is given its signal. It counts as open until it ends.
+    /// While the runtime is torn down nothing is spawned.
     pub(super) fn spawn<F>(self: &Arc<Self>, connection: impl FnOnce(Arc<Signal>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -189,8 +190,8 @@ impl Signals {
         self.open().refusing = true;
     }
 
-    /// Tells all connections but so many to close, whichever they are: the order of a map is as good as
-    /// drawn. Gives the number of those that were not told.
+    /// Tells all connections but so many to close, whichever they are: the order of a map is as
+    /// good as drawn. Gives the number of those that were not told.
     pub(super) fn close_all_but(&self, keep: usize) -> usize {
         let open = self.open();
         let untold = || open.connections.values().filter(|open| !open.signal.is_closing());

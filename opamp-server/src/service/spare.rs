@@ -1,6 +1,6 @@
-//! What a request says of its connection stands in its extensions, for the handler to see. To make such a
-//! map takes several allocations; so the one of a request that is answered serves the next of its
-//! thread.
+//! What a request says of its connection stands in its extensions, for the handler to see. To make
+//! such a map takes several allocations; so the one of a request that is answered serves the next
+//! of its thread.
 
 use std::cell::Cell;
 

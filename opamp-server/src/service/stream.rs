@@ -1,12 +1,12 @@
 //! The byte streams below a connection: a socket of the listener, and what is left of it after an
 //! upgrade.
 //!
-//! Hyper writes a response for as long as that takes, so the [`Socket`] below it fails when its peer
-//! takes nothing for too long; only while a write waits is there a timer.
+//! Hyper writes a response for as long as that takes, so the [`Socket`] below it fails when its
+//! peer takes nothing for too long; only while a write waits is there a timer.
 //!
-//! For an upgrade hyper hands over a boxed stream; where it is a TCP or TLS connection it is unwrapped
-//! again, which saves a connection half of its memory. All that passes is counted, so that silence and
-//! standstill can be noticed without a timer for each read and write.
+//! For an upgrade hyper hands over a boxed stream; where it is a TCP or TLS connection it is
+//! unwrapped again, which saves a connection half of its memory. All that passes is counted, so
+//! that silence and standstill can be noticed without a timer for each read and write.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -20,8 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-/// Pieces that are no longer than this together are written as one: the kernel takes that more cheaply,
-/// by more than the copy costs. It is a usual response with its head.
+/// Pieces that are no longer than this together are written as one: the kernel takes that more
+/// cheaply, by more than the copy costs. It is a usual response with its head.
 const SMALL_WRITE: usize = 512;
 
 /// All pieces one after the other, if there is room for them.
@@ -34,8 +34,8 @@ fn gather<'a>(pieces: &[IoSlice<'_>], room: &'a mut [u8]) -> Option<&'a [u8]> {
     Some(&room[..len])
 }
 
-/// A connection of the listener. A write fails with [`TimedOut`](io::ErrorKind::TimedOut) if the peer
-/// takes nothing for the time given.
+/// A connection of the listener. A write fails with [`TimedOut`](io::ErrorKind::TimedOut) if the
+/// peer takes nothing for the time given.
 pub(super) struct Socket<S> {
     io: S,
     /// `None` if somebody else looks after that.

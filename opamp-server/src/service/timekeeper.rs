@@ -1,4 +1,5 @@
-//! The task that keeps the time: it advances the coarse clock, looks at the load and sweeps the registry.
+//! The task that keeps the time: it advances the coarse clock, looks at the load and sweeps the
+//! registry.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};

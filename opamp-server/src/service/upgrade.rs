@@ -13,8 +13,8 @@ use super::body::Body;
 use super::handler::Rejection;
 use super::http::status;
 
-/// The answer that switches the protocol, or the one that says why not. Never 404, which some clients
-/// read as a server that is down.
+/// The answer that switches the protocol, or the one that says why not. Never 404, which some
+/// clients read as a server that is down.
 pub(super) fn handshake(request: &request::Parts) -> Result<Response<Body>, Rejection> {
     let refuse = Rejection::with_status;
     if request.method != Method::GET {

@@ -1,8 +1,9 @@
 //! The body of a request on its way in: bounded in size, and in time by what has arrived.
 //!
-//! A body that is small or comes fast has the deadline every body has. One that is large and comes over
-//! a slow link may go on beyond it as long as it keeps up a least rate, on the whole and without a long
-//! pause, up to twenty times the deadline. Who sends a byte now and then gains next to nothing.
+//! A body that is small or comes fast has the deadline every body has. One that is large and comes
+//! over a slow link may go on beyond it as long as it keeps up a least rate, on the whole and
+//! without a long pause, up to twenty times the deadline. Who sends a byte now and then gains next
+//! to nothing.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -54,8 +55,8 @@ impl Pace {
     }
 }
 
-/// When pieces of a body arrived. The clock is only read when there is something to wait for, and says
-/// then when the last one came.
+/// When pieces of a body arrived. The clock is only read when there is something to wait for, and
+/// says then when the last one came.
 #[derive(Debug, Default)]
 struct Arrivals {
     started: Option<Instant>,
@@ -94,7 +95,8 @@ impl Arrivals {
     }
 }
 
-/// Reads a body whole. Memory is taken for what has arrived: to state a length costs the client nothing.
+/// Reads a body whole. Memory is taken for what has arrived: to state a length costs the client
+/// nothing.
 pub(super) async fn collect<B>(
     mut body: Pin<&mut B>,
     limit: usize,
@@ -134,9 +136,9 @@ where
     }
 }
 
-/// Reads what is left of the body of a refused request, and drops it: a connection closed with bytes
-/// unread is reset, and a client that sends before it reads might lose the answer with it. One that
-/// waits to be asked for the body is not asked.
+/// Reads what is left of the body of a refused request, and drops it: a connection closed with
+/// bytes unread is reset, and a client that sends before it reads might lose the answer with it.
+/// One that waits to be asked for the body is not asked.
 pub(super) async fn discard<B>(
     headers: &HeaderMap,
     mut body: Pin<&mut B>,

@@ -23,8 +23,8 @@ const CONTROL_HEADER: usize = 2;
 /// Pieces written in one call.
 const SLICES: usize = 16;
 
-/// A WebSocket, server's side. Between two polls it holds what could not be written and what arrived
-/// in part, and no buffers beside.
+/// A WebSocket, server's side. Between two polls it holds what could not be written and what
+/// arrived in part, and no buffers beside.
 pub(super) struct Socket {
     stream: Stream,
     decoder: Decoder,
@@ -93,8 +93,8 @@ impl Socket {
         self.outgoing.get_or_insert_with(|| writing.take_outgoing())
     }
 
-    /// Queues the message whose head is in the buffer for it. It leaves with the next flush, together
-    /// with others.
+    /// Queues the message whose head is in the buffer for it. It leaves with the next flush,
+    /// together with others.
     pub(super) fn send(&mut self, writing: &mut Writing, tail: Option<Bytes>) {
         let outgoing = self.outgoing.get_or_insert_with(|| writing.take_outgoing());
         outgoing.binary(&writing.head, tail);
@@ -155,7 +155,8 @@ impl Socket {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads what is there into the buffer, which must not be empty. Gives how much it was: never 0.
+    /// Reads what is there into the buffer, which must not be empty. Gives how much it was:
+    /// never 0.
     pub(super) fn poll_read(
         &mut self,
         buffer: &mut [u8],
@@ -182,11 +183,12 @@ impl Socket {
         self.decoder.take_frames()
     }
 
-    /// Closes with the closing handshake, and takes no longer than this (CLOSE-04). `unread` is what
-    /// was read and not decoded.
+    /// Closes with the closing handshake, and takes no longer than this (CLOSE-04). `unread` is
+    /// what was read and not decoded.
     ///
-    /// After a violation the peer's next bytes are no frames. They are read all the same, and dropped: a
-    /// connection closed with bytes unread is reset, and the peer might lose the Close frame with it.
+    /// After a violation the peer's next bytes are no frames. They are read all the same, and
+    /// dropped: a connection closed with bytes unread is reset, and the peer might lose the Close
+    /// frame with it.
     pub(super) async fn close(
         mut self,
         code: CloseCode,
@@ -198,7 +200,8 @@ impl Socket {
             self.outgoing(writing).close(Some((code, reason)));
         });
         if self.decoder.held() > 0 {
-            // The end of a message that nobody waits for is not kept for; the connection's end will do.
+            // The end of a message that nobody waits for is not kept for; the connection's end will
+            // do.
             self.decoder.close();
         }
         let mut answered = self.is_over(&mut unread);

@@ -36,7 +36,8 @@ pub enum Event<'a> {
 
 /// Decodes the frames of one client.
 ///
-/// It holds what a message or a frame needs that has arrived in part, and nothing in between: 32 bytes.
+/// It holds what a message or a frame needs that has arrived in part, and nothing in between: 32
+/// bytes.
 #[derive(Debug)]
 pub struct Decoder {
     max_message: usize,
@@ -114,8 +115,8 @@ impl Decoder {
         }
     }
 
-    /// The frames that have begun since the last call, fragments and control frames included: there may be
-    /// many without an event.
+    /// The frames that have begun since the last call, fragments and control frames included: there
+    /// may be many without an event.
     pub const fn take_frames(&mut self) -> u32 {
         mem::replace(&mut self.frames, 0)
     }
@@ -127,13 +128,13 @@ impl Decoder {
 
     /// Takes the next event from the front of the input; call it until there is none.
     ///
-    /// The input is unmasked where it stands and shortened by what was taken. Without an event all of
-    /// it was taken.
+    /// The input is unmasked where it stands and shortened by what was taken. Without an event all
+    /// of it was taken.
     ///
     /// # Errors
     ///
-    /// The first [`Violation`], as soon as its bytes are there. From then on nothing is decoded: all
-    /// input is dropped.
+    /// The first [`Violation`], as soon as its bytes are there. From then on nothing is decoded:
+    /// all input is dropped.
     pub fn decode<'a>(&mut self, input: &mut &'a mut [u8]) -> Result<Option<Event<'a>>, Violation> {
         let decoded = self.next(input);
         if matches!(decoded, Err(_) | Ok(Some(Event::Close(_)))) {

@@ -67,8 +67,8 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// The header at the start of these bytes, and its length. `None` if it is not complete; what is
-    /// wrong with it is said as soon as it is seen.
+    /// The header at the start of these bytes, and its length. `None` if it is not complete; what
+    /// is wrong with it is said as soon as it is seen.
     pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, Violation> {
         let Some((&first, rest)) = bytes.split_first() else { return Ok(None) };
         if first & RESERVED != 0 {

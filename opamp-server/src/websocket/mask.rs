@@ -1,6 +1,7 @@
 //! Masking (RFC 6455, section 5.3): an exclusive or with four bytes, over and over.
 
-/// Takes the mask off a piece of a payload, in place. `offset`: how much of the payload came before.
+/// Takes the mask off a piece of a payload, in place. `offset`: how much of the payload came
+/// before.
 pub(super) fn remove(piece: &mut [u8], mask: [u8; 4], offset: usize) {
     let mut key = mask;
     key.rotate_left(offset % 4);

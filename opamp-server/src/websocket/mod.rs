@@ -2,8 +2,8 @@
 //!
 //! [`Decoder`] takes bytes as they were read, in whatever pieces, and yields messages and control
 //! frames; [`Outgoing`] takes messages and control frames and yields bytes to write. Neither owns a
-//! buffer to read into: a thread that serves many connections lends the same one to all of them, and a
-//! connection on which nothing is under way holds no memory.
+//! buffer to read into: a thread that serves many connections lends the same one to all of them,
+//! and a connection on which nothing is under way holds no memory.
 //!
 //! ```text
 //!   bytes read ──▶ Decoder ──▶ Event: Binary, Text, Ping, Pong, Close
@@ -11,11 +11,11 @@
 //!   head, shared tail ──▶ Outgoing ──▶ slices to write in one call
 //! ```
 //!
-//! - A message that is in the piece as a whole is unmasked where it is and borrowed. Only what comes
-//!   in several pieces or fragments is copied together, in a buffer that grows with what arrived and
-//!   not with what was announced, and goes when the message is complete.
-//! - The size limit is held against what the headers announce, before the payload is there (SIZE-04,
-//!   SIZE-06). There are no extensions, so nothing is unpacked after that (SIZE-05).
+//! - A message that is in the piece as a whole is unmasked where it is and borrowed. Only what
+//!   comes in several pieces or fragments is copied together, in a buffer that grows with what
+//!   arrived and not with what was announced, and goes when the message is complete.
+//! - The size limit is held against what the headers announce, before the payload is there
+//!   (SIZE-04, SIZE-06). There are no extensions, so nothing is unpacked after that (SIZE-05).
 //! - What many Agents are sent is not copied for each: [`Outgoing`] keeps a reference to it.
 //!
 //! # What is refused, and with which code

@@ -12,14 +12,16 @@ use super::header::{self, MAX_CONTROL, Opcode};
 /// A shorter tail of a message is copied, as that costs less than to keep a reference to it.
 pub const MIN_SHARED: usize = 1024;
 
-/// Sent bytes are removed from the front when there are this many of them, and no less than unsent ones.
+/// Sent bytes are removed from the front when there are this many of them, and no less than unsent
+/// ones.
 const COMPACT: usize = 4096;
 
 /// What is to be sent on a connection, in the order in which it was queued.
 ///
-/// A queue without content holds no memory beyond what it once needed; keep one for each thread rather
-/// than for each connection, or drop it. It is a [`Buf`]: [`chunks_vectored`](Buf::chunks_vectored)
-/// has what can be written in one call, [`advance`](Buf::advance) takes away what was written.
+/// A queue without content holds no memory beyond what it once needed; keep one for each thread
+/// rather than for each connection, or drop it. It is a [`Buf`]:
+/// [`chunks_vectored`](Buf::chunks_vectored) has what can be written in one call,
+/// [`advance`](Buf::advance) takes away what was written.
 ///
 /// The queue has no limit of its own: look at [`len`](Self::len) before more is queued.
 ///
@@ -81,8 +83,8 @@ impl Outgoing {
         self.control(Opcode::Pong, payload, &[]);
     }
 
-    /// Queues a Close frame. A reason above [`MAX_REASON`](super::MAX_REASON) bytes is cut. It is for
-    /// the caller to queue nothing afterwards.
+    /// Queues a Close frame. A reason above [`MAX_REASON`](super::MAX_REASON) bytes is cut. It is
+    /// for the caller to queue nothing afterwards.
     pub fn close(&mut self, close: Option<(CloseCode, &str)>) {
         match close {
             None => self.control(Opcode::Close, &[], &[]),

@@ -23,7 +23,8 @@ pub enum Violation {
     /// A control frame has at most 125 bytes of payload.
     #[error("a control frame has more than 125 bytes")]
     LongControl,
-    /// The length of the payload is not given in the fewest bytes possible, or has its first bit set.
+    /// The length of the payload is not given in the fewest bytes possible, or has its first bit
+    /// set.
     #[error("the length of a payload is not encoded in the shortest form")]
     Length,
     /// A continuation without a message to continue.

@@ -31,8 +31,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     /// Whatever happens in whatever order: a decision counts if and only if it is about the newest
-    /// request and the first about that; after a certificate the Agent is offered the newest one, and
-    /// after a refusal it is told so.
+    /// request and the first about that; after a certificate the Agent is offered the newest one,
+    /// and after a refusal it is told so.
     #[test]
     fn the_newest_request_and_its_first_decision_count(steps in steps()) {
         let mut bench = bench();

@@ -192,8 +192,8 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..Default::default() })]
 
-    /// Who is alone keeps its uid, however it comes back; and of those who live all end with uids of
-    /// their own, each served on its own connection.
+    /// Who is alone keeps its uid, however it comes back; and of those who live all end with uids
+    /// of their own, each served on its own connection.
     #[test]
     fn who_is_alone_keeps_its_uid_and_who_is_not_gets_one(
         shared in any::<bool>(),

@@ -13,8 +13,8 @@ use crate::witness::{Stage, close_code, frame, message, reset, rest_of};
 
 const MIB: usize = 1024 * 1024;
 
-/// Writes the same again and again, reading what comes, for so long or until it is cut off. Gives how
-/// often, and what was said at last.
+/// Writes the same again and again, reading what comes, for so long or until it is cut off. Gives
+/// how often, and what was said at last.
 async fn flood(stream: TcpStream, bytes: &[u8], time: Duration) -> (usize, Vec<u8>) {
     let (mut reading, mut writing) = stream.into_split();
     let said = tokio::spawn(async move {

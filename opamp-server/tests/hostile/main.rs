@@ -1,5 +1,5 @@
-//! Hostile and broken peers over real sockets. Beside each of them a well-behaved Agent is served all the
-//! while; each test says what the hostile one is told, and that memory stays bounded.
+//! Hostile and broken peers over real sockets. Beside each of them a well-behaved Agent is served
+//! all the while; each test says what the hostile one is told, and that memory stays bounded.
 #![allow(clippy::disallowed_methods, reason = "tests are drivers: they have clocks and tasks")]
 #![allow(clippy::large_futures, reason = "a few clients' futures on the stack do no harm")]
 

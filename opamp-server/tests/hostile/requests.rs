@@ -1,4 +1,5 @@
-//! What plain requests can make the Server hold: heads, bodies that are announced, answers nobody takes.
+//! What plain requests can make the Server hold: heads, bodies that are announced, answers nobody
+//! takes.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -70,8 +71,8 @@ async fn a_length_that_is_stated_costs_nothing() {
     stage.assert_unharmed(32 * MIB).await;
 }
 
-/// So many clients ask and take no more than the beginning of their answers, in which there is an offer of
-/// 8 MiB. Gives how many of them are compressed.
+/// So many clients ask and take no more than the beginning of their answers, in which there is an
+/// offer of 8 MiB. Gives how many of them are compressed.
 async fn take_nothing(stage: &Stage, clients: u8, headers: &str) -> usize {
     let mut state = 1_u64;
     let noise = std::iter::repeat_with(|| {
@@ -126,7 +127,8 @@ async fn compressed_answers_that_nobody_takes_share_a_budget() {
     stage.assert_unharmed(64 * MIB).await;
 }
 
-/// A client that sends all of its request before it looks at the answer, on a link that is not fast.
+/// A client that sends all of its request before it looks at the answer, on a link that is not
+/// fast.
 async fn post_slowly(stage: &Stage, path: &str) -> String {
     let mut stream = stage.connect().await;
     let head = format!(

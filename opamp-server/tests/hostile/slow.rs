@@ -13,8 +13,8 @@ use crate::witness::{Stage, close_code, frame, header, message, rest_of};
 
 const MIB: usize = 1024 * 1024;
 
-/// Writes one byte after the other, with a pause between, until the Server has had enough; gives what it
-/// said and when.
+/// Writes one byte after the other, with a pause between, until the Server has had enough; gives
+/// what it said and when.
 async fn dribble(
     mut stream: tokio::net::TcpStream,
     bytes: Vec<u8>,
@@ -99,7 +99,8 @@ async fn a_request_does_not_take_for_ever() {
 async fn a_message_on_a_websocket_does_not_take_for_ever() {
     let staged = Stage::new().await;
     let beat = heartbeat(&[1; 16], 1, MASK).encode_to_vec();
-    // A header in bytes; a payload in bytes; fragments in bytes; fragments without content, on and on.
+    // A header in bytes; a payload in bytes; fragments in bytes; fragments without content, on and
+    // on.
     let half_a_header = header(0x82, 70_000)[..9].to_vec();
     let payload = frame(0x82, &[0; 200])[..150].to_vec();
     let fragments = [frame(0x02, &[0]), frame(0x00, &beat[..5]).repeat(20)].concat();

@@ -149,8 +149,8 @@ fn what_is_no_single_request_is_refused() {
 }
 
 proptest! {
-    /// Damage to anything that the signature covers is noticed. What is around that, such as the tag of
-    /// the outermost sequence, may be read leniently.
+    /// Damage to anything that the signature covers is noticed. What is around that, such as the
+    /// tag of the outermost sequence, may be read leniently.
     #[test]
     fn no_damaged_request_is_read_as_another(
         at in any::<prop::sample::Index>(),

@@ -5,7 +5,8 @@ use futures_util::SinkExt as _;
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use opamp_proto::{Message as _, gzip, v1};
-use opamp_server::{AcceptAll, CustomCapabilities};
+use opamp_server::{AcceptAll, CustomCapabilities, ServerConfig};
+use prost::encoding::{WireType, encode_key, encode_varint};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -109,8 +110,33 @@ async fn websocket_messages_up_to_the_limit_pass_and_larger_ones_close_with_1009
     server.check_alive().await;
 }
 
-/// The peer is still sending when the Server closes, and reads only afterwards: the Close frame has to
-/// survive that.
+#[tokio::test]
+async fn a_websocket_message_may_have_64_mib_where_nothing_else_is_configured() {
+    const MOST: usize = 67_108_864;
+    let _judged = opamp_spec::judges(&["SIZE-02"]);
+    assert_eq!(ServerConfig::default().limits.max_send(), MOST);
+    let server = start().await;
+    let mut socket = server.websocket().await;
+    // A field that nobody knows makes it large and nothing else: no state is to be kept of it.
+    let mut message = framed(&report(1).encode_to_vec());
+    encode_key(100, WireType::LengthDelimited, &mut message);
+    // The length of what follows takes four bytes itself.
+    let rest = MOST - message.len() - 4;
+    encode_varint(rest as u64, &mut message);
+    assert_eq!(message.len() + rest, MOST);
+    message.resize(MOST, 0);
+    socket.send_raw(message).await;
+    assert_eq!(socket.recv().await.error_response, None);
+
+    // One byte more, which is refused at its announcement: a final binary frame with a mask.
+    let announced = [&[0x82, 0xff][..], &(MOST as u64 + 1).to_be_bytes(), &[0; 4]].concat();
+    socket.socket.get_mut().write_all(&announced).await.unwrap();
+    assert_eq!(socket.recv_close().await, 1009);
+    server.check_alive().await;
+}
+
+/// The peer is still sending when the Server closes, and reads only afterwards: the Close frame has
+/// to survive that.
 #[tokio::test]
 async fn the_close_frame_reaches_a_peer_that_is_still_sending() {
     let _judged = opamp_spec::judges(&["SIZE-07"]);

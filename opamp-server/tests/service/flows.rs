@@ -130,7 +130,7 @@ async fn files_of_packages_are_served_beside_the_endpoint() {
 
 #[tokio::test]
 async fn the_operator_closes_a_connection_in_good_order() {
-    let _judged = opamp_spec::judges(&["CLOSE-04", "CONN-36"]);
+    let _judged = opamp_spec::judges(&["CLOSE-04"]);
     let server = start().await;
     let mut socket = server.websocket().await;
     socket.send(&report(1)).await;

@@ -1,5 +1,5 @@
-//! What Agents in the field do that one would not expect: each is served, always if it is harmless, and
-//! where its tolerance is switched on if it is malformed. The table is at `Tolerances`.
+//! What Agents in the field do that one would not expect: each is served, always if it is harmless,
+//! and where its tolerance is switched on if it is malformed. The table is at `Tolerances`.
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::request::Parts;

@@ -1,5 +1,6 @@
-//! What is known to be wrong with the server of the reference implementation, and must not be possible
-//! here. W-1 and W-30 to W-40 are the names these defects have in the project's notes on it.
+//! What is known to be wrong with the server of the reference implementation, and must not be
+//! possible here. W-1 and W-30 to W-40 are the names these defects have in the project's notes on
+//! it.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -262,8 +263,8 @@ impl Handler for Configuring {
     }
 }
 
-/// The Server's mask and custom capabilities are in the first message to each Agent, whatever else is
-/// to be said, and a push names its Agent.
+/// The Server's mask and custom capabilities are in the first message to each Agent, whatever else
+/// is to be said, and a push names its Agent.
 #[tokio::test]
 async fn w37_the_first_message_tells_capabilities_and_every_push_names_its_agent() {
     let _judged = opamp_spec::judges(&["CAP-10", "CUST-01", "ID-10"]);

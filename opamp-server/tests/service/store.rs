@@ -1,4 +1,5 @@
-//! A Server with a store: what waits for it, what becomes of its failures, and what a restart keeps.
+//! A Server with a store: what waits for it, what becomes of its failures, and what a restart
+//! keeps.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -330,8 +330,8 @@ async fn a_client_that_has_said_all_it_has_to_say_gets_its_answer() {
     server.until(|fleet| fleet.counters().listener_connections_open == 0).await;
 }
 
-/// On a real listener, as it is the one that writes there: a client that asks for a large response and
-/// does not read it does not keep its place.
+/// On a real listener, as it is the one that writes there: a client that asks for a large response
+/// and does not read it does not keep its place.
 #[tokio::test]
 async fn a_client_that_does_not_read_its_response_is_dropped_for_the_next() {
     let mut service = ServiceConfig::default();

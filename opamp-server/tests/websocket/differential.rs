@@ -104,8 +104,8 @@ fn ours(bytes: &[u8], pieces: &[usize]) -> (Vec<Seen>, Option<Violation>) {
     decode(&mut Decoder::new(LIMIT).with_text(), bytes, pieces)
 }
 
-/// Tungstenite accepts a length that is not in its shortest form, in control frames too, and does not
-/// know 1014 as a code.
+/// Tungstenite accepts a length that is not in its shortest form, in control frames too, and does
+/// not know 1014 as a code.
 fn is_stricter(violation: Option<Violation>, seen: &[Seen]) -> bool {
     let is_1014 =
         |seen: &Seen| matches!(seen, Seen::Close(Some(frame)) if frame.code.get() == 1014);

@@ -1,4 +1,5 @@
-//! The WebSocket codec: RFC 6455 rule by rule, against another implementation, and against any bytes.
+//! The WebSocket codec: RFC 6455 rule by rule, against another implementation, and against any
+//! bytes.
 
 mod differential;
 mod frames;

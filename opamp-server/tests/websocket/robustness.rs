@@ -1,4 +1,5 @@
-//! Any bytes in any pieces: no panic, the same events as in one piece, and no more memory than is due.
+//! Any bytes in any pieces: no panic, the same events as in one piece, and no more memory than is
+//! due.
 
 use opamp_server::websocket::Decoder;
 use proptest::prelude::*;

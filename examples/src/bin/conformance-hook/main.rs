@@ -1,6 +1,6 @@
 //! Brings about in the example server what the conformance tester asks for: one action as JSON on
-//! standard input. The exit status is 0 when it was done, 77 when the server cannot do it, and 1 when
-//! it failed. The example agent serves its hooks itself, with `--hooks`.
+//! standard input. The exit status is 0 when it was done, 77 when the server cannot do it, and 1
+//! when it failed. The example agent serves its hooks itself, with `--hooks`.
 
 use std::io::Read as _;
 use std::net::SocketAddr;

@@ -21,7 +21,8 @@ pub struct RetainTicket(u64);
 pub enum PackageAction {
     /// Load what is remembered; answer with `handle_packages_loaded`.
     Load,
-    /// Save the records, whole or not at all; answer with `handle_packages_saved` when they are safe.
+    /// Save the records, whole or not at all; answer with `handle_packages_saved` when they are
+    /// safe.
     Save {
         /// To be given back in the answer.
         ticket: SaveTicket,
@@ -35,8 +36,8 @@ pub enum PackageAction {
         /// What is still of use.
         keys: Vec<FileKey>,
     },
-    /// See that the file is in the store, whole and [judged](super::Expected::judge): what the store
-    /// has need not be downloaded. Answer with `handle_fetched`; tell meanwhile with
+    /// See that the file is in the store, whole and [judged](super::Expected::judge): what the
+    /// store has need not be downloaded. Answer with `handle_fetched`; tell meanwhile with
     /// `handle_fetch_progress` how far it is.
     Fetch(FetchRequest),
     /// Stop that download. What there is of the file stays in the store. No answer is expected.

@@ -23,13 +23,13 @@ pub struct PackagesConfig {
     /// How many files are downloaded at a time. Default: 2.
     pub parallel_downloads: usize,
     /// How many attempts at a download may fail before the server is told that the package has
-    /// failed. An attempt that got further than those before it starts the count anew. Attempts go on
-    /// after that for as long as [`retry_for`](Self::retry_for) says, unless the failure is one that
-    /// others would share, such as a status 404. Default: 5.
+    /// failed. An attempt that got further than those before it starts the count anew. Attempts go
+    /// on after that for as long as [`retry_for`](Self::retry_for) says, unless the failure is one
+    /// that others would share, such as a status 404. Default: 5.
     pub attempts: u32,
     /// How long a download is tried again that gets no further, as the download server cannot be
-    /// reached or is overloaded: an outage must not cost the agent an update. After that it is tried
-    /// when it is offered anew, or by the next process. Default: 24 h.
+    /// reached or is overloaded: an outage must not cost the agent an update. After that it is
+    /// tried when it is offered anew, or by the next process. Default: 24 h.
     pub retry_for: Duration,
     /// Time between these attempts, and between those at loading and saving what is remembered.
     /// Default: from 1 s to 5 min.

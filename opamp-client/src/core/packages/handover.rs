@@ -129,8 +129,9 @@ impl PackageOffer {
         self.progress(PackageOutcome::Pending)
     }
 
-    /// The agent has begun to install the package, or is still at it: the server is told Installing,
-    /// as it was when the package was handed over (PKG-57), and `install_timeout` begins anew.
+    /// The agent has begun to install the package, or is still at it: the server is told
+    /// Installing, as it was when the package was handed over (PKG-57), and `install_timeout`
+    /// begins anew.
     pub fn installing(&self) -> PackageResolution {
         self.progress(PackageOutcome::Installing)
     }
@@ -143,9 +144,10 @@ impl PackageOffer {
 /// A package that came from the server and is not offered any more: it is to be removed and
 /// answered with [`removed`](Self::removed) or [`failed`](Self::failed) (PKG-14, A21).
 ///
-/// A package that may be here, as it was handed over once and never answered, comes as well: removing
-/// what is not there has to be harmless. Removals come when the packages of the same offer are done. As a [`PackageOffer`], it comes again
-/// after a restart without an answer, and counts as failed after `install_timeout`.
+/// A package that may be here, as it was handed over once and never answered, comes as well:
+/// removing what is not there has to be harmless. Removals come when the packages of the same offer
+/// are done. As a [`PackageOffer`], it comes again after a restart without an answer, and counts as
+/// failed after `install_timeout`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "a removal has to be answered: removed, or failed with the reason"]
 pub struct PackageRemoval {

@@ -19,14 +19,15 @@
 //! ```
 //!
 //! A download that fails in ways that may pass is tried again for a day. After a few attempts the
-//! server is told InstallFailed and why, as nothing else has room for a reason; from then on it holds
-//! up no other package, and it is Downloading again when more bytes come than ever before.
+//! server is told InstallFailed and why, as nothing else has room for a reason; from then on it
+//! holds up no other package, and it is Downloading again when more bytes come than ever before.
 //!
-//! What has to be true after a stop at any moment is in one record, [`PackageRecords`], that is saved
-//! whole before a package is handed over and after it has an outcome. Bytes are in a store, under
-//! names made of the package and its content hash, so that an interrupted download is continued and
-//! two different files are never taken for one. After a restart whatever is wanted and not there
-//! begins anew with what the store has; a file is verified again before it is handed over again.
+//! What has to be true after a stop at any moment is in one record, [`PackageRecords`], that is
+//! saved whole before a package is handed over and after it has an outcome. Bytes are in a store,
+//! under names made of the package and its content hash, so that an interrupted download is
+//! continued and two different files are never taken for one. After a restart whatever is wanted
+//! and not there begins anew with what the store has; a file is verified again before it is handed
+//! over again.
 //!
 //! The machine is not tied to the connection: a reconnect neither stops nor repeats anything.
 
@@ -225,8 +226,8 @@ impl Packages {
 
 impl ClientCore {
     /// Something for the driver to do about packages, if anything. The first is to
-    /// [load](PackageAction::Load) what is remembered: a driver that answers that before it connects
-    /// has the packages in its first report.
+    /// [load](PackageAction::Load) what is remembered: a driver that answers that before it
+    /// connects has the packages in its first report.
     pub fn poll_package_action(&mut self, now: Instant) -> Option<PackageAction> {
         let stopped = self.is_stopped();
         self.with_packages(now, |packages| packages.poll_action(stopped)).flatten()

@@ -330,7 +330,8 @@ impl Packages {
     }
 
     /// Removals come last, as in the specification. They are noted before, too: one that makes the
-    /// agent crash must not do so for ever, and what may be removed must not be taken for installed.
+    /// agent crash must not do so for ever, and what may be removed must not be taken for
+    /// installed.
     fn hand_over_removal(&mut self, now: Instant) {
         while let Some((name, package)) = self.next_removal() {
             match &self.removing {

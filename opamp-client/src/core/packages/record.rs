@@ -99,8 +99,8 @@ pub struct PackageFailure {
     pub by_agent: bool,
 }
 
-/// Packages of one name that are remembered as perhaps there. More than one takes an agent that stops
-/// while it installs, several times, each with another offer in between.
+/// Packages of one name that are remembered as perhaps there. More than one takes an agent that
+/// stops while it installs, several times, each with another offer in between.
 const MAX_UNANSWERED: usize = 4;
 
 /// What is remembered of one package.
@@ -122,8 +122,8 @@ pub struct PackageRecord {
     /// How often it was handed to the agent without an outcome.
     #[prost(uint32, tag = "5")]
     pub handed_over: u32,
-    /// What was handed to the agent to be installed and has no outcome, newest last: the agent may have
-    /// any of them.
+    /// What was handed to the agent to be installed and has no outcome, newest last: the agent may
+    /// have any of them.
     #[prost(message, repeated, tag = "6")]
     pub unanswered: Vec<InstalledPackage>,
     /// How often its removal was handed to the agent without an outcome.
@@ -170,8 +170,8 @@ impl PackageRecord {
         begun
     }
 
-    /// The agent was handed another package and may have installed it, unheard: what it has has to be
-    /// installed anew to be sure of it.
+    /// The agent was handed another package and may have installed it, unheard: what it has has to
+    /// be installed anew to be sure of it.
     pub(super) fn doubt_installed(&mut self) -> bool {
         let other = self.unanswered.iter().any(|other| self.has.as_ref() != Some(other));
         let doubted = other && self.is_installed();

@@ -1,5 +1,5 @@
-//! The work on a package that is wanted and not there: its download, attempt after attempt, until it
-//! is verified and can be handed over.
+//! The work on a package that is wanted and not there: its download, attempt after attempt, until
+//! it is verified and can be handed over.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -23,8 +23,8 @@ pub(super) struct Work {
     attempts: u32,
     /// When the first of them failed.
     failing: Option<Instant>,
-    /// Why the last of so many failed that the package is told to have failed; it is tried again all
-    /// the same.
+    /// Why the last of so many failed that the package is told to have failed; it is tried again
+    /// all the same.
     stuck: Option<String>,
     /// Files that were whole and wrong.
     wrong: u32,

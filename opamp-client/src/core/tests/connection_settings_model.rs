@@ -1,5 +1,5 @@
-//! Offers of connection settings in any order, against a model that fits on a page: what is in force,
-//! and the one status.
+//! Offers of connection settings in any order, against a model that fits on a page: what is in
+//! force, and the one status.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -26,7 +26,8 @@ enum Op {
         name: usize,
     },
     Own(u8),
-    /// The server announces these, by itself where the transport lets it, or else in the next reply.
+    /// The server announces these, by itself where the transport lets it, or else in the next
+    /// reply.
     Announce(u8),
     Health(u8),
     /// A message reaches the server.

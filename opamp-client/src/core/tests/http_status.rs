@@ -6,8 +6,8 @@ use super::pair::{Http, Pair, unreachable};
 use super::values::{EVERYTHING, description, error, health, seconds};
 use crate::core::{Event, Failure, FailureKind, Parts};
 
-/// W-2 and W-9 of the reference: what a failed request had told was lost and nobody heard of it, or it
-/// was repeated as it was although something newer was true.
+/// W-2 and W-9 of the reference: what a failed request had told was lost and nobody heard of it, or
+/// it was repeated as it was although something newer was true.
 #[test]
 fn content_of_a_failed_exchange_is_told_again() {
     let _judged = opamp_spec::judges(&["DELTA-04", "RETRY-03", "RETRY-08", "EST-03"]);

@@ -31,7 +31,8 @@ fn expect_abort(pair: &mut Pair) {
     assert_eq!(action, Some(ConnectionAction::Abort { epoch }));
 }
 
-/// A settled agent that pings after 30 s of silence and gives up 20 s later, and sends nothing else.
+/// A settled agent that pings after 30 s of silence and gives up 20 s later, and sends nothing
+/// else.
 fn quiet() -> Pair {
     Pair::settled_with(WebSocket, |config| {
         config.heartbeat_interval = None;

@@ -1,8 +1,8 @@
 //! The client core against scripted and model servers, in virtual time.
 //!
 //! The scenarios script both ends by hand through a [`pair::Pair`]; each file is about one concept
-//! of the protocol. The properties in `model` let generated operations loose on the core and a model
-//! server instead, and state what holds whatever happens.
+//! of the protocol. The properties in `model` let generated operations loose on the core and a
+//! model server instead, and state what holds whatever happens.
 
 mod model;
 mod pair;

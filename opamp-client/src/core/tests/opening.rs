@@ -129,8 +129,8 @@ fn content_without_an_answer_is_told_again() {
     pair.expect_parts(Parts::empty());
 }
 
-/// W-3 of the reference: after a first connection that broke early most of the first report was never
-/// sent.
+/// W-3 of the reference: after a first connection that broke early most of the first report was
+/// never sent.
 #[test]
 fn a_first_report_without_an_answer_is_told_again_in_full() {
     let _judged = opamp_spec::judges(&["DELTA-04", "STATUS-01"]);

@@ -6,8 +6,8 @@ use super::pair::{Pair, WebSocket, unreachable};
 use super::values::{EVERYTHING, seconds};
 use crate::core::{ConnectionAction, Event, Failure, FailureKind, Loss, Parts};
 
-/// Makes the connection break, and makes the next one as soon as the core wants to. Returns how long
-/// that took.
+/// Makes the connection break, and makes the next one as soon as the core wants to. Returns how
+/// long that took.
 fn break_and_reconnect(pair: &mut Pair) -> Duration {
     pair.lose();
     let wait = pair.wait_for_retry();

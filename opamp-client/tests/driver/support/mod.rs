@@ -46,8 +46,8 @@ pub(crate) fn quick(config: &mut ClientConfig) {
     config.polling_interval = Duration::from_millis(100);
 }
 
-/// Runs a test that is ignored otherwise in a process with these variables, and without any that name
-/// a proxy: the environment of a process cannot be changed safely while it has threads.
+/// Runs a test that is ignored otherwise in a process with these variables, and without any that
+/// name a proxy: the environment of a process cannot be changed safely while it has threads.
 pub(crate) fn run_in_environment(test: &str, variables: &[(&str, &str)]) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--ignored", "--nocapture"]);

@@ -99,8 +99,8 @@ struct Asked {
     message: AgentToServer,
 }
 
-/// Starts a client and has it ask, over TLS where it can be told whom to trust. One that does not ask
-/// by itself is told to by a hook.
+/// Starts a client and has it ask, over TLS where it can be told whom to trust. One that does not
+/// ask by itself is told to by a hook.
 async fn ask(stage: &mut ClientStage) -> Result<Asked, Stop> {
     let certificates = Certificates::new(stage)?;
     let mut host = if stage.subject.takes("ca") {

@@ -117,7 +117,8 @@ async fn redirect(stage: &mut ClientStage) -> Result<(), Stop> {
     let first: Vec<_> = asked.iter().map(|request| sent(&request.headers)).collect();
     let told: Vec<_> =
         stranger.requests("/stranger").iter().map(|request| sent(&request.headers)).collect();
-    // Nothing is required of redirects. That a token went to a stranger is told to whoever reads it.
+    // Nothing is required of redirects. That a token went to a stranger is told to whoever reads
+    // it.
     let actual = format!("offered header fields: {first:?}; after the redirect: {told:?}");
     let both = first.iter().any(|sent| sent.len() == 2);
     stage.judge.expect("PKG-22", both, "a request with both header fields", actual);

@@ -247,7 +247,8 @@ async fn bad_signature(stage: &mut ClientStage) -> Result<(), Stop> {
     let actual = told(status.as_ref());
     let status = status.filter(is_over).ok_or_else(|| Stop::Unreached(actual.clone()))?;
     let failed = is(&status, PackageStatusEnum::InstallFailed);
-    // Whether and how an agent verifies is its own affair, so a client that does not only gets told.
+    // Whether and how an agent verifies is its own affair, so a client that does not only gets
+    // told.
     stage.judge.note("PKG-72", &actual);
     stage.judge.expect("SEC-13", failed, "InstallFailed", actual);
     Ok(())

@@ -1,5 +1,5 @@
-//! The own telemetry of the reference client: where the server wants it, and the exporters that send
-//! it there.
+//! The own telemetry of the reference client: where the server wants it, and the exporters that
+//! send it there.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

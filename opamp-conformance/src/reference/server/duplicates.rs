@@ -1,5 +1,5 @@
-//! Agents that report under an id that is connected already: the earlier connection is asked whether
-//! it is alive before the later one is taken for another agent.
+//! Agents that report under an id that is connected already: the earlier connection is asked
+//! whether it is alive before the later one is taken for another agent.
 
 use bytes::Bytes;
 use tokio::sync::oneshot;

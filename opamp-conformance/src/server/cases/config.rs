@@ -218,8 +218,8 @@ async fn not_accepted(stage: &mut ServerStage) -> Result<(), Stop> {
     let offer = agent.provoke(report, offers).await?;
     let expected = "no remote_config for an agent without AcceptsRemoteConfig";
     stage.judge.expect("CFG-03", offer.is_none(), expected, told(offer.as_ref()));
-    // That the hook does offer configurations is shown with an agent that takes them; only then does
-    // silence tell something.
+    // That the hook does offer configurations is shown with an agent that takes them; only then
+    // does silence tell something.
     let Ok((mut other, _)) = stage.configurable().await else { return Ok(()) };
     if stage.offer(&mut other, one_file("conformance: taken\n")).await.is_err() {
         return Ok(());
@@ -336,8 +336,8 @@ async fn files_arrive_unchanged(stage: &mut ServerStage) -> Result<(), Stop> {
 }
 
 async fn hashes_differ(stage: &mut ServerStage) -> Result<(), Stop> {
-    // To an agent that reports no hash the configuration is offered once per session (A32), whatever
-    // its hash, so that two of the same hash can be seen.
+    // To an agent that reports no hash the configuration is offered once per session (A32),
+    // whatever its hash, so that two of the same hash can be seen.
     let (mut agent, reply) = stage.reported(CONFIGURABLE & !mask::REPORTS_REMOTE_CONFIG).await?;
     stage.requires(&reply, server::OFFERS_REMOTE_CONFIG)?;
     let configs: [&[(&str, &str, &str)]; 6] = [

@@ -258,7 +258,8 @@ async fn unknown(stage: &mut ServerStage) -> Result<(), Stop> {
 
 async fn delivery(stage: &mut ServerStage) -> Result<(), Stop> {
     let (mut agent, list) = kindred(stage).await?;
-    // Over a WebSocket a push may come before the reply to a message; so each is asked for by turns.
+    // Over a WebSocket a push may come before the reply to a message; so each is asked for by
+    // turns.
     for (index, capability) in list.iter().take(4).enumerate() {
         let data = [b"\xff\0\xfe conformance ".as_slice(), &[index as u8]].concat();
         stage.hook(sending(&agent, capability, "conformance", &data)).await?;

@@ -108,8 +108,9 @@ async fn two_agents(stage: &mut ServerStage) -> Result<(), Stop> {
     Ok(())
 }
 
-/// What becomes of either of two agents, and of which. The server may have to find out first whether
-/// the earlier connection is alive, so both listen by turns and, if they are to, `speak` now and then.
+/// What becomes of either of two agents, and of which. The server may have to find out first
+/// whether the earlier connection is alive, so both listen by turns and, if they are to, `speak`
+/// now and then.
 async fn decided(
     pace: Pace,
     within: Duration,

@@ -234,8 +234,8 @@ fn offers(observed: &Observed, judge: &mut Judge) {
 const AGENT: &str = "AgentCapabilities";
 const SERVER: &str = "ServerCapabilities";
 
-/// What a message makes use of: its name, the bit the agent has to have announced, and those of which
-/// the server has to have one, 0 for none.
+/// What a message makes use of: its name, the bit the agent has to have announced, and those of
+/// which the server has to have one, 0 for none.
 fn used(message: &ServerToAgent, is_after_request: bool) -> Vec<(&'static str, u64, u64)> {
     let mut used = Vec::new();
     let mut add = |is_used: bool, what, wants, needs| {

@@ -28,15 +28,15 @@ const CLOCK_SKEW: Duration = Duration::from_secs(300);
 
 /// A certificate authority in this process (CSR-11).
 ///
-/// Of a request it takes the public key alone. The certificate is made by its own rules: the subject's
-/// common name is the Agent's instance uid, which the alternative name `urn:uuid:…` repeats; it is for
-/// TLS clients, signs no other certificates, has a random serial number of 16 bytes, and is valid for 30
-/// days, or as long as the authority's own certificate is if that is less. An Agent asks for the next
-/// one in time (CSR-16).
+/// Of a request it takes the public key alone. The certificate is made by its own rules: the
+/// subject's common name is the Agent's instance uid, which the alternative name `urn:uuid:…`
+/// repeats; it is for TLS clients, signs no other certificates, has a random serial number of 16
+/// bytes, and is valid for 30 days, or as long as the authority's own certificate is if that is
+/// less. An Agent asks for the next one in time (CSR-16).
 ///
 /// Whoever reads the process's memory or files can make certificates, so where it matters keep the
-/// key elsewhere, and implement [`CertificateAuthority`] with who has it (CERT-17). Clones are the same
-/// authority.
+/// key elsewhere, and implement [`CertificateAuthority`] with who has it (CERT-17). Clones are the
+/// same authority.
 ///
 /// ```no_run
 /// use opamp_server::{CertificateIssuing, CsrApproval, LocalCa, ServiceConfig};
@@ -64,14 +64,14 @@ struct Inner {
 }
 
 impl LocalCa {
-    /// An authority from PEM texts: its certificate, followed by those above it if it is not a root,
-    /// and its private key (PKCS#8).
+    /// An authority from PEM texts: its certificate, followed by those above it if it is not a
+    /// root, and its private key (PKCS#8).
     ///
     /// # Errors
     ///
-    /// An [`Error`] of kind [`Authority`](ErrorKind::Authority) that says what is wrong: no certificate,
-    /// one that may not sign others, one that is not valid at present, no key in PKCS#8, or a key that is
-    /// another certificate's.
+    /// An [`Error`] of kind [`Authority`](ErrorKind::Authority) that says what is wrong: no
+    /// certificate, one that may not sign others, one that is not valid at present, no key in
+    /// PKCS#8, or a key that is another certificate's.
     pub fn from_pem(certificates: &[u8], private_key: &[u8]) -> Result<Self, Error> {
         let chain = CertificateDer::pem_slice_iter(certificates).collect::<Result<Vec<_>, _>>();
         let chain = chain.map_err(|error| unusable(format!("the certificate: {error}")))?;
@@ -123,8 +123,9 @@ impl LocalCa {
     }
 
     /// A certificate with a new key, for an Agent that did not ask for one of a key of its own: one
-    /// that was approved on its first use, or is to have credentials of its own from then on (TOFU-04,
-    /// TOFU-06, CERT-12). Offer it with [`Fleet::offer_certificate`](crate::Fleet::offer_certificate).
+    /// that was approved on its first use, or is to have credentials of its own from then on
+    /// (TOFU-04, TOFU-06, CERT-12). Offer it with
+    /// [`Fleet::offer_certificate`](crate::Fleet::offer_certificate).
     ///
     /// # Errors
     ///
@@ -139,12 +140,13 @@ impl LocalCa {
         })
     }
 
-    /// The revoked serial numbers as a list that other verifiers can read (CRL, PEM), valid for this
-    /// long. What is revoked by instance uid is not in it.
+    /// The revoked serial numbers as a list that other verifiers can read (CRL, PEM), valid for
+    /// this long. What is revoked by instance uid is not in it.
     ///
     /// # Errors
     ///
-    /// An [`Error`] of kind [`Authority`](ErrorKind::Authority) if the authority may not sign such lists.
+    /// An [`Error`] of kind [`Authority`](ErrorKind::Authority) if the authority may not sign such
+    /// lists.
     pub fn revocation_list(
         &self,
         revocations: &Revocations,

@@ -1,5 +1,5 @@
-//! Certificates of Agents: requests that are read and verified, the authority that signs, the approval
-//! before that, and what was revoked (CSR, TOFU rows; readings A19, A20).
+//! Certificates of Agents: requests that are read and verified, the authority that signs, the
+//! approval before that, and what was revoked (CSR, TOFU rows; readings A19, A20).
 //!
 //! ```text
 //!   message with a request ─▶ verified? ─no─▶ BAD_REQUEST
@@ -11,9 +11,9 @@
 //!              CertificateAuthority::issue ──▶ an offer of connection settings
 //! ```
 //!
-//! Deciding is work for the same bounded number of workers that call the handler, after it was told of
-//! the change; so a handler can decide by itself with the operations of the
-//! [`Fleet`], and no connection waits. The response to a plain HTTP request does, up to
+//! Deciding is work for the same bounded number of workers that call the handler, after it was told
+//! of the change; so a handler can decide by itself with the operations of the [`Fleet`], and no
+//! connection waits. The response to a plain HTTP request does, up to
 //! [`ServiceConfig::reply_deadline`](crate::ServiceConfig::reply_deadline).
 
 use std::fmt;
@@ -86,16 +86,17 @@ pub enum CsrApproval {
 /// }
 /// ```
 pub trait CertificateAuthority: Send + Sync + 'static {
-    /// Makes a certificate for the key in a request, which was verified. What else is in the request
-    /// only the Agent has said; the certificate should name the Agent,
+    /// Makes a certificate for the key in a request, which was verified. What else is in the
+    /// request only the Agent has said; the certificate should name the Agent,
     /// [`request.agent()`](CertificateRequest::agent), and no other.
     ///
-    /// It is dropped at the [deadline](CertificateIssuing::deadline), and a panic ends this call and
-    /// nothing else; the request is refused then.
+    /// It is dropped at the [deadline](CertificateIssuing::deadline), and a panic ends this call
+    /// and nothing else; the request is refused then.
     ///
     /// # Errors
     ///
-    /// [`NotIssued`] has what the Agent is told; it will not repeat the request, but may make another.
+    /// [`NotIssued`] has what the Agent is told; it will not repeat the request, but may make
+    /// another.
     fn issue(
         &self,
         request: &CertificateRequest,
@@ -161,8 +162,8 @@ pub struct CertificateIssuing {
 }
 
 impl CertificateIssuing {
-    /// Has an authority sign. `endpoint` is where Agents reach this Server, a `ws`, `wss`, `http` or
-    /// `https` URL: an offer of a certificate has to repeat it (CONN-29). An Agent on the other
+    /// Has an authority sign. `endpoint` is where Agents reach this Server, a `ws`, `wss`, `http`
+    /// or `https` URL: an offer of a certificate has to repeat it (CONN-29). An Agent on the other
     /// transport is told the same with the scheme it uses.
     ///
     /// # Errors
@@ -184,8 +185,8 @@ impl CertificateIssuing {
         Ok(issuing)
     }
 
-    /// Offers another endpoint from now on, also with the clones: for a Server that learns its port when
-    /// it listens.
+    /// Offers another endpoint from now on, also with the clones: for a Server that learns its port
+    /// when it listens.
     ///
     /// # Errors
     ///
@@ -234,16 +235,16 @@ impl CertificateIssuing {
         Self { deadline, ..self }
     }
 
-    /// The interval that goes along with a certificate where no other settings are wanted, rounded to
-    /// seconds. Default: 30 s (reading A01).
+    /// The interval that goes along with a certificate where no other settings are wanted, rounded
+    /// to seconds. Default: 30 s (reading A01).
     #[must_use]
     pub fn heartbeat_interval(self, interval: Duration) -> Self {
         Self { heartbeat_interval_seconds: interval.as_secs().max(1), ..self }
     }
 
-    /// Grants a request that waits: has the authority sign, and offers the certificate to the Agent.
-    /// `request` is the one that was looked at; should the Agent have sent another one since, nothing
-    /// happens.
+    /// Grants a request that waits: has the authority sign, and offers the certificate to the
+    /// Agent. `request` is the one that was looked at; should the Agent have sent another one
+    /// since, nothing happens.
     ///
     /// # Cancel safety
     ///
@@ -251,7 +252,8 @@ impl CertificateIssuing {
     ///
     /// # Errors
     ///
-    /// [`ApprovalError`] says why there is no certificate, and whether the request is refused by that.
+    /// [`ApprovalError`] says why there is no certificate, and whether the request is refused by
+    /// that.
     pub async fn approve<I>(
         &self,
         fleet: &Fleet<I>,

@@ -107,9 +107,9 @@ impl PeerCertificates {
     /// The instance uid that the peer's own certificate is for: its URI `urn:uuid:…`, or the common
     /// name if that is a UUID. `None` if it names none, or several (CSR-19).
     ///
-    /// Whoever has the certificate's key is that Agent, as far as the authority is to be trusted. An
-    /// Agent that was just renamed still has the certificate of its old uid, and must be let in with
-    /// that to ask for the next one (CSR-22).
+    /// Whoever has the certificate's key is that Agent, as far as the authority is to be trusted.
+    /// An Agent that was just renamed still has the certificate of its old uid, and must be let in
+    /// with that to ask for the next one (CSR-22).
     ///
     /// ```
     /// use opamp_proto::InstanceUid;

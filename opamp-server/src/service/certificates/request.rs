@@ -24,8 +24,8 @@ use super::peer::uuids_in;
 use crate::core::CertificateRequestId;
 use crate::fleet::AgentKey;
 
-/// The greatest RSA key that is taken, in bits: opamp-go's agents make such ones, and larger ones cost
-/// whoever verifies them.
+/// The greatest RSA key that is taken, in bits: opamp-go's agents make such ones, and larger ones
+/// cost whoever verifies them.
 const MAX_RSA_BITS: usize = 4096;
 
 /// The names of a request that are looked at; one with more is refused.
@@ -105,9 +105,9 @@ impl CertificateRequest {
     ///
     /// # Errors
     ///
-    /// [`InvalidCertificateRequest`] if it is no PEM text with a request, if its signature is wrong, if
-    /// its key is of a kind or size that is not taken, or if a common name, URI or DNS name in it holds
-    /// an instance uid that is not the Agent's.
+    /// [`InvalidCertificateRequest`] if it is no PEM text with a request, if its signature is
+    /// wrong, if its key is of a kind or size that is not taken, or if a common name, URI or DNS
+    /// name in it holds an instance uid that is not the Agent's.
     pub fn parse(agent: AgentKey, csr: &[u8]) -> Result<Self, InvalidCertificateRequest> {
         use InvalidCertificateRequest::{Algorithm, AnotherAgent, Signature, Unreadable};
 
@@ -173,8 +173,8 @@ impl CertificateRequest {
         &self.der
     }
 
-    /// The common names, URIs and DNS names the Agent would like to have. Nothing vouches for them, but
-    /// that none holds an instance uid which is not the Agent's.
+    /// The common names, URIs and DNS names the Agent would like to have. Nothing vouches for them,
+    /// but that none holds an instance uid which is not the Agent's.
     #[must_use]
     pub fn names(&self) -> &[String] {
         &self.names

@@ -23,8 +23,8 @@ const DEFAULT_MAX: usize = 100_000;
 pub enum Revoked {
     /// The one with this serial number, of whatever authority.
     Serial(CertificateSerial),
-    /// All that name this Agent, those to come included: it is given no further one, whoever approves
-    /// of its request. Who offers one that was not asked for
+    /// All that name this Agent, those to come included: it is given no further one, whoever
+    /// approves of its request. Who offers one that was not asked for
     /// ([`LocalCa::credentials`](super::LocalCa::credentials)) has to look by themselves.
     InstanceUid(InstanceUid),
 }
@@ -37,16 +37,16 @@ pub struct RevocationsFull;
 /// The certificates that a Server does not take any more. Clones are handles to the same list.
 ///
 /// A service that is given the list
-/// ([`ServiceConfig::revocations`](crate::ServiceConfig::revocations)) answers requests of who presents
-/// such a certificate with 403, and closes WebSockets that were opened with one, with code 1008, within
-/// a second or two. It looks at the certificates that come with the request, so that it holds for
-/// resumed TLS sessions, too.
+/// ([`ServiceConfig::revocations`](crate::ServiceConfig::revocations)) answers requests of who
+/// presents such a certificate with 403, and closes WebSockets that were opened with one, with code
+/// 1008, within a second or two. It looks at the certificates that come with the request, so that
+/// it holds for resumed TLS sessions, too.
 ///
-/// A service with a [store](crate::service::store) keeps the list there: what was revoked before is in
-/// it again before the first connection is taken. What is revoked counts at once, and survives any
-/// restart from when [`StoreHandle::flush`](crate::StoreHandle::flush) has returned. Without a store the
-/// list is in memory alone: then keep what [`entries`](Self::entries) returns, and give it back with
-/// [`revoke`](Self::revoke). Entries of certificates whose time is over can be
+/// A service with a [store](crate::service::store) keeps the list there: what was revoked before is
+/// in it again before the first connection is taken. What is revoked counts at once, and survives
+/// any restart from when [`StoreHandle::flush`](crate::StoreHandle::flush) has returned. Without a
+/// store the list is in memory alone: then keep what [`entries`](Self::entries) returns, and give
+/// it back with [`revoke`](Self::revoke). Entries of certificates whose time is over can be
 /// [forgotten](Self::forget_older_than).
 ///
 /// ```
@@ -157,8 +157,8 @@ impl Revocations {
         removed
     }
 
-    /// Forgets serial numbers that were revoked before this time: no certificate that was valid then
-    /// still is, if the time is long enough ago for what the authority issues.
+    /// Forgets serial numbers that were revoked before this time: no certificate that was valid
+    /// then still is, if the time is long enough ago for what the authority issues.
     pub fn forget_older_than(&self, time: SystemTime) {
         let mut list = self.write();
         let is_over = |what: &Revoked, since: &SystemTime| {
@@ -184,7 +184,8 @@ impl Revocations {
         self.read().revoked.contains_key(what)
     }
 
-    /// Whether the peer's own certificate is revoked. One that cannot be read is, unless nothing is.
+    /// Whether the peer's own certificate is revoked. One that cannot be read is, unless nothing
+    /// is.
     #[must_use]
     pub fn is_revoked(&self, peer: &PeerCertificates) -> bool {
         self.version() > 0 && Named::of(peer).is_none_or(|named| self.covers(&named))

@@ -64,8 +64,8 @@ impl Outbox {
         self.filled.load(Ordering::Acquire)
     }
 
-    /// Whether there may be something, which is to be looked at now: what comes in afterwards says so
-    /// anew.
+    /// Whether there may be something, which is to be looked at now: what comes in afterwards says
+    /// so anew.
     pub(super) fn take_filled(&self) -> bool {
         self.is_filled() && self.filled.swap(false, Ordering::AcqRel)
     }

@@ -75,7 +75,8 @@ impl<H: Handler> Arrival<H> {
         false
     }
 
-    /// Whether the connection is served, or told why it is not. `None` if there is no place for that.
+    /// Whether the connection is served, or told why it is not. `None` if there is no place for
+    /// that.
     fn standing(&mut self, is_balanced: bool) -> Option<Standing> {
         let inner = &self.service.inner;
         let counting = self.service.fleet().counting();
@@ -86,7 +87,8 @@ impl<H: Handler> Arrival<H> {
             }
             Some(place) => {
                 let address = household(self.peer.ip());
-                // The connection of a proxy counts for nobody, nor does one a balancer has for itself.
+                // The connection of a proxy counts for nobody, nor does one a balancer has for
+                // itself.
                 let is_proxy = inner.config.trusted_proxies.contains(self.peer.ip())
                     || (is_balanced && self.is_of_balancer());
                 let counted = match is_proxy {

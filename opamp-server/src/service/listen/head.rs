@@ -1,8 +1,8 @@
 //! The time for the head of a request on a connection of HTTP/1.
 //!
-//! Hyper asks for a timer each time it begins to wait for a head, the idle time before it included. To
-//! arm one for each request costs more than anything else the connection does for it; so hyper is
-//! given one that never fires, and the connection's task keeps the time by the coarse clock.
+//! Hyper asks for a timer each time it begins to wait for a head, the idle time before it included.
+//! To arm one for each request costs more than anything else the connection does for it; so hyper
+//! is given one that never fires, and the connection's task keeps the time by the coarse clock.
 //!
 //! ```text
 //!               hyper waits for a head                due has passed
@@ -132,7 +132,8 @@ impl HeadWatch {
         if !self.heads.waiting.load(Ordering::Relaxed) {
             return false;
         }
-        // The tick may have been for an earlier head, and the time for this one be forgotten over it.
+        // The tick may have been for an earlier head, and the time for this one be forgotten over
+        // it.
         signal.set_due(self.due);
         now >= self.due
     }

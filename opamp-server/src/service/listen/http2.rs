@@ -1,10 +1,11 @@
-//! HTTP/2 in the listener, for plain requests: by ALPN where there is TLS, with prior knowledge where
-//! there is none (HTTP-04). WebSockets over HTTP/2 (RFC 8441) are not offered: a client that wants one
-//! opens a connection with HTTP/1.1 for it, and finds no setting that says otherwise.
+//! HTTP/2 in the listener, for plain requests: by ALPN where there is TLS, with prior knowledge
+//! where there is none (HTTP-04). WebSockets over HTTP/2 (RFC 8441) are not offered: a client that
+//! wants one opens a connection with HTTP/1.1 for it, and finds no setting that says otherwise.
 //!
-//! What a connection of HTTP/1 is bounded by, hyper does not bound here: idle connections, and responses
-//! that the client gives no window for. So each request is watched until all of its response is taken,
-//! and a connection is ended on which nothing moves, by the coarse clock that WebSockets have as well.
+//! What a connection of HTTP/1 is bounded by, hyper does not bound here: idle connections, and
+//! responses that the client gives no window for. So each request is watched until all of its
+//! response is taken, and a connection is ended on which nothing moves, by the coarse clock that
+//! WebSockets have as well.
 //!
 //! ```text
 //!                 a request                     all are answered
@@ -48,8 +49,8 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// What is held of one response for a client that takes none of it.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
 
-/// Streams that a client resets before they are answered, and streams that are reset for its faults,
-/// before the connection is ended for it.
+/// Streams that a client resets before they are answered, and streams that are reset for its
+/// faults, before the connection is ended for it.
 const MAX_PENDING_RESETS: usize = 20;
 const MAX_FAULTY_RESETS: usize = 100;
 
@@ -58,8 +59,8 @@ const MAX_FAULTY_RESETS: usize = 100;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const TELLING: usize = 3;
 
-/// How long a client that has sent almost nothing is given before it is looked at again: at first, as what
-/// is missing should be on its way, and the double each time, as there may be many of them.
+/// How long a client that has sent almost nothing is given before it is looked at again: at first,
+/// as what is missing should be on its way, and the double each time, as there may be many of them.
 const PEEK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Whether what arrives first is the preface of HTTP/2. Nothing of it is taken.

@@ -26,10 +26,10 @@ const CACHE: usize = 64 * 1024 * 1024;
 
 /// A [`StateStore`] in a file, which this process alone may have open.
 ///
-/// Every batch is one transaction that is on the disk when it returns. The file is two to three times
-/// as large as what was reported and does not shrink. It is readable by its owner alone, since connection
-/// settings hold credentials, and can be copied while no server has it open. After a crash it is
-/// checked from end to end when it is opened.
+/// Every batch is one transaction that is on the disk when it returns. The file is two to three
+/// times as large as what was reported and does not shrink. It is readable by its owner alone,
+/// since connection settings hold credentials, and can be copied while no server has it open. After
+/// a crash it is checked from end to end when it is opened.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -64,13 +64,13 @@ impl std::fmt::Debug for FileStore {
 }
 
 impl FileStore {
-    /// Opens the file, or creates it with the directories it is in. Blocks, after a crash of a large
-    /// store for seconds.
+    /// Opens the file, or creates it with the directories it is in. Blocks, after a crash of a
+    /// large store for seconds.
     ///
     /// # Errors
     ///
-    /// [`StoreError`] if the file cannot be opened or created, is open in another process, is damaged
-    /// or none, or was written by a later version; its text says what to do.
+    /// [`StoreError`] if the file cannot be opened or created, is open in another process, is
+    /// damaged or none, or was written by a later version; its text says what to do.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let path = path.into();
         let database = open(&path)?;

@@ -6,8 +6,8 @@
 //!
 //! With a store, a message that changes what is known of its Agent is answered when the change is
 //! safe, so what was acknowledged is known after any restart, and after an orderly one no Agent is
-//! asked for its full state. Heartbeats wait for nothing: numbers and times are written now and then,
-//! so after a crash the Agents that had heartbeats since are asked, at the pace of
+//! asked for its full state. Heartbeats wait for nothing: numbers and times are written now and
+//! then, so after a crash the Agents that had heartbeats since are asked, at the pace of
 //! [`full_state_rate`](crate::ServerConfig::full_state_rate).
 //!
 //! # When the store fails
@@ -15,8 +15,8 @@
 //! The Server goes on. Agents without news are served as ever, and so are operators; an Agent with
 //! news is told UNAVAILABLE and to come again, until the store works again, as the Server must not
 //! promise to remember what it may forget ([`StoreFailure`] can say otherwise). The failed batch is
-//! tried again, after pauses of up to [five seconds](crate::service::store::MAX_PAUSE), for as long as
-//! it takes; nothing has to be done but to mend the store. An error is logged once a minute, and
+//! tried again, after pauses of up to [five seconds](crate::service::store::MAX_PAUSE), for as long
+//! as it takes; nothing has to be done but to mend the store. An error is logged once a minute, and
 //! [`store_failures`](crate::Counters) counts.
 
 use std::fmt;

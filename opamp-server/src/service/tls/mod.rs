@@ -22,9 +22,9 @@ pub enum ClientAuthentication<'a> {
     None,
     /// One of these authorities has to have signed the client's certificate.
     Required(&'a [u8]),
-    /// A client may have no certificate; one that it presents is verified as if it were required. So
-    /// Agents can come without and ask for one (TOFU-01, CSR-01). Whoever admits requests has to look
-    /// whether there is one.
+    /// A client may have no certificate; one that it presents is verified as if it were required.
+    /// So Agents can come without and ask for one (TOFU-01, CSR-01). Whoever admits requests has to
+    /// look whether there is one.
     Optional(&'a [u8]),
 }
 
@@ -33,16 +33,17 @@ pub enum ClientAuthentication<'a> {
 ///
 /// With authorities for client certificates a client has to present a certificate that one of them
 /// signed; it reaches [`Handler::admit`](crate::Handler::admit) as
-/// [`PeerCertificates`](crate::PeerCertificates). For certificates that are welcome but not required see
-/// [`server_config_for`], and for files that are renewed [`TlsFiles`].
+/// [`PeerCertificates`](crate::PeerCertificates). For certificates that are welcome but not
+/// required see [`server_config_for`], and for files that are renewed [`TlsFiles`].
 ///
-/// TLS 1.2 and 1.3 are offered, with the server's order of cipher suites: AES-128 with SHA-256 first.
-/// Sessions are resumed by tickets, so that a fleet that reconnects as a whole need not fit a cache.
+/// TLS 1.2 and 1.3 are offered, with the server's order of cipher suites: AES-128 with SHA-256
+/// first. Sessions are resumed by tickets, so that a fleet that reconnects as a whole need not fit
+/// a cache.
 ///
 /// # Errors
 ///
-/// An [`Error`] of kind [`Tls`](ErrorKind::Tls) if a text holds no usable certificate or key, or the
-/// two do not belong together.
+/// An [`Error`] of kind [`Tls`](ErrorKind::Tls) if a text holds no usable certificate or key, or
+/// the two do not belong together.
 pub fn server_config(
     certificates: &[u8],
     private_key: &[u8],
@@ -66,8 +67,8 @@ pub fn server_config_for(
     let chain = certificates_of(certificates)?;
     let key = PrivateKeyDer::from_pem_slice(private_key).map_err(unusable)?;
     let mut provider = rustls::crypto::ring::default_provider();
-    // Processors have instructions for SHA-256, and few for SHA-384, in which a handshake would spend
-    // a tenth of its time.
+    // Processors have instructions for SHA-256, and few for SHA-384, in which a handshake would
+    // spend a tenth of its time.
     provider
         .cipher_suites
         .sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);

@@ -1,8 +1,9 @@
 //! Certificates that are renewed while the listener listens.
 //!
-//! Each handshake takes the configuration that is in use at its beginning; connections that are open
-//! keep theirs. Files are compared by what is in them, so it does not matter how they were replaced;
-//! a set of files that does not fit together, as somebody is writing them, leaves the last one in use.
+//! Each handshake takes the configuration that is in use at its beginning; connections that are
+//! open keep theirs. Files are compared by what is in them, so it does not matter how they were
+//! replaced; a set of files that does not fit together, as somebody is writing them, leaves the
+//! last one in use.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -16,8 +17,8 @@ use sha2::{Digest as _, Sha256};
 use super::{ClientAuthentication, server_config_for, unusable};
 use crate::service::error::Error;
 
-/// The PEM files of a TLS listener: its certificate chain, its private key, and the authorities that sign
-/// client certificates.
+/// The PEM files of a TLS listener: its certificate chain, its private key, and the authorities
+/// that sign client certificates.
 ///
 /// ```no_run
 /// use opamp_server::service::tls::{ListenerTls, TlsFiles};
@@ -42,8 +43,8 @@ pub struct TlsFiles {
 }
 
 impl TlsFiles {
-    /// The files of the server's certificate chain and of its private key. Clients are not asked for
-    /// certificates.
+    /// The files of the server's certificate chain and of its private key. Clients are not asked
+    /// for certificates.
     pub fn new(certificates: impl Into<PathBuf>, private_key: impl Into<PathBuf>) -> Self {
         Self {
             certificates: certificates.into(),
@@ -121,8 +122,8 @@ impl Texts {
     }
 }
 
-/// The TLS configuration of a listener, which can be replaced while it listens. Clones are handles to the
-/// same.
+/// The TLS configuration of a listener, which can be replaced while it listens. Clones are handles
+/// to the same.
 #[derive(Clone)]
 pub struct ListenerTls {
     shared: Arc<Shared>,
@@ -173,16 +174,16 @@ impl ListenerTls {
         Arc::clone(&self.shared.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Uses another configuration from the next handshake on. Where other client certificates are to be
-    /// taken, it must not share session tickets with the one before: a resumed session is not verified
-    /// again.
+    /// Uses another configuration from the next handshake on. Where other client certificates are
+    /// to be taken, it must not share session tickets with the one before: a resumed session is not
+    /// verified again.
     pub fn replace(&self, config: impl Into<Arc<ServerConfig>>) {
         *self.shared.current.write().unwrap_or_else(PoisonError::into_inner) = config.into();
     }
 
-    /// Reads the files again, and uses them from the next handshake on if they have changed; true if
-    /// so. Open connections go on. TLS sessions can be resumed as before, unless the authorities of
-    /// client certificates have changed: those are then verified anew.
+    /// Reads the files again, and uses them from the next handshake on if they have changed; true
+    /// if so. Open connections go on. TLS sessions can be resumed as before, unless the authorities
+    /// of client certificates have changed: those are then verified anew.
     ///
     /// It reads files, so call it where that may take a moment.
     ///

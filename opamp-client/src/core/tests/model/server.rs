@@ -20,8 +20,8 @@ pub(super) struct Server {
     notices_gaps: bool,
     /// Since a gap, no complete report came.
     misses_something: bool,
-    /// The agent has told custom capabilities once, so a complete report has them: no capability in its
-    /// mask says so.
+    /// The agent has told custom capabilities once, so a complete report has them: no capability in
+    /// its mask says so.
     has_custom: bool,
     /// Ask for full state in the next answer.
     pub(super) wants_full_state: bool,

@@ -1,9 +1,9 @@
 //! Watches every message of the client and asks what it is good for.
 //!
-//! It knows what happened, not how the core works: a part of the status may be sent if it changed, if
-//! its last message may not have arrived or was refused, or if the server asked for everything; a
-//! message without any part has to open a connection, tell another mask, be due as a heartbeat, or
-//! repeat a failed request. Anything else is chatter (STATUS-14, STATUS-15).
+//! It knows what happened, not how the core works: a part of the status may be sent if it changed,
+//! if its last message may not have arrived or was refused, or if the server asked for everything;
+//! a message without any part has to open a connection, tell another mask, be due as a heartbeat,
+//! or repeat a failed request. Anything else is chatter (STATUS-14, STATUS-15).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -502,6 +502,6 @@ impl World {
     }
 }
 
-/// How long it takes at most until everything is told: the longest pause that was imposed before, and
-/// the deadline of an offer.
+/// How long it takes at most until everything is told: the longest pause that was imposed before,
+/// and the deadline of an offer.
 pub(super) const QUIET: Duration = seconds(900);

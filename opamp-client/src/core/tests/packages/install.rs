@@ -1,5 +1,5 @@
-//! What is new or different is downloaded and handed over, what is not is left alone, and what is no
-//! longer offered is removed.
+//! What is new or different is downloaded and handed over, what is not is left alone, and what is
+//! no longer offered is removed.
 
 use opamp_proto::AgentCapabilities;
 use opamp_proto::v1::{self, PackageStatusEnum as State};

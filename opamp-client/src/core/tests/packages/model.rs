@@ -3,8 +3,8 @@
 //! survives a stop is what was saved, the files, and what the agent has.
 //!
 //! What holds whatever happens: nothing is handed over that is not what was offered; no file goes
-//! that is in use; nothing is removed that is wanted; every status is one that may be told. And when
-//! nothing goes wrong any more, every package ends as it should, and the statuses are true.
+//! that is in use; nothing is removed that is wanted; every status is one that may be told. And
+//! when nothing goes wrong any more, every package ends as it should, and the statuses are true.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

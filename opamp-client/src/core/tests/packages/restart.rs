@@ -273,8 +273,8 @@ fn what_may_be_there_is_not_forgotten_over_a_refusal() {
     assert_eq!(depot.listed(), [""; 0]);
 }
 
-/// It was handed another version, and stopped; meanwhile the server has thought better of it. Which of
-/// the two it has nobody knows.
+/// It was handed another version, and stopped; meanwhile the server has thought better of it. Which
+/// of the two it has nobody knows.
 #[test]
 fn what_the_agent_may_have_replaced_is_installed_anew() {
     let _judged = opamp_spec::judges(&["PKG-15", "PKG-27"]);

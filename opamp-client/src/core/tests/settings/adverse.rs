@@ -245,8 +245,8 @@ fn a_newer_offer_does_not_hide_that_settings_failed() {
     }
 }
 
-/// Under the newer hash the server would take for applied what it never heard the failure of: it was
-/// told APPLYING, as the settings of the connection itself were on trial.
+/// Under the newer hash the server would take for applied what it never heard the failure of: it
+/// was told APPLYING, as the settings of the connection itself were on trial.
 #[test]
 fn a_newer_offer_does_not_hide_that_telemetry_settings_failed() {
     let _judged = opamp_spec::judges(&["CONN-08", "CONN-34", "CONN-35"]);

@@ -163,7 +163,8 @@ fn an_agent_without_settings_has_none_to_forget() {
     }
 }
 
-/// An agent at the server of its settings, these settings, and an offer that just turned out unusable.
+/// An agent at the server of its settings, these settings, and an offer that just turned out
+/// unusable.
 fn with_an_unusable_offer(from: Transport, towards: Transport) -> (Pair, OpAmpConnectionSettings) {
     let mut pair = with_settings(from, towards, Some(900));
     let settings = to(away(towards));

@@ -1,4 +1,5 @@
-//! Generated offers, servers, cuts, crashes and failures of the disk; and what holds when it is over.
+//! Generated offers, servers, cuts, crashes and failures of the disk; and what holds when it is
+//! over.
 
 use proptest::prelude::*;
 
@@ -33,9 +34,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     /// Whatever happens: when the servers are well again, the agent is connected as who it was, and
-    /// the last offer has an outcome. It connects only with what it was started with or offered, one
-    /// connection at a time, and neither it nor its servers go on without an end (the world asserts
-    /// these as it goes).
+    /// the last offer has an outcome. It connects only with what it was started with or offered,
+    /// one connection at a time, and neither it nor its servers go on without an end (the world
+    /// asserts these as it goes).
     #[test]
     fn an_agent_always_comes_back(
         kind in 0..4_usize,

@@ -161,7 +161,8 @@ fn stopping_leaves_the_candidate_for_the_next_process() {
     }
 }
 
-/// What brings the agent down may be the check itself, before there is a candidate to count starts of.
+/// What brings the agent down may be the check itself, before there is a candidate to count starts
+/// of.
 #[test]
 fn an_offer_whose_check_brings_the_agent_down_is_not_checked_for_ever() {
     let _judged = opamp_spec::judges(&["CONN-18", "CONN-34"]);

@@ -1,5 +1,6 @@
-//! An agent that takes settings, its disk, and the servers it is sent to and fro between, in virtual
-//! time. Whatever the driver does is an operation, before which the process may end or the disk fail.
+//! An agent that takes settings, its disk, and the servers it is sent to and fro between, in
+//! virtual time. Whatever the driver does is an operation, before which the process may end or the
+//! disk fail.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! The ways in which the reference client breaks at connecting, waiting and leaving, in the sizes it
-//! takes, and over plain HTTP.
+//! The ways in which the reference client breaks at connecting, waiting and leaving, in the sizes
+//! it takes, and over plain HTTP.
 
 use crate::reference::Fault;
 
