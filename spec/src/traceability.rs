@@ -1,9 +1,11 @@
 //! The report "requirement → tests and cases → result", made from what was executed.
 //!
-//! There are two kinds of evidence: the [records](crate::records) that tests left, and the reports of
-//! the conformance tester on the example programs. A row that binds both ends needs evidence for each.
-//! What has none needs a line in `reasons.csv`, with a [`Reason`] from a closed list; a line for what
-//! has evidence is out of date, and as much of a [problem](Traceability::problems) as a missing one.
+//! There are two kinds of evidence: the [records](crate::records) that tests left, and the reports
+//! of the conformance tester on the example programs. A row that binds both ends needs evidence for
+//! each, in which that end has a part: tests of what both share are enough for the encoding alone.
+//! What has none needs a line in `reasons.csv`, with a [`Reason`] from a closed list; a line for
+//! what has evidence is out of date, and as much of a [problem](Traceability::problems) as a
+//! missing one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -98,6 +100,11 @@ impl Evidence {
     fn is_empty(&self) -> bool {
         self.tests.is_empty() && self.cases.is_empty()
     }
+
+    /// Whether there is more than tests of what both ends share.
+    fn involves_an_end(&self) -> bool {
+        !self.cases.is_empty() || self.tests.keys().any(|file| !file.starts_with("opamp-proto/"))
+    }
 }
 
 /// The report.
@@ -120,6 +127,8 @@ impl Traceability {
         for (side, report) in cases {
             made.add_cases(*side, report);
         }
+        made.evidence
+            .retain(|(id, _), evidence| OF_THE_ENCODING.contains(id) || evidence.involves_an_end());
         made.add_excuses(include_str!("../reasons.csv"));
         made.check();
         made
@@ -315,13 +324,21 @@ fn topic(row: &Requirement) -> &str {
     row.id.split_once('-').map_or(row.id.as_str(), |(topic, _)| topic)
 }
 
+/// Rows about the encoding alone, which `opamp-proto` decides for both ends: its tests are enough.
+/// In any other row they count beside evidence in which the end itself has a part, and not alone.
+const OF_THE_ENCODING: [&str; 3] = ["CFG-11", "COMP-14", "INTEROP-10"];
+
 /// Whose behaviour the tests in a file judge. Those of the tester judge the tester.
 fn sides_of(file: &str) -> &'static [Side] {
-    match file.split('/').next() {
-        Some("opamp-client") => &[Side::Client],
-        Some("opamp-server") => &[Side::Server],
-        Some("opamp-conformance" | "spec") => &[],
-        _ => &Side::ALL,
+    let is_below = |folders: &[&str]| folders.iter().any(|folder| file.starts_with(folder));
+    if is_below(&["opamp-client/", "examples/src/agent/"]) {
+        &[Side::Client]
+    } else if is_below(&["opamp-server/", "examples/src/server/"]) {
+        &[Side::Server]
+    } else if is_below(&["opamp-conformance/", "spec/"]) {
+        &[]
+    } else {
+        &Side::ALL
     }
 }
 
@@ -381,6 +398,34 @@ mod tests {
         let judged = [record("opamp-client/src/a.rs", "SEC-02", Outcome::Passed)];
         assert!(has(&Traceability::new(&judged, &[]), "SEC-02 (client): spec/reasons.csv says"));
         assert!(!has(&Traceability::new(&[], &[]), "SEC-02"));
+    }
+
+    #[test]
+    fn tests_of_what_both_ends_share_are_enough_for_the_encoding_alone() {
+        let made = |files: &[&str], id| {
+            let records = files.iter().map(|file| record(file, id, Outcome::Passed));
+            Traceability::new(&records.collect::<Vec<_>>(), &[])
+        };
+        let of_both = "opamp-proto/src/a.rs";
+        for side in ["client", "server"] {
+            let missed = format!("ID-01 ({side}): judged by nothing");
+            assert!(has(&made(&[of_both], "ID-01"), &missed));
+            let its_own = format!("opamp-{side}/src/a.rs");
+            let page = made(&[of_both, &its_own], "ID-01").to_markdown();
+            assert!(page.contains(&format!("| ID-01 | {side} | ")) && page.contains(of_both));
+        }
+        for id in OF_THE_ENCODING {
+            assert!(!has(&made(&[of_both], id), id), "{id}");
+            assert!(requirement(id).is_some(), "{id}");
+        }
+    }
+
+    #[test]
+    fn each_example_program_is_one_end() {
+        let of_the_server = [record("examples/src/server/a.rs", "ID-01", Outcome::Passed)];
+        let made = Traceability::new(&of_the_server, &[]);
+        assert!(has(&made, "ID-01 (client): judged by nothing"));
+        assert!(!has(&made, "ID-01 (server)"));
     }
 
     #[test]

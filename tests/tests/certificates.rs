@@ -361,7 +361,7 @@ async fn a_certificate_is_renewed_in_time() {
 
 #[tokio::test]
 async fn a_revoked_certificate_ends_its_session_and_opens_no_other() {
-    let _judged = opamp_spec::judges(&["CSR-13", "AUTH-05", "CONN-37"]);
+    let _judged = opamp_spec::judges(&["CSR-13", "AUTH-05", "CONN-36", "CONN-37"]);
     let server = start(local_ca(), CsrApproval::Auto, false).await;
     let mut revoked = agent(&server, "wss", true).await;
     let mut bystander = agent(&server, "wss", true).await;

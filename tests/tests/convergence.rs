@@ -157,8 +157,9 @@ proptest! {
     ) {
         let _judged = judges(&[
             "STATUS-04", "STATUS-14", "STATUS-15", "DELTA-03", "DELTA-04", "SEQ-01", "SEQ-02",
-            "SEQ-03", "SEQ-04", "SEQ-05", "SEQ-07", "CFG-18", "CFG-19", "CFG-24", "CFG-25", "RETRY-08", "RETRY-09",
-            "PKG-26", "CONN-31", "CAP-09", "CAP-10", "CMD-01", "ID-10", "ID-12", "ID-13", "DUP-01", "EST-03",
+            "SEQ-03", "SEQ-04", "SEQ-05", "SEQ-07", "CFG-18", "CFG-19", "CFG-24", "CFG-25",
+            "RETRY-08", "RETRY-09", "PKG-26", "CONN-31", "CAP-09", "CAP-10", "CMD-01", "ID-10",
+            "ID-12", "ID-13", "DUP-01", "EST-03", "INTEROP-07",
         ]);
         let mut world = world(seed);
         for operation in &operations {
