@@ -53,8 +53,9 @@ struct Args {
     /// Seconds of its longest delay of all.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     backoff_max: u64,
-    /// Connections the server admits in a second; the others are told when to come back. 0 admits all.
-    #[arg(long, default_value_t = 0)]
+    /// Connections and agents the server admits in a second, and ten times as many at once; the others
+    /// are told when to come back. 0 admits all.
+    #[arg(long, default_value_t = 1_000)]
     admission_rate: u32,
     /// Longest way of a message, in milliseconds.
     #[arg(long, default_value_t = 80)]
@@ -84,7 +85,7 @@ fn main() -> std::io::Result<()> {
     options.full_state_rate = args.full_state_rate;
     options.backoff.initial = Duration::from_secs(args.backoff_initial);
     options.backoff.max = Duration::from_secs(args.backoff_max);
-    options.admission_rate = (args.admission_rate > 0).then_some(args.admission_rate);
+    options.admission_rate = args.admission_rate;
     options.max_latency = Duration::from_millis(args.max_latency);
     options.flaky_percent = args.flaky;
 

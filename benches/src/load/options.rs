@@ -56,7 +56,8 @@ pub struct Options {
     pub sources: Vec<IpAddr>,
 
     /// What is sent, with weights: heartbeat, full (a full report, the same each time), config (an
-    /// effective configuration that changes each time), health
+    /// effective configuration that changes each time), ack (the status of a configuration: APPLYING,
+    /// APPLIED and so on in turns, of the one that was offered last if there was an offer), health
     #[arg(long, value_name = "KIND=WEIGHT,…", default_value = "heartbeat=1")]
     pub mix: Mix,
 
@@ -127,8 +128,8 @@ pub struct Options {
     #[arg(long, value_name = "PID")]
     pub pid: Option<u32>,
 
-    /// Stops connecting at so many agents, notes the server's memory, and goes on; the memory per
-    /// agent is then counted from the first to the last of them
+    /// Stops connecting at so many agents, has each of them send a heartbeat, notes the server's
+    /// memory, and goes on; the memory per agent is then counted from the first to the last of them
     #[arg(long = "memory-at", value_name = "N,…", value_delimiter = ',')]
     pub memory_at: Vec<usize>,
 
@@ -242,7 +243,7 @@ impl FromStr for Mix {
         let mut weights = Vec::new();
         for part in text.split(',') {
             let (name, weight) = part.split_once('=').unwrap_or((part, "1"));
-            let choices = [Kind::Heartbeat, Kind::Full, Kind::Config, Kind::Health];
+            let choices = [Kind::Heartbeat, Kind::Full, Kind::Config, Kind::Ack, Kind::Health];
             let kind = choices.into_iter().find(|kind| kind.name() == name.trim());
             let kind = kind.ok_or_else(|| format!("{name:?} is not a kind of message"))?;
             let weight = weight.trim().parse().map_err(|_| format!("{weight:?} is no weight"))?;

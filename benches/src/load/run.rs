@@ -177,6 +177,7 @@ impl<'a> Conductor<'a> {
                 self.own.troubles(Trouble::NotReady, missing);
             }
             if noted {
+                self.beat()?;
                 self.note_memory("connected", expected - missing as usize);
             }
         }
@@ -185,6 +186,17 @@ impl<'a> Conductor<'a> {
             connect.count_agents(self.options.agents as u64);
             self.report.connect = Some(connect);
         }
+        Ok(())
+    }
+
+    /// Has each agent send a heartbeat, as memory is that of agents which do.
+    fn beat(&mut self) -> Result<(), String> {
+        let ready = self.sum(|of| &of.ready);
+        self.begin(Step::Beat)?;
+        self.wait(self.options.patience, "heartbeats", |progress| {
+            progress.iter().map(|of| of.done.get()).sum::<u64>() >= ready
+        });
+        self.begin(Step::Rest)?;
         Ok(())
     }
 

@@ -15,6 +15,8 @@ pub(crate) enum Step {
     Rest,
     /// The same; what is unanswered at its end stays so.
     Drain,
+    /// Send one heartbeat each.
+    Beat,
     /// Report something large once.
     Large,
     /// Wait for a push.

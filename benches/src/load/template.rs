@@ -89,6 +89,9 @@ const HEAD: usize = 2 + 16 + 1;
 #[derive(Debug)]
 pub(crate) struct Templates {
     of_kind: [Template; Kind::ALL.len()],
+    unset: Status,
+    /// Two statuses of a configuration that nobody has offered.
+    unoffered: [Status; 2],
 }
 
 /// An encoded field remote_config_status.
@@ -101,9 +104,13 @@ pub(crate) fn unset() -> Status {
 
 /// The status of an Agent that runs with the configuration of this hash.
 pub(crate) fn applied(hash: &[u8]) -> Status {
+    told(v1::RemoteConfigStatuses::Applied, hash)
+}
+
+fn told(told: v1::RemoteConfigStatuses, hash: &[u8]) -> Status {
     status(v1::RemoteConfigStatus {
         last_remote_config_hash: hash.to_vec().into(),
-        status: v1::RemoteConfigStatuses::Applied.into(),
+        status: told.into(),
         ..Default::default()
     })
 }
@@ -111,11 +118,6 @@ pub(crate) fn applied(hash: &[u8]) -> Status {
 fn status(status: v1::RemoteConfigStatus) -> Status {
     let alone = v1::AgentToServer { remote_config_status: Some(status), ..Default::default() };
     alone.encode_to_vec().into()
-}
-
-/// Whether a message tells the status.
-fn tells_status(kind: Kind) -> bool {
-    matches!(kind, Kind::First | Kind::Full | Kind::Ack)
 }
 
 impl Templates {
@@ -161,12 +163,23 @@ impl Templates {
                 ..heartbeat.clone()
             }),
         });
-        Self { of_kind }
+        let unoffered = [v1::RemoteConfigStatuses::Applying, v1::RemoteConfigStatuses::Applied];
+        Self { of_kind, unset: unset(), unoffered: unoffered.map(|of| told(of, &[0xc0; 32])) }
+    }
+
+    /// What a message tells of the configuration. Without an offer, those that are about nothing else
+    /// are about one that nobody has offered.
+    fn status<'a>(&'a self, kind: Kind, sequence_num: u64, status: &'a Status) -> &'a [u8] {
+        match kind {
+            Kind::Ack if **status == *self.unset => &self.unoffered[(sequence_num % 2) as usize],
+            Kind::First | Kind::Full | Kind::Ack => status,
+            _ => &[],
+        }
     }
 
     /// The length of a message.
     pub(crate) fn len(&self, kind: Kind, sequence_num: u64, status: &Status) -> usize {
-        let status = if tells_status(kind) { status.len() } else { 0 };
+        let status = self.status(kind, sequence_num, status).len();
         HEAD + varint_len(sequence_num) + self.of_kind[kind as usize].tail.len() + status
     }
 
@@ -196,9 +209,7 @@ impl Templates {
                 left /= 10;
             }
         }
-        if tells_status(kind) {
-            out.extend_from_slice(status);
-        }
+        out.extend_from_slice(self.status(kind, sequence_num, status));
     }
 }
 
@@ -354,5 +365,19 @@ mod tests {
             assert_eq!(status.last_remote_config_hash, b"hash".as_slice());
             assert_eq!(status.status(), v1::RemoteConfigStatuses::Applied);
         }
+    }
+
+    #[test]
+    fn without_an_offer_acknowledgements_take_turns() {
+        let templates = Templates::new(0, 0);
+        let told = |kind, number| {
+            let message = message(&templates, kind, number);
+            message.remote_config_status
+        };
+        let [one, other, again] = [2, 3, 4].map(|number| told(Kind::Ack, number).unwrap());
+        assert_eq!(one.status(), v1::RemoteConfigStatuses::Applying);
+        assert_eq!(other.status(), v1::RemoteConfigStatuses::Applied);
+        assert_eq!((one.last_remote_config_hash.len(), one), (32, again));
+        assert_eq!(told(Kind::First, 1).unwrap().status(), v1::RemoteConfigStatuses::Unset);
     }
 }

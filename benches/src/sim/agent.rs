@@ -21,8 +21,15 @@ pub(super) struct Agent {
     pub(super) connection: Option<u32>,
     /// The earliest time for the next message, so that messages stay in order.
     to_server: Micros,
-    pub(super) to_agent: Micros,
+    to_agent: Micros,
     timer: Micros,
+}
+
+impl Agent {
+    /// Whether it still wants this connection.
+    pub(super) fn waits_for(&self, epoch: Epoch) -> bool {
+        self.epoch == Some(epoch)
+    }
 }
 
 /// The instance uid of an Agent; its place among the others is in it.
@@ -253,12 +260,12 @@ impl Simulation {
         }
     }
 
-    /// A message for an Agent sets out.
-    pub(super) fn send_to(&mut self, agent: u32, connection: u32, message: Bytes) {
+    /// A message for an Agent sets out, at this time.
+    pub(super) fn send_to(&mut self, agent: u32, connection: u32, at: Micros, message: Bytes) {
         self.stats.sent_bytes += message.len() as u64;
         let latency = self.latency();
         let it = &mut self.agents[agent as usize];
-        it.to_agent = it.to_agent.max(self.now + latency);
+        it.to_agent = it.to_agent.max(at + latency);
         let arrives = it.to_agent;
         self.schedule(arrives, agent, Happening::Receive { connection, message });
     }

@@ -7,9 +7,11 @@
 //!        └──────────────── network ◀──────────────────────────── replies, pushes
 //! ```
 //!
-//! The Server's processor is a queue: each message and each connection takes a given time of it, as
-//! measured by the benchmarks. So an overloaded Server is late here, too, and Agents lose patience.
-//! There are no sockets and no TLS; what the kernel does is part of the given times.
+//! The Server's processor does one thing after the other: each message and each connection takes a
+//! given time of it. So an overloaded Server is late here, too, and Agents lose patience. There are no
+//! sockets and no TLS; what the kernel does is part of the given times. Of what protects a real Server
+//! there is what the registry does, its admission of arrivals and its pace of asking for full states;
+//! that it sheds load when it is late is not simulated.
 
 use std::time::{Duration, Instant};
 
@@ -48,7 +50,7 @@ pub struct Options {
     pub heartbeat_interval: Duration,
     /// The Server's time for a message.
     pub message_cost: Duration,
-    /// The Server's time for a connection, or for a request that is turned away.
+    /// The Server's time for a connection, also for one that is turned away.
     pub connection_cost: Duration,
     /// Connections that may wait for the Server's processor; it refuses further ones, at no cost.
     pub max_waiting: usize,
@@ -56,8 +58,9 @@ pub struct Options {
     pub full_state_rate: u32,
     /// How Agents back off.
     pub backoff: BackoffConfig,
-    /// Connections the Server admits in a second; `None` admits all.
-    pub admission_rate: Option<u32>,
+    /// Connections and Agents the Server admits in a second, and ten times as many at once; 0 admits
+    /// all.
+    pub admission_rate: u32,
     /// Longest way of a message, one way.
     pub max_latency: Duration,
     /// Of a hundred connection attempts, so many fail, and of a hundred connections so many break in
@@ -77,7 +80,7 @@ impl Default for Options {
             max_waiting: 20_000,
             full_state_rate: 500,
             backoff: BackoffConfig::default(),
-            admission_rate: None,
+            admission_rate: 1_000,
             max_latency: Duration::from_millis(80),
             flaky_percent: 10,
         }
@@ -111,26 +114,20 @@ enum Happening {
         epoch: Epoch,
         retry_after: Option<Duration>,
     },
-    /// A message of its connection arrives at the Server, and when the Server has come to it, is served.
+    /// A message of its connection arrives at the Server.
     Arrive {
         connection: u32,
         message: Bytes,
     },
-    Serve {
-        connection: u32,
-        message: Bytes,
-    },
+    /// The Server's processor is done with what it did, and may go on.
+    Free,
     /// A message arrives at the Agent.
     Receive {
         connection: u32,
         message: Bytes,
     },
-    /// A request of it arrives at the Server, is served, and is answered.
+    /// A request of it arrives at the Server, and is answered.
     Request {
-        ticket: Ticket,
-        body: Bytes,
-    },
-    ServeRequest {
         ticket: Ticket,
         body: Bytes,
     },
@@ -210,15 +207,17 @@ impl Simulation {
 
     /// Lets time pass.
     fn run_until(&mut self, end: Micros) {
-        while let Some(next) = self.queue.pop(end) {
-            if next.due >= self.server.next_tick {
-                self.now = self.server.next_tick;
+        loop {
+            let tick = self.server.next_tick;
+            if let Some(next) = self.queue.pop(end.min(tick)) {
+                self.now = next.due;
+                self.happen(next.agent, next.what);
+            } else if tick <= end {
+                self.now = tick;
                 self.tick();
-                self.schedule(next.due, next.agent, next.what);
-                continue;
+            } else {
+                break;
             }
-            self.now = next.due;
-            self.happen(next.agent, next.what);
         }
         self.now = end;
     }

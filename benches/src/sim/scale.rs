@@ -92,11 +92,11 @@ const GROUPS: &[Group] = &[
             }),
             case("admission 300 in a second", Scenario::RestartKept, |options| {
                 slow(options);
-                options.admission_rate = Some(300);
+                options.admission_rate = 300;
             }),
             case("admission 600 in a second", Scenario::RestartKept, |options| {
                 slow(options);
-                options.admission_rate = Some(600);
+                options.admission_rate = 600;
             }),
         ],
     },

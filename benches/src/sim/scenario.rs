@@ -103,7 +103,7 @@ impl Simulation {
                 self.cut_off();
                 self.run_until(self.now + micros(OUTAGE));
                 self.begin();
-                self.server.is_up = true;
+                self.reconnect();
                 Some(("after the outage", None))
             }
             Scenario::Rollout | Scenario::FlakyRollout => {

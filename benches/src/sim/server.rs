@@ -5,17 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use opamp_client::core::Epoch;
+use opamp_client::core::{Epoch, Ticket};
 use opamp_proto::{AgentCapabilities, InstanceUid, frame, v1};
-use opamp_server::core::{Arrivals, Part, Rate};
-use opamp_server::fleet::{AgentKey, Fleet, Now, Route, RouteWaker, SaveWaker};
+use opamp_server::core::{Part, Rate};
+use opamp_server::fleet::{AgentKey, Fleet, Now, Received, Route, RouteWaker, SaveWaker};
 use opamp_server::{RemoteConfig, ServerConfig, Transport};
 
 use super::agent::{place_of, uid_of};
 use super::{Happening, Micros, Options, Simulation, micros};
-
-/// Nobody is told to stay away for longer.
-const LONGEST_WAIT: Duration = Duration::from_secs(900);
 
 /// How often what lags is written to the store.
 const SAVE_EVERY: Micros = 10_000_000;
@@ -33,12 +30,14 @@ const BATCH: usize = 1024 * 1024;
 pub(super) struct Server {
     pub(super) fleet: Fleet<()>,
     config: ServerConfig,
-    pub(super) is_up: bool,
-    /// When the processor is free.
-    free: Micros,
-    /// When the processor has come to each of the connections that wait for it.
-    waiting: VecDeque<Micros>,
-    arrivals: Option<Arrivals>,
+    is_up: bool,
+    /// Whether Agents reach it.
+    is_reachable: bool,
+    /// What waits for the processor.
+    jobs: VecDeque<Job>,
+    /// How many of them are connections.
+    knocking: usize,
+    is_busy: bool,
     routes: HashMap<u32, (u32, Route<()>)>,
     connections: u32,
     woken: Arc<Woken>,
@@ -50,6 +49,20 @@ pub(super) struct Server {
     /// What survives.
     store: Option<BTreeMap<Vec<u8>, Bytes>>,
     default_config: Option<RemoteConfig>,
+}
+
+/// Something for the processor to do, and since when it waits for that.
+struct Job {
+    agent: u32,
+    since: Micros,
+    task: Task,
+}
+
+enum Task {
+    Connect(Epoch),
+    Message { connection: u32, message: Bytes },
+    Request { ticket: Ticket, body: Bytes },
+    Push,
 }
 
 #[derive(Default)]
@@ -75,14 +88,16 @@ impl Server {
         config.max_fleet_bytes = usize::MAX;
         config.full_state_rate = options.full_state_rate;
         config.http_offline_after = options.heartbeat_interval * 3;
+        let rate = options.admission_rate;
+        config.arrivals = Rate::per_second(rate).with_burst(rate.saturating_mul(10));
         Self {
             fleet: Fleet::new(config.clone()),
             config,
             is_up: true,
-            free: 0,
-            waiting: VecDeque::new(),
-            arrivals: { options.admission_rate }
-                .map(|rate| Arrivals::new(Rate::per_second(rate), LONGEST_WAIT)),
+            is_reachable: true,
+            jobs: VecDeque::new(),
+            knocking: 0,
+            is_busy: false,
             routes: HashMap::new(),
             connections: 0,
             woken: Arc::default(),
@@ -106,22 +121,6 @@ impl Server {
         self.fleet.begin_saving(Arc::new(Unneeded));
     }
 
-    fn save(&mut self, now: Now, lagging: bool) {
-        let Some(store) = &mut self.store else { return };
-        // With what lags there always is a batch, so once around is enough.
-        let mut batch = self.fleet.take_unsaved(now, lagging, BATCH);
-        while let Some(taken) = batch {
-            for change in taken.changes().iter() {
-                match change.value() {
-                    Some(value) => store.insert(change.key().to_vec(), value.clone()),
-                    None => store.remove(change.key()),
-                };
-            }
-            self.fleet.saved(taken);
-            batch = self.fleet.take_unsaved(now, false, BATCH);
-        }
-    }
-
     fn start_anew(&mut self, now: Now) {
         self.fleet = Fleet::new(self.config.clone());
         if let Some(store) = &self.store {
@@ -135,6 +134,45 @@ impl Server {
             self.fleet.set_default_remote_config(config).expect("it was set before");
         }
     }
+}
+
+type Store = Option<BTreeMap<Vec<u8>, Bytes>>;
+
+fn save(fleet: &Fleet<()>, store: &mut Store, now: Now, lagging: bool) {
+    let Some(store) = store else { return };
+    // With what lags there always is a batch, so once around is enough.
+    let mut batch = fleet.take_unsaved(now, lagging, BATCH);
+    while let Some(taken) = batch {
+        for change in taken.changes().iter() {
+            match change.value() {
+                Some(value) => store.insert(change.key().to_vec(), value.clone()),
+                None => store.remove(change.key()),
+            };
+        }
+        fleet.saved(taken);
+        batch = fleet.take_unsaved(now, false, BATCH);
+    }
+}
+
+/// Takes in a message, stores what has to be before it is answered, and appends the reply to `out`.
+fn receive(
+    fleet: &Fleet<()>,
+    store: &mut Store,
+    route: &mut Route<()>,
+    body: &[u8],
+    now: Now,
+    out: &mut Vec<u8>,
+) -> Received {
+    // Nobody asks for a uid here, and none is given out.
+    let mut fresh = || InstanceUid::from_parts(0, [0; 10]);
+    let mut received = fleet.receive(route, body, now, &mut fresh, out);
+    if let Some(accepted) = received.unsaved.take() {
+        save(fleet, store, now, false);
+        received.tail = fleet.reply(*accepted, now, out);
+        received.push = true;
+    }
+    out.extend_from_slice(received.tail.as_deref().unwrap_or_default());
+    received
 }
 
 impl Simulation {
@@ -158,24 +196,46 @@ impl Simulation {
 
     /// The Server goes, in good order or not, and all connections with it.
     pub(super) fn stop_server(&mut self, orderly: bool) {
+        let now = self.fleet_now();
+        let Server { fleet, store, .. } = &mut self.server;
         if orderly {
-            let now = self.fleet_now();
-            self.server.save(now, true);
+            save(fleet, store, now, true);
         }
         self.server.is_up = false;
-        self.server.waiting.clear();
         drop(self.lose_connections());
+    }
+
+    /// It is there again, with what it kept.
+    pub(super) fn start_server(&mut self) {
+        let now = self.fleet_now();
+        self.server.start_anew(now);
+        self.server.is_up = true;
     }
 
     /// Nobody reaches the Server any more, which goes on.
     pub(super) fn cut_off(&mut self) {
-        self.server.is_up = false;
+        self.server.is_reachable = false;
         for route in self.lose_connections() {
             let _ = self.server.fleet.close_route(route);
         }
     }
 
+    /// It can be reached again.
+    pub(super) fn reconnect(&mut self) {
+        self.server.is_reachable = true;
+    }
+
     fn lose_connections(&mut self) -> Vec<Route<()>> {
+        self.server.knocking = 0;
+        for Job { agent, task, .. } in std::mem::take(&mut self.server.jobs) {
+            match task {
+                Task::Connect(epoch) => self.turn_away(agent, epoch, self.now, None),
+                Task::Request { ticket, .. } => {
+                    self.schedule(self.now, agent, Happening::Unanswered { ticket });
+                }
+                Task::Message { .. } | Task::Push => {}
+            }
+        }
         let mut gone: Vec<_> = self.server.routes.drain().collect();
         gone.sort_unstable_by_key(|(connection, _)| *connection);
         let mut routes = Vec::with_capacity(gone.len());
@@ -187,24 +247,17 @@ impl Simulation {
         routes
     }
 
-    /// It is there again, with what it kept.
-    pub(super) fn start_server(&mut self) {
-        let now = self.fleet_now();
-        self.server.start_anew(now);
-        self.server.is_up = true;
-        self.server.free = self.now;
-    }
-
     pub(super) fn tick(&mut self) {
         self.server.next_tick = self.now + TICK;
         if !self.server.is_up {
             return;
         }
         let now = self.fleet_now();
+        // Nothing handles changes here, so nobody has to be queued.
+        let _ = self.server.fleet.settle_duplicates(now);
         if self.now >= self.server.next_sweep {
             // The last turn may come just after a sweep, so there is one more.
             self.server.pacing = self.server.fleet.is_pacing(now.instant);
-            // Nothing handles changes here, so nobody has to be queued.
             let _ = self.server.fleet.sweep(now);
             self.server.next_sweep =
                 self.now + if self.server.pacing { SWEEP_PACED } else { SWEEP_EVERY };
@@ -213,7 +266,8 @@ impl Simulation {
         if lagging {
             self.server.next_save = self.now + SAVE_EVERY;
         }
-        self.server.save(now, lagging);
+        let Server { fleet, store, .. } = &mut self.server;
+        save(fleet, store, now, lagging);
         self.push();
         if self.flaky {
             self.break_some();
@@ -241,112 +295,138 @@ impl Simulation {
     }
 
     pub(super) fn at_server(&mut self, agent: u32, what: Happening) {
+        let is_there = self.server.is_up && self.server.is_reachable;
         match what {
-            Happening::Knock(epoch) => self.knock(agent, epoch),
+            Happening::Knock(epoch) => {
+                if !is_there || self.server.knocking >= self.options.max_waiting {
+                    self.stats.failed += 1;
+                    return self.turn_away(agent, epoch, self.now, None);
+                }
+                self.server.knocking += 1;
+                self.work(agent, Task::Connect(epoch));
+            }
             Happening::Arrive { connection, message } if self.server.has(connection) => {
-                let due = self.work(self.options.message_cost);
                 self.stats.message(self.now, message.len());
-                self.schedule(due, agent, Happening::Serve { connection, message });
+                self.work(agent, Task::Message { connection, message });
             }
-            Happening::Serve { connection, message } => self.serve(agent, connection, &message),
-            Happening::Request { ticket, body } => {
-                if !self.server.is_up {
-                    let due = self.now + self.latency();
-                    return self.schedule(due, agent, Happening::Unsent { ticket });
-                }
-                // Over HTTP it is new Agents that are counted as arrivals.
-                let key = AgentKey::from(uid_of(agent));
-                let known = self.server.fleet.agent(key).is_some_and(|it| it.is_connected());
-                if !known {
-                    self.stats.attempts += 1;
-                    if let Err(wait) = self.admit() {
-                        let due = self.work(self.options.connection_cost) + self.latency();
-                        let (status, retry_after, body) = (503, Some(wait), Bytes::new());
-                        let answer = Happening::Answer { ticket, status, retry_after, body };
-                        return self.schedule(due, agent, answer);
-                    }
-                }
-                let due = self.work(self.options.message_cost);
-                self.stats.message(self.now, body.len());
-                self.schedule(due, agent, Happening::ServeRequest { ticket, body });
-            }
-            Happening::ServeRequest { ticket, body } => {
-                if !self.server.is_up {
-                    return self.schedule(self.now, agent, Happening::Unanswered { ticket });
-                }
-                let mut route = self.server.fleet.open_route(Transport::Http, None, (), None);
-                let now = self.fleet_now();
-                let body = receive(&self.server.fleet, &mut route, &body, now, Vec::new());
-                self.heard.push(agent);
-                self.stats.sent_bytes += body.len() as u64;
+            Happening::Request { ticket, .. } if !is_there => {
                 let due = self.now + self.latency();
-                let answer = Happening::Answer { ticket, status: 200, retry_after: None, body };
-                self.schedule(due, agent, answer);
+                self.schedule(due, agent, Happening::Unsent { ticket });
+            }
+            Happening::Request { ticket, body } => {
+                self.stats.message(self.now, body.len());
+                self.work(agent, Task::Request { ticket, body });
             }
             Happening::LostAtServer { connection } => {
                 if let Some((_, route)) = self.server.routes.remove(&connection) {
                     let _ = self.server.fleet.close_route(route);
                 }
             }
+            Happening::Free => self.work_on(),
             // To a connection that is gone.
             _ => {}
         }
     }
 
-    /// Occupies the processor: the moment the work is done.
-    fn work(&mut self, cost: Duration) -> Micros {
-        let begins = self.server.free.max(self.now);
-        self.stats.longest_wait = self.stats.longest_wait.max(begins - self.now);
-        self.server.free = begins + micros(cost);
-        self.server.free
+    /// Gives the processor something to do.
+    fn work(&mut self, agent: u32, task: Task) {
+        self.server.jobs.push_back(Job { agent, since: self.now, task });
+        if !self.server.is_busy {
+            self.work_on();
+        }
     }
 
-    fn admit(&mut self) -> Result<(), Duration> {
-        let now = self.instant();
-        let admitted = self.server.arrivals.as_ref().map_or(Ok(()), |arrivals| arrivals.admit(now));
-        self.stats.turned_away += u64::from(admitted.is_err());
-        admitted
+    /// The processor does what is next, until something takes time: what comes of it is there then.
+    fn work_on(&mut self) {
+        self.server.is_busy = true;
+        while let Some(Job { agent, since, task }) = self.server.jobs.pop_front() {
+            self.stats.longest_wait = self.stats.longest_wait.max(self.now - since);
+            let cost = match task {
+                Task::Connect(epoch) => self.connect_at_server(agent, epoch),
+                Task::Message { connection, message } => self.serve(agent, connection, &message),
+                Task::Request { ticket, body } => self.serve_request(agent, ticket, &body),
+                Task::Push => self.push_to(agent),
+            };
+            if cost > 0 {
+                return self.schedule(self.now + cost, agent, Happening::Free);
+            }
+        }
+        self.server.is_busy = false;
     }
 
-    fn knock(&mut self, agent: u32, epoch: Epoch) {
-        let latency = self.latency();
-        while self.server.waiting.front().is_some_and(|done| *done <= self.now) {
-            self.server.waiting.pop_front();
+    fn turn_away(&mut self, agent: u32, epoch: Epoch, at: Micros, retry_after: Option<Duration>) {
+        let due = at + self.latency();
+        self.schedule(due, agent, Happening::TurnedAway { epoch, retry_after });
+    }
+
+    fn connect_at_server(&mut self, agent: u32, epoch: Epoch) -> Micros {
+        self.server.knocking -= 1;
+        if !self.agents[agent as usize].waits_for(epoch) {
+            // It has closed the connection meanwhile, which is seen at the first look at it.
+            return micros(self.options.message_cost);
         }
-        if !self.server.is_up || self.server.waiting.len() >= self.options.max_waiting {
-            self.stats.failed += 1;
-            let turned_away = Happening::TurnedAway { epoch, retry_after: None };
-            return self.schedule(self.now + latency, agent, turned_away);
-        }
-        let admitted = self.admit();
-        let done = self.work(self.options.connection_cost);
-        self.server.waiting.push_back(done);
-        let due = done + latency;
-        if let Err(wait) = admitted {
-            let turned_away = Happening::TurnedAway { epoch, retry_after: Some(wait) };
-            return self.schedule(due, agent, turned_away);
+        let cost = micros(self.options.connection_cost);
+        let done = self.now + cost;
+        if let Err(wait) = self.server.fleet.admit_connection(self.instant()) {
+            self.stats.turned_away += 1;
+            self.turn_away(agent, epoch, done, Some(wait));
+            return cost;
         }
         self.server.connections += 1;
         let connection = self.server.connections;
         let waker = Arc::clone(&self.server.woken) as Arc<dyn RouteWaker>;
         let route = self.server.fleet.open_route(Transport::WebSocket, None, (), Some(waker));
         self.server.routes.insert(connection, (agent, route));
+        let due = done + self.latency();
         self.schedule(due, agent, Happening::Opened { epoch, connection });
+        cost
     }
 
-    fn serve(&mut self, agent: u32, connection: u32, message: &[u8]) {
+    fn serve(&mut self, agent: u32, connection: u32, message: &[u8]) -> Micros {
         let now = self.fleet_now();
-        let Some((_, route)) = self.server.routes.get_mut(&connection) else { return };
+        let Server { fleet, store, routes, .. } = &mut self.server;
+        let Some((_, route)) = routes.get_mut(&connection) else { return 0 };
         let body = frame::decode_slice(message, frame::HeaderPolicy::Required);
         let body = body.expect("a client frames its messages").body;
-        let reply = receive(&self.server.fleet, route, body, now, vec![frame::HEADER]);
+        let mut reply = vec![frame::HEADER];
+        let received = receive(fleet, store, route, body, now, &mut reply);
         self.heard.push(agent);
-        self.send_to(agent, connection, reply);
-        self.push_to(agent, connection);
+        let cost = micros(self.options.message_cost);
+        self.send_to(agent, connection, self.now + cost, reply.into());
+        if received.push {
+            self.work_later(agent);
+        }
         self.push();
+        cost
     }
 
-    /// Pushes to whom there may be something to push.
+    fn serve_request(&mut self, agent: u32, ticket: Ticket, body: &[u8]) -> Micros {
+        let now = self.fleet_now();
+        // Who was not there comes on a new connection.
+        let known = self.server.fleet.agent(uid_of(agent)).is_some_and(|it| it.is_connected());
+        let mut cost = micros(self.options.message_cost);
+        if !known {
+            self.stats.attempts += 1;
+            cost += micros(self.options.connection_cost);
+        }
+        let Server { fleet, store, .. } = &mut self.server;
+        let mut route = fleet.open_route(Transport::Http, None, (), None);
+        let mut reply = Vec::new();
+        let received = receive(fleet, store, &mut route, body, now, &mut reply);
+        let retry_after = received.refusal.and_then(|refusal| refusal.retry_after());
+        let (status, body) = match retry_after {
+            Some(_) => (503, Bytes::new()),
+            None => (200, reply.into()),
+        };
+        self.stats.turned_away += u64::from(retry_after.is_some());
+        self.stats.sent_bytes += body.len() as u64;
+        self.heard.push(agent);
+        let due = self.now + cost + self.latency();
+        self.schedule(due, agent, Happening::Answer { ticket, status, retry_after, body });
+        cost
+    }
+
+    /// Has the processor look whether there is something to push to the Agents that were woken.
     fn push(&mut self) {
         let woken = {
             let mut woken = self.server.woken.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -358,24 +438,31 @@ impl Simulation {
         places.sort_unstable();
         places.dedup();
         for agent in places {
-            if let Some(connection) = self.agents[agent as usize].connection {
-                self.push_to(agent, connection);
-            }
+            self.work_later(agent);
+        }
+        if !self.server.is_busy {
+            self.work_on();
         }
     }
 
-    fn push_to(&mut self, agent: u32, connection: u32) {
+    fn work_later(&mut self, agent: u32) {
+        self.server.jobs.push_back(Job { agent, since: self.now, task: Task::Push });
+    }
+
+    fn push_to(&mut self, agent: u32) -> Micros {
+        let mut cost = 0;
+        let Some(connection) = self.agents[agent as usize].connection else { return 0 };
         loop {
             let now = self.fleet_now();
-            let Some((_, route)) = self.server.routes.get(&connection) else { return };
-            let mut head = vec![frame::HEADER];
+            let Some((_, route)) = self.server.routes.get(&connection) else { return cost };
+            let mut message = vec![frame::HEADER];
             let key = AgentKey::from(uid_of(agent));
-            let Some(push) = self.server.fleet.poll_push(route, key, now, &mut head) else {
-                return;
+            let Some(push) = self.server.fleet.poll_push(route, key, now, &mut message) else {
+                return cost;
             };
-            head.extend_from_slice(push.tail.as_deref().unwrap_or_default());
-            let _ = self.work(self.options.message_cost);
-            self.send_to(agent, connection, head.into());
+            message.extend_from_slice(push.tail.as_deref().unwrap_or_default());
+            cost += micros(self.options.message_cost);
+            self.send_to(agent, connection, self.now + cost, message.into());
         }
     }
 
@@ -394,19 +481,4 @@ impl Simulation {
                 })
             })
     }
-}
-
-/// The reply to a message.
-fn receive(
-    fleet: &Fleet,
-    route: &mut Route<()>,
-    body: &[u8],
-    now: Now,
-    mut head: Vec<u8>,
-) -> Bytes {
-    // Nobody asks for a uid here, and none is given out.
-    let mut fresh = || InstanceUid::from_parts(0, [0; 10]);
-    let received = fleet.receive(route, body, now, &mut fresh, &mut head);
-    head.extend_from_slice(received.tail.as_deref().unwrap_or_default());
-    head.into()
 }

@@ -154,6 +154,9 @@ const GROWTH: Metric = Metric {
     },
 };
 
+/// Messages per second that every server can take.
+const PACE: u32 = 50_000;
+
 fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
@@ -194,10 +197,16 @@ pub(crate) fn cases(scale: &Scale) -> Vec<Case> {
     use Bound::{AtLeast, AtMost};
 
     let Scale { many, most, pushed, connecting, memory, .. } = *scale;
-    let heartbeats = |name, agents: usize, least| {
+    let heartbeats = |name, agents: usize, pace: Option<u32>, least| {
         let goals = vec![ratio(0, Ours, Socket, AtMost(1.25)), ratio(0, Go, Ours, AtLeast(least))];
-        let title = format!("Heartbeats over WebSocket, {agents} connections");
-        traffic(name, title, Socket, &format!("--agents {agents}"), scale, goals)
+        let mut title = format!("Heartbeats over WebSocket, {agents} connections");
+        let mut args = format!("--agents {agents}");
+        // As fast as it goes, a server may serve few of many connections again and again.
+        if let Some(pace) = pace {
+            title = format!("{title}, {pace} per second");
+            args = format!("{args} --rate {pace}");
+        }
+        traffic(name, title, Socket, &args, scale, goals)
     };
     let connect = |name, title: &str, tls| Case {
         name,
@@ -227,9 +236,11 @@ pub(crate) fn cases(scale: &Scale) -> Vec<Case> {
         once: true,
     };
     vec![
-        heartbeats("heartbeats-64", 64, 1.5),
-        heartbeats("heartbeats-many", many, 1.7),
-        heartbeats("heartbeats-most", most, 1.7),
+        heartbeats("heartbeats-64", 64, None, 1.5),
+        heartbeats("heartbeats-many", many, None, 1.7),
+        heartbeats("heartbeats-most", most, None, 1.7),
+        heartbeats("paced-many", many, Some(PACE), 1.7),
+        heartbeats("paced-most", most, Some(PACE), 1.7),
         traffic(
             "bursts",
             "Heartbeats over WebSocket in bursts of 16, 64 connections".to_owned(),

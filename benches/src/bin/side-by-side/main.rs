@@ -92,9 +92,10 @@ struct Table {
     #[arg(long, value_name = "DIR")]
     agents: Option<PathBuf>,
 
-    /// Where the page goes; - is stdout
-    #[arg(long, value_name = "FILE", default_value = "benches/RESULTS.md")]
-    out: PathBuf,
+    /// Where the page goes; - is stdout. Default: benches/RESULTS.md, and stdout if something is left
+    /// out or measured only once
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -205,12 +206,17 @@ fn table(stage: &Stage, options: &Table) -> Result<ExitCode, String> {
         });
     }
     let page = page.trim_end().to_owned() + "\n";
-    if options.out.as_os_str() == "-" {
+    let is_whole = rounds >= 7 && !options.quick && options.only.is_empty();
+    let out = match &options.out {
+        Some(out) => out.as_path(),
+        None if is_whole => Path::new("benches/RESULTS.md"),
+        None => Path::new("-"),
+    };
+    if out.as_os_str() == "-" {
         let _ = io::stdout().write_all(page.as_bytes());
     } else {
-        std::fs::write(&options.out, page)
-            .map_err(|error| format!("{}: {error}", options.out.display()))?;
-        say(&format!("the results are in {}", options.out.display()));
+        std::fs::write(out, page).map_err(|error| format!("{}: {error}", out.display()))?;
+        say(&format!("the results are in {}", out.display()));
     }
     let missed =
         judged.iter().filter(|verdict| verdict.reached == Some(false) && !verdict.stretch).count();

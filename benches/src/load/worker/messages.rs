@@ -12,7 +12,7 @@ use super::super::stage::Step;
 use super::super::stats::Trouble;
 use super::super::template::{Kind, applied};
 use super::super::websocket::{self, opcode};
-use super::{AT_A_TIME, HELD_BACK, Wake, Worker};
+use super::{AT_A_TIME, HELD_BACK, ROUND_AT_A_TIME, Wake, Worker};
 
 /// The flag ReportFullState of a ServerToAgent.
 const REPORT_FULL_STATE: u64 = v1::ServerToAgentFlags::ReportFullState as u64;
@@ -131,16 +131,22 @@ impl Worker {
         }
     }
 
-    /// Lets the next agent report something large.
-    pub(super) fn next_large(&mut self) {
+    /// Lets each agent send such a message once, some at a time.
+    pub(super) fn begin_round(&mut self, kind: Kind) {
+        self.round = 0;
+        (0..ROUND_AT_A_TIME).for_each(|_| self.next_in_round(kind));
+    }
+
+    /// Lets the next agent have its turn.
+    fn next_in_round(&mut self, kind: Kind) {
         for _ in 0..AT_A_TIME {
-            if self.large >= self.agents.len() {
+            if self.round >= self.agents.len() {
                 return;
             }
-            let agent = self.large as u32;
-            self.large += 1;
+            let agent = self.round as u32;
+            self.round += 1;
             if self.agents[agent as usize].ready {
-                self.wakes.push(Reverse((self.now, Wake::Report(agent, Kind::Large))));
+                self.wakes.push(Reverse((self.now, Wake::Report(agent, kind))));
                 return;
             }
         }
@@ -189,7 +195,11 @@ impl Worker {
             (Some(Kind::Large), _) => self.send(index, number, Kind::Full, self.now),
             (Some(Kind::Full), Step::Large) => {
                 self.progress.done.add(1);
-                self.next_large();
+                self.next_in_round(Kind::Large);
+            }
+            (Some(Kind::Heartbeat), Step::Beat) => {
+                self.progress.done.add(1);
+                self.next_in_round(Kind::Heartbeat);
             }
             _ => self.refill(index, number),
         }

@@ -32,8 +32,8 @@ const SPIN: Duration = Duration::from_millis(1);
 const RETRY: Duration = Duration::from_secs(1);
 /// Things done in a row before the sockets are looked at again.
 const AT_A_TIME: usize = 256;
-/// Agents that report something large at a time.
-const LARGE_AT_A_TIME: usize = 16;
+/// Agents that are waited for at a time where each sends one message.
+const ROUND_AT_A_TIME: usize = 16;
 /// Open files besides the connections.
 const OTHER_FILES: usize = 16;
 /// Unanswered messages of an agent beyond which paced ones are held back.
@@ -125,10 +125,10 @@ pub(crate) struct Worker {
     next_connect: f64,
     next_message: f64,
     next_churn: f64,
-    /// Whose turn it is: the agent in the pace, the connection to drop, the agent to grow large.
+    /// Whose turn it is: the agent in the pace, the connection to drop, the agent in a round.
     turn: usize,
     churned: usize,
-    large: usize,
+    round: usize,
     wakes: BinaryHeap<Reverse<(u64, Wake)>>,
     read_buffer: Vec<u8>,
     /// Frames or requests for the connection that is dealt with.
@@ -189,7 +189,7 @@ impl Worker {
             next_churn: 0.0,
             turn: 0,
             churned: 0,
-            large: 0,
+            round: 0,
             wakes: BinaryHeap::new(),
             read_buffer: vec![0; 64 * 1024],
             out: Vec::with_capacity(64 * 1024),
@@ -250,10 +250,8 @@ impl Worker {
                 self.allowed = self.allowed.max(upto);
             }
             Step::Traffic => self.begin_traffic(),
-            Step::Large => {
-                self.large = 0;
-                (0..LARGE_AT_A_TIME).for_each(|_| self.next_large());
-            }
+            Step::Beat => self.begin_round(Kind::Heartbeat),
+            Step::Large => self.begin_round(Kind::Large),
             Step::Leave => {
                 self.to_connect.clear();
                 self.wakes.clear();
