@@ -59,18 +59,16 @@ const GROUPS: &[Group] = &[
         ],
     },
     Group {
-        title: "How fast a server that lost its state asks for it",
-        text: "`full_state_rate` of the server: how long the fleet takes to be known again, and how many \
-               messages a second the server gets meanwhile.",
+        title: "How fast a server admits agents, and asks for what it lost",
+        text: "A server that lost its state, with other rates: `arrivals`, the connections and agents it \
+               admits in a second, and `full_state_rate`, the full states it asks for in a second. What \
+               it has to take grows with them, and the fleet is known again sooner.",
         cases: &[
-            case("500 in a second, the default", Scenario::RestartLost, |_| {}),
-            case("2,000 in a second", Scenario::RestartLost, |options| {
-                options.full_state_rate = 2_000;
-            }),
-            case("10,000 in a second", Scenario::RestartLost, |options| {
-                options.full_state_rate = 10_000;
-            }),
-            case("all at once", Scenario::RestartLost, |options| options.full_state_rate = 0),
+            case("1,000 and 500, the defaults", Scenario::RestartLost, |_| {}),
+            case("1,000 and 2,000", Scenario::RestartLost, |options| rates(options, 1_000, 2_000)),
+            case("5,000 and 2,000", Scenario::RestartLost, |options| rates(options, 5_000, 2_000)),
+            case("5,000 and 5,000", Scenario::RestartLost, |options| rates(options, 5_000, 5_000)),
+            case("as they come", Scenario::RestartLost, |options| rates(options, 0, 0)),
         ],
     },
     Group {
@@ -132,6 +130,11 @@ fn over_http(options: &mut Options) {
 
 fn slow(options: &mut Options) {
     options.connection_cost = SLOW;
+}
+
+fn rates(options: &mut Options, admission: u32, full_state: u32) {
+    options.admission_rate = admission;
+    options.full_state_rate = full_state;
 }
 
 fn backoff(options: &mut Options, initial: u64, max: u64) {
