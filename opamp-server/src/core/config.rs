@@ -100,7 +100,7 @@ pub struct ServerConfig {
     /// Bytes of reported state kept for all Agents together; a report that would exceed it is told
     /// UNAVAILABLE and changes nothing, and one that adds nothing is served on. Default: 2 GiB,
     /// which is 2 KiB for each of `max_agents`: raise it where there are that many, or lower it to
-    /// what memory there is. What the registry keeps beside that, about 1 KiB for each Agent, and
+    /// what memory there is. What the registry keeps beside that, about 600 bytes for each Agent, and
     /// the configurations set by the operator do not count.
     pub max_fleet_bytes: usize,
     /// The pause before an Agent that did not deliver its full state is asked again. Default: 60 s.

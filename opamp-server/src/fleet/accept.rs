@@ -1,26 +1,42 @@
 //! A message on its way into the registry: read without a lock, taken over under the lock of its
 //! Agent's shard, and answered.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use opamp_proto::{InstanceUid, LegacyUid, WireUid};
 
+use super::budget::Reservation;
 use super::duplicates::{Arrival, StandBy};
 use super::inbox::Inbox;
 use super::received::Answer;
-use super::shard::{News, Slot};
+use super::shard::{News, Shard, Slot};
 use super::slots::Hashed;
 use super::{Accepted, AgentKey, Fleet, Now, Received, Route};
 use crate::core::{
-    Agent, AgentState, Changes, Handled, Part, Refusal, RefusalKind, Scan, Transport,
+    Agent, AgentState, Changes, Handled, Part, Refusal, RefusalKind, Scan, Terms, Transport,
 };
 use crate::counters::Stripe;
 
 /// Parts of a message above this size are validated, compared and copied before the lock is taken.
 const LARGE_PART: usize = 16 * 1024;
+
+/// An Agent that was found or taken in.
+struct Found<'a, I> {
+    shard: MutexGuard<'a, Shard<I>>,
+    changes: Changes,
+    /// Room for what the message brings, where that is known already.
+    reserved: Option<Reservation<'a>>,
+}
+
+/// A message did not take over the Agent it names.
+struct Stays {
+    accepted: Result<Accepted, Refusal>,
+    /// The uid its sender is to get, if it is found to be another Agent.
+    claimed: Option<InstanceUid>,
+}
 
 const BOTH_HTTP: (Transport, Transport) = (Transport::Http, Transport::Http);
 
@@ -251,6 +267,7 @@ impl<I> Fleet<I> {
         Err((Some(uid), Refusal::malformed(text)))
     }
 
+    /// Takes over a message under the lock of its Agent's shard.
     fn fold(
         &self,
         route: &mut Route<I>,
@@ -262,50 +279,8 @@ impl<I> Fleet<I> {
     ) -> Result<Accepted, Refusal> {
         let key = *hashed.key();
         let config = &self.inner.config;
-        let mut changes = Changes::empty();
-        let mut reserved = None;
-        let (mut shard, is_served_here) = self.shard_for(route, &hashed)?;
-        let is_there = || shard.slots.get(&hashed).is_some_and(|slot| slot.is_connected());
-        if !is_served_here && !is_there() && !shard.renames.contains_key(&key) {
-            self.admit_arrival(route, now.instant)?;
-        }
-        if !is_served_here && !shard.slots.contains_key(&hashed) {
-            // It stays until the slot is there, so that nobody else is given the uid meanwhile.
-            let rename = shard.renames.get(&key).copied();
-            let mut rename = rename.filter(|rename| now.instant < rename.expires);
-            if rename.is_none() && route.was_offered(&key) {
-                drop(shard);
-                scan.validate_once()?;
-                rename = self.take_offered(route, &key, now);
-                (shard, _) = self.shard_for(route, &hashed)?;
-            }
-            if let Some(rename) = rename {
-                drop(shard);
-                // Nobody takes what is another's along.
-                drop(self.shard_for(route, &self.hashed(&rename.old))?);
-                // Nor must a message that is refused move it: the Agent would be on no route.
-                self.admit(route, &rename.old)?;
-                scan.validate_once()?;
-                reserved = Some(self.reserve_for_moved(&rename, scan)?);
-                changes |= self.move_slot(&rename, key);
-                // What did not move may be another Agent on this very route.
-                if !changes.is_empty() {
-                    route.leave(&rename.old);
-                }
-                (shard, _) = self.shard_for(route, &hashed)?;
-            }
-            if !shard.slots.contains_key(&hashed) {
-                // Nor does it make an Agent known.
-                scan.validate_once()?;
-                let nothing = AgentState::default();
-                nothing.check_room(scan, config.max_retained_bytes)?;
-                if reserved.is_none() {
-                    reserved = Some(self.reserve(&nothing, scan)?);
-                }
-                let slot = Box::new(self.new_slot(route, key, now)?);
-                shard.slots.insert(&hashed, slot);
-            }
-        }
+        let Found { mut shard, mut changes, reserved } =
+            self.find_or_add(route, &hashed, scan, now)?;
         let Some((slot, terms)) = shard.slot(&hashed, config) else {
             // It was found or inserted under this very lock.
             return Err(Refusal::unavailable("the Agent is being removed", None));
@@ -315,36 +290,15 @@ impl<I> Fleet<I> {
         // Who speaks under a uid it was given is known by that.
         let moved = changes.contains(Changes::INSTANCE_UID);
         if slot.is_connected() && elsewhere && !moved {
-            match slot.arrival(route, scan, terms, config, now.instant, fresh) {
-                Arrival::TakesOver => {}
-                Arrival::StandsBy(how) => {
-                    scan.validate_once()?;
-                    let goodbye = scan.part(Part::AgentDisconnect).is_some();
-                    let accepted = self.stand_by(route, key, slot, goodbye, how);
-                    if slot.must_be_listed() {
-                        shard.contested.push(key);
-                    }
-                    return accepted;
+            if let Some(stays) = self.contest(route, slot, scan, terms, now, fresh)? {
+                if slot.must_be_listed() {
+                    shard.contested.push(key);
                 }
-                Arrival::Claims => {
-                    scan.validate_once()?;
-                    self.admit(route, &key)?;
-                    let goodbye = scan.part(Part::AgentDisconnect).is_some();
-                    let number = scan.sequence_num();
-                    // Who says goodbye, or for whom there is no room, gets a plain reply.
-                    let claimed = (!goodbye)
-                        .then(|| self.claim(route, key, slot, number, now.instant, fresh))
-                        .flatten();
-                    let accepted = self.stand_by(route, key, slot, goodbye, StandBy::Plain);
-                    if slot.must_be_listed() {
-                        shard.contested.push(key);
-                    }
-                    if let Some(new) = claimed {
-                        drop(shard);
-                        self.authorize_duplicate(route, key, new);
-                    }
-                    return accepted;
+                if let Some(new) = stays.claimed {
+                    drop(shard);
+                    self.authorize_duplicate(route, key, new);
                 }
+                return stays.accepted;
             }
         } else if slot.is_served_on(route) && slot.spoke() {
             changes |= slot.proved();
@@ -430,6 +384,99 @@ impl<I> Fleet<I> {
         };
         let unsaved = noted.due;
         Ok(Accepted { key: Some(key), changes, queue, ticket, unsaved, answer })
+    }
+
+    /// The shard of an Agent that this route may speak for, with the Agent in it: if it is new, or was
+    /// another before, it is taken in.
+    fn find_or_add(
+        &self,
+        route: &mut Route<I>,
+        hashed: &Hashed,
+        scan: &mut Scan<'_>,
+        now: Now,
+    ) -> Result<Found<'_, I>, Refusal> {
+        let key = *hashed.key();
+        let mut changes = Changes::empty();
+        let mut reserved = None;
+        let (mut shard, is_served_here) = self.shard_for(route, hashed)?;
+        let is_there = || shard.slots.get(hashed).is_some_and(|slot| slot.is_connected());
+        if !is_served_here && !is_there() && !shard.renames.contains_key(&key) {
+            self.admit_arrival(route, now.instant)?;
+        }
+        if !is_served_here && !shard.slots.contains_key(hashed) {
+            // It stays until the slot is there, so that nobody else is given the uid meanwhile.
+            let rename = shard.renames.get(&key).copied();
+            let mut rename = rename.filter(|rename| now.instant < rename.expires);
+            if rename.is_none() && route.was_offered(&key) {
+                drop(shard);
+                scan.validate_once()?;
+                rename = self.take_offered(route, &key, now);
+                (shard, _) = self.shard_for(route, hashed)?;
+            }
+            if let Some(rename) = rename {
+                drop(shard);
+                // Nobody takes what is another's along.
+                drop(self.shard_for(route, &self.hashed(&rename.old))?);
+                // Nor must a message that is refused move it: the Agent would be on no route.
+                self.admit(route, &rename.old)?;
+                scan.validate_once()?;
+                reserved = Some(self.reserve_for_moved(&rename, scan)?);
+                changes |= self.move_slot(&rename, key);
+                // What did not move may be another Agent on this very route.
+                if !changes.is_empty() {
+                    route.leave(&rename.old);
+                }
+                (shard, _) = self.shard_for(route, hashed)?;
+            }
+            if !shard.slots.contains_key(hashed) {
+                // Nor does it make an Agent known.
+                scan.validate_once()?;
+                let nothing = AgentState::default();
+                nothing.check_room(scan, self.inner.config.max_retained_bytes)?;
+                if reserved.is_none() {
+                    reserved = Some(self.reserve(&nothing, scan)?);
+                }
+                let slot = Box::new(self.new_slot(route, key, now)?);
+                shard.slots.insert(hashed, slot);
+            }
+        }
+        Ok(Found { shard, changes, reserved })
+    }
+
+    /// What comes of a message on another route than the one an Agent is connected by; `None` if it
+    /// takes the Agent over.
+    fn contest(
+        &self,
+        route: &mut Route<I>,
+        slot: &mut Slot<I>,
+        scan: &mut Scan<'_>,
+        terms: Terms<'_>,
+        now: Now,
+        fresh: &mut dyn FnMut() -> InstanceUid,
+    ) -> Result<Option<Stays>, Refusal> {
+        let key = slot.key();
+        let arrival = slot.arrival(route, scan, terms, &self.inner.config, now.instant, fresh);
+        let goodbye = scan.part(Part::AgentDisconnect).is_some();
+        let mut claimed = None;
+        let how = match arrival {
+            Arrival::TakesOver => return Ok(None),
+            Arrival::StandsBy(how) => {
+                scan.validate_once()?;
+                how
+            }
+            Arrival::Claims => {
+                scan.validate_once()?;
+                self.admit(route, &key)?;
+                // Who says goodbye, or for whom there is no room, gets a plain reply.
+                if !goodbye {
+                    let number = scan.sequence_num();
+                    claimed = self.claim(route, key, slot, number, now.instant, fresh);
+                }
+                StandBy::Plain
+            }
+        };
+        let accepted = self.stand_by(route, key, slot, goodbye, how);
+        Ok(Some(Stays { accepted, claimed }))
     }
 
     /// Whether a connection may carry one more Agent.
