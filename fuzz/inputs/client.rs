@@ -1,205 +1,199 @@
-//! An agent, time, and a server that says anything, with the client core.
+//! An agent, its driver, time, and a server that says anything, with the client core.
 
 use std::time::{Duration, Instant};
 
 use arbitrary::{Arbitrary, Unstructured};
-use opamp_client::core::{
-    ClientConfig, ClientCore, ClientState, ConnectionAction, Epoch, Event, Failure, FailureKind,
-    Loss, Received, RemoteConfigOffer, Response, Ticket, Transmit, Transport,
-};
-use opamp_proto::{InstanceUid, Message as _, frame, v1};
+use opamp_client::core::packages::FetchProgress;
+use opamp_client::core::{ConnectionKinds, Received};
+use opamp_proto::{Message as _, frame, v1};
+
+#[path = "client/saying.rs"]
+mod saying;
+#[path = "client/setup.rs"]
+mod setup;
+#[path = "client/world.rs"]
+mod world;
+
+use self::saying::{Saying, custom_message};
+use self::setup::{Job, Pace, Setup};
+use self::world::World;
 
 #[derive(Debug, Arbitrary)]
 enum Operation {
-    Health(u8),
+    // Of the agent.
+    Describe(u8),
+    Health(Option<u8>),
     EffectiveConfig(Option<u8>),
+    Components(Option<u8>),
+    CustomCapabilities(u8),
     Accept(bool),
-    Answer(u8),
+    AcceptRestart(bool),
+    AcceptSettings(u8),
+    HeartbeatInterval(u8),
+    RequestUid,
+    RequestCertificate,
+    SendCustomMessage(u8, u8),
+    Answer(u8, u8),
+    AnswerSettings(u8, u8),
+    AnswerPackage(u8, u8),
+    Stop,
+    /// The process ends, and another one goes on with what was saved.
+    Restart(Option<Setup>),
+    // Of the driver.
+    Finish(Job, u8),
+    Progress(u8, u32),
+    CertificateDue,
+    Network(u8, u8),
+    Connected,
+    Lose(Option<u16>),
+    Break,
+    Fail {
+        status: u16,
+        retry_after: Option<u32>,
+    },
+    FailRequest {
+        kind: u8,
+        unsent: bool,
+    },
+    // Of the server.
     Say(Saying),
+    Insist(Saying),
+    Live(u8, Option<Saying>),
+    Message(Vec<u8>),
     Bytes(Vec<u8>),
     Text,
+    Control,
     TooLarge,
-    Lose(Option<u16>),
-    Fail { status: u16, retry_after: Option<u32> },
+    // Of time.
     Wait(u32),
-    Stop,
 }
 
-/// A message of the server, well formed but not always sensible.
-#[derive(Debug, Arbitrary)]
-struct Saying {
-    uid: Option<Vec<u8>>,
-    flags: u64,
-    capabilities: u64,
-    config: Option<(Vec<u8>, Option<u8>)>,
-    new_uid: Option<Vec<u8>>,
-    error: Option<(i32, Option<u64>)>,
-    command: Option<i32>,
-}
-
-impl Saying {
-    fn message(self, uid: InstanceUid) -> v1::ServerToAgent {
-        let file = |body: u8| v1::AgentConfigFile { body: vec![body].into(), ..Default::default() };
-        v1::ServerToAgent {
-            instance_uid: self.uid.map_or_else(|| uid.to_bytes(), Into::into),
-            flags: self.flags,
-            capabilities: self.capabilities,
-            remote_config: self.config.map(|(hash, body)| v1::AgentRemoteConfig {
-                config_hash: hash.into(),
-                config: body.map(|body| v1::AgentConfigMap {
-                    config_map: [(String::new(), file(body))].into(),
-                }),
-            }),
-            agent_identification: self
-                .new_uid
-                .map(|uid| v1::AgentIdentification { new_instance_uid: uid.into() }),
-            error_response: self.error.map(|(kind, pause)| v1::ServerErrorResponse {
-                r#type: kind,
-                details: pause.map(|nanos| {
-                    v1::server_error_response::Details::RetryInfo(v1::RetryInfo {
-                        retry_after_nanoseconds: nanos,
-                    })
-                }),
-                ..Default::default()
-            }),
-            command: self.command.map(|kind| v1::ServerToAgentCommand { r#type: kind }),
-            ..Default::default()
-        }
+impl Operation {
+    /// Whether it can happen when the client has stopped: nobody has a handle or a connection then.
+    fn may_follow_the_stop(&self) -> bool {
+        matches!(self, Self::Restart(_) | Self::Finish(..) | Self::Wait(_))
     }
 }
 
 /// One input.
 pub(crate) fn run(bytes: &[u8]) {
     let input = Unstructured::new(bytes);
-    if let Ok(input) = <(bool, Vec<Operation>)>::arbitrary_take_rest(input) {
-        play(input);
+    if let Ok((setup, operations)) = <(Setup, Vec<Operation>)>::arbitrary_take_rest(input) {
+        let mut world = World::new(setup);
+        world.drive();
+        for operation in operations {
+            operate(&mut world, operation);
+            world.drive();
+        }
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "any instant will do as an origin")]
-fn play(input: (bool, Vec<Operation>)) {
-    let (http, operations) = input;
-    let mut now = Instant::now();
-    let description = v1::AgentDescription {
-        identifying_attributes: vec![v1::KeyValue::new("service.name", "fuzzed")],
-        ..Default::default()
-    };
-    let uid = InstanceUid::from_parts(1, [1; 10]);
-    let mut config = ClientConfig::new(ClientState::new(uid), description);
-    config.transport = if http { Transport::Http } else { Transport::WebSocket };
-    config.accepts_remote_config = true;
-    config.accepts_restart = true;
-    let mut core = ClientCore::new(config, now).expect("the configuration works");
-    let mut epoch: Option<Epoch> = None;
-    let mut ticket: Option<Ticket> = None;
-    let mut offer: Option<RemoteConfigOffer> = None;
-    let mut last = 0;
-
-    for operation in operations {
-        match operation {
-            Operation::Health(value) => core.set_health(Some(v1::ComponentHealth {
-                status: value.to_string(),
-                ..Default::default()
-            })),
-            Operation::EffectiveConfig(value) => {
-                core.set_effective_config(value.map(|_| v1::EffectiveConfig::default()));
-            }
-            Operation::Accept(accept) => core.set_accepts_remote_config(accept),
-            Operation::Answer(how) => {
-                if let Some(offer) = offer.take() {
-                    let _ = core.resolve(match how % 3 {
-                        0 => offer.applying(),
-                        1 => offer.applied(),
-                        _ => offer.failed("fuzzed"),
-                    });
-                }
-            }
-            Operation::Say(saying) => {
-                let message = saying.message(core.instance_uid());
-                if let Some(ticket) = ticket.take() {
-                    let body = message.encode_to_vec().into();
-                    core.handle_response(
-                        ticket,
-                        Response { status: 200, retry_after: None, body },
-                        now,
-                    );
-                } else if let Some(epoch) = epoch {
-                    core.handle_received(epoch, Received::Binary(frame::encode(&message)), now);
-                }
-            }
-            Operation::Bytes(bytes) => {
-                if let Some(ticket) = ticket.take() {
-                    let response = Response { status: 200, retry_after: None, body: bytes.into() };
-                    core.handle_response(ticket, response, now);
-                } else if let Some(epoch) = epoch {
-                    core.handle_received(epoch, Received::Binary(bytes.into()), now);
-                }
-            }
-            Operation::Text => {
-                if let Some(epoch) = epoch {
-                    core.handle_received(epoch, Received::Text, now);
-                }
-            }
-            Operation::TooLarge => {
-                if let Some(epoch) = epoch {
-                    core.handle_received(epoch, Received::TooLarge, now);
-                }
-            }
-            Operation::Lose(code) => {
-                if let Some(epoch) = epoch {
-                    let loss = Loss::Closed { code, reason: String::new() };
-                    core.handle_connection_lost(epoch, loss, now);
-                }
-            }
-            Operation::Fail { status, retry_after } => {
-                if let Some(ticket) = ticket.take() {
-                    let retry_after =
-                        retry_after.map(|seconds| Duration::from_secs(seconds.into()));
-                    let response = Response { status, retry_after, body: Default::default() };
-                    core.handle_response(ticket, response, now);
-                } else if let Some(epoch) = epoch {
-                    let failure =
-                        Failure { kind: FailureKind::Unreachable, message: String::new() };
-                    core.handle_connect_failed(epoch, failure, None, now);
-                }
-            }
-            Operation::Wait(millis) => now += Duration::from_millis(millis.into()),
-            Operation::Stop => core.stop(now),
-        }
-        core.handle_timeout(now);
-        let mut messages = 0;
-        loop {
-            while let Some(action) = core.poll_connection(now) {
-                if let ConnectionAction::Connect { epoch: new, .. } = action {
-                    epoch = Some(new);
-                    core.handle_connected(new, now);
-                }
-                messages += 1;
-                assert!(messages < 64, "settling ends");
-            }
-            let Some(transmit) = core.poll_transmit(now) else { break };
-            messages += 1;
-            assert!(messages < 64, "settling ends");
-            let body = match transmit {
-                Transmit::Message { message, .. } => message.slice(1..),
-                Transmit::Request { ticket: new, body, .. } => {
-                    assert!(ticket.is_none(), "one request at a time");
-                    ticket = Some(new);
-                    body
-                }
-                Transmit::Ping { .. } => continue,
-            };
-            let message = v1::AgentToServer::decode(body).expect("the client sends AgentToServer");
-            assert_eq!(message.sequence_num, last + 1);
-            last = message.sequence_num;
-        }
-        let mut events = 0;
-        while let Some(event) = core.poll_event() {
-            events += 1;
-            assert!(events < 256, "events are bounded");
-            if let Event::RemoteConfig(new) = event {
-                offer = Some(new);
-            }
-        }
+fn operate(world: &mut World, operation: Operation) {
+    if world.core.is_stopped() && !operation.may_follow_the_stop() {
+        return;
     }
+    let now = world.now;
+    let core = &mut world.core;
+    match operation {
+        Operation::Describe(value) => core.set_description(setup::description(value)),
+        Operation::Health(value) => core.set_health(value.map(setup::health)),
+        Operation::EffectiveConfig(value) => core.set_effective_config(value.map(setup::effective)),
+        Operation::Components(value) => {
+            core.set_available_components(value.map(setup::components));
+        }
+        Operation::CustomCapabilities(mask) => {
+            core.set_custom_capabilities(setup::capabilities(mask));
+        }
+        Operation::Accept(accept) => core.set_accepts_remote_config(accept),
+        Operation::AcceptRestart(accept) => core.set_accepts_restart(accept),
+        Operation::AcceptSettings(kinds) => {
+            core.set_accepted_settings(ConnectionKinds::from_bits_truncate(kinds));
+        }
+        Operation::HeartbeatInterval(value) => {
+            core.set_heartbeat_interval(setup::seconds(value), now);
+        }
+        Operation::RequestUid => core.request_instance_uid(),
+        Operation::RequestCertificate => core.request_certificate(),
+        Operation::SendCustomMessage(name, size) => world.send(custom_message(name, size)),
+        Operation::Answer(which, how) => world.answer(which, how),
+        Operation::AnswerSettings(which, how) => world.answer_settings(which, how),
+        Operation::AnswerPackage(which, how) => world.answer_package(which, how),
+        Operation::Stop => core.stop(now),
+        Operation::Restart(setup) => world.restart(setup),
+        Operation::Finish(job, how) => world.finish(job, how),
+        Operation::Progress(which, received) => {
+            if let Some(ticket) = world.download(which) {
+                let received = received.into();
+                let total = (which > 127).then_some(1 << 20);
+                let progress = FetchProgress { received, total };
+                world.core.handle_fetch_progress(ticket, progress, now);
+            }
+        }
+        Operation::CertificateDue => core.handle_certificate_due(),
+        Operation::Network(reachable, how) => world.network = (reachable, how),
+        Operation::Connected => world.connected(),
+        Operation::Lose(code) => world.lose(Some(code)),
+        Operation::Break => world.lose(None),
+        Operation::Fail { status, retry_after } => {
+            let retry_after = retry_after.map(|seconds| Duration::from_secs(seconds.into()));
+            world.fail(status, retry_after);
+        }
+        Operation::FailRequest { kind, unsent } => world.fail_request(kind, unsent),
+        Operation::Say(saying) => {
+            let message = saying.message(core.instance_uid());
+            world.say(&message);
+        }
+        Operation::Insist(saying) => insist(world, Some(&saying)),
+        Operation::Live(times, saying) => live(world, times, saying.as_ref()),
+        Operation::Message(bytes) => {
+            if let Ok(message) = v1::ServerToAgent::decode(&*bytes) {
+                let instance_uid = core.instance_uid().to_bytes();
+                world.say(&v1::ServerToAgent { instance_uid, ..message });
+            }
+        }
+        Operation::Bytes(bytes) => world.receive_bytes(bytes.into()),
+        Operation::Text => world.receive(Received::Text),
+        Operation::Control => world.receive(Received::Control),
+        Operation::TooLarge => world.receive(Received::TooLarge),
+        Operation::Wait(millis) => world.now += Duration::from_millis(millis.into()),
+    }
+}
+
+/// The server says the same to everything, or acknowledges it, until there is nothing to answer.
+fn insist(world: &mut World, saying: Option<&Saying>) {
+    let acknowledgement = v1::ServerToAgent::default();
+    let mut exchanges = 0;
+    while world.is_answer_owed() {
+        exchanges += 1;
+        assert!(exchanges < 256, "the client and the server go on for ever");
+        let uid = world.core.instance_uid();
+        let message = saying.map_or_else(|| acknowledgement.clone(), |said| said.message(uid));
+        world.say(&message);
+        world.drive();
+    }
+}
+
+/// The server answers everything, from one deadline to the next.
+fn live(world: &mut World, times: u8, saying: Option<&Saying>) {
+    let start = world.now;
+    for step in 0..u32::from(times) {
+        insist(world, saying);
+        let Some(due) = world.core.poll_timeout() else { return };
+        assert!(due > world.now, "what is due is done");
+        world.now = due;
+        world.drive();
+        let elapsed = world.now.saturating_duration_since(start).as_secs();
+        let often = u64::from(step) > 150 + 50 * elapsed;
+        assert!(!often || world.setup.pace != Pace::Usual, "deadlines do not follow each other so");
+    }
+}
+
+/// Any instant will do as an origin.
+#[allow(clippy::disallowed_methods, reason = "any instant will do as an origin")]
+fn origin() -> Instant {
+    Instant::now()
+}
+
+fn framed(message: &v1::ServerToAgent) -> Received {
+    Received::Binary(frame::encode(message))
 }
