@@ -142,7 +142,9 @@ pub enum Event {
         /// How many.
         count: u64,
     },
-    /// The client stopped as it was asked to. Nothing follows.
+    /// The client stopped as it was asked to. Nothing follows, unless what changed last cannot be
+    /// stored: then [`SaveFailed`](Self::SaveFailed) or
+    /// [`PackageStoreFailed`](Self::PackageStoreFailed) does.
     Stopped,
 }
 

@@ -258,11 +258,14 @@ impl Report {
         limit: usize,
         mut oversized: impl FnMut(Oversized),
     ) -> Option<v1::AgentToServer> {
+        // What only goes along must not keep away what is new.
+        let mut spare = Parts::empty();
         let mut parts = if self.full {
             Parts::all().present_in(&self.snapshot) - self.withheld
         } else {
             let outstanding = self.outstanding();
             let along = (self.overdue & outstanding) | (self.refused_once - outstanding);
+            spare = along - self.dirty;
             (self.dirty | along) - self.withheld
         };
         self.overdue = Parts::empty();
@@ -272,11 +275,17 @@ impl Report {
         parts.copy(&self.snapshot, &mut message);
         let mut len = message.encoded_len();
         while len > limit {
-            let part = (parts - Parts::CAPABILITIES).largest_in(&self.snapshot)?;
+            let removable = parts - Parts::CAPABILITIES;
+            let first = (removable & spare).largest_in(&self.snapshot);
+            let part = first.or_else(|| removable.largest_in(&self.snapshot))?;
             parts.remove(part);
             part.copy(&v1::AgentToServer::default(), &mut message);
             let share = len - message.encoded_len();
             len -= share;
+            if first.is_some() {
+                self.overdue.insert(part);
+                continue;
+            }
             if len_without_parts + share <= limit {
                 self.dirty.insert(part);
                 continue;

@@ -39,6 +39,9 @@ use super::state::SettingsCandidate;
 use super::timer::Timer;
 use super::{ClientCore, ConnectionKinds, Event, MAX_PENDING_STARTS};
 
+/// The shortest interval between polls that a server can ask for.
+const SHORTEST_POLL: Duration = Duration::from_secs(1);
+
 /// How often the time a server is given doubles, while two are tried in turn.
 const MAX_DOUBLINGS: u32 = 5;
 
@@ -584,7 +587,11 @@ impl ClientCore {
     pub(super) fn polling_interval(&self) -> Duration {
         match self.state.heartbeat_interval_seconds {
             None | Some(0) => self.config.polling_interval,
-            Some(seconds) => Duration::from_secs(seconds).min(self.config.backoff.max_retry_after),
+            Some(seconds) => {
+                // Who obeys no server for long still polls no faster than one can ask for.
+                let longest = self.config.backoff.max_retry_after.max(SHORTEST_POLL);
+                Duration::from_secs(seconds).min(longest)
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
+use tracing::warn;
 
 use super::{Boxed, now};
 use crate::core::{ClientCore, Save};
@@ -73,6 +74,9 @@ impl Saver {
                 }
                 let saved = self.saved().await;
                 let failed = saved.result.is_err();
+                if let Err(error) = &saved.result {
+                    warn!(%error, "the last state is not stored: the agent will start with an older one");
+                }
                 saved.tell(core, now());
                 if failed {
                     // Another attempt would follow at once.

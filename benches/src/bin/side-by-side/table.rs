@@ -174,8 +174,10 @@ pub(crate) fn medians(case: &Case, rounds: &Rounds) -> String {
         }
         text.push('\n');
     }
+    // At a pace the generator waits busily.
+    let paced = case.args.iter().any(|arg| arg == "--rate");
     let has_rate = case.metrics.iter().any(|metric| metric.name == RATE.name);
-    for subject in rounds.saturated.iter().filter(|_| has_rate) {
+    for subject in rounds.saturated.iter().filter(|_| has_rate && !paced) {
         let _ = writeln!(
             text,
             "\nThe load generator was the slower one with {subject}: its rate and p99 say nothing, \

@@ -262,7 +262,7 @@ impl Packages {
             FetchFailureKind::Transient { retry_after: Some(asked) } => asked.min(longest),
             _ => Duration::ZERO,
         };
-        let until = now.checked_add(backoff.max(asked)).unwrap_or(now);
+        let until = now + backoff.max(asked).min(LONGEST_PAUSE);
         let failures = failures.saturating_add(1);
         self.trouble.insert(name.clone(), Trouble { failures, until });
         self.stale = true;
@@ -277,6 +277,9 @@ impl Packages {
         }
     }
 }
+
+/// A pause that is longer is never over either, and this one can be added to any time.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// Finite and not negative, whatever the clock does (PKG-65).
 fn rate(bytes: u64, seconds: f64) -> f64 {

@@ -13,6 +13,15 @@ fn ok() -> Response {
 }
 
 #[test]
+fn who_obeys_no_wait_still_polls_no_faster_than_a_server_can_ask_for() {
+    let _judged = opamp_spec::judges(&["HB-07"]);
+    let mut pair =
+        Pair::settled_with(Http, |config| config.backoff.max_retry_after = Duration::ZERO);
+    pair.core.state.heartbeat_interval_seconds = Some(60);
+    assert_eq!(pair.core.polling_interval(), seconds(1));
+}
+
+#[test]
 fn a_client_with_nothing_to_tell_polls() {
     let _judged = opamp_spec::judges(&["HTTP-05", "HTTP-06", "HTTP-07", "HB-20"]);
     let mut pair = Pair::settled(Http);

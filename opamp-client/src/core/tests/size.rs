@@ -120,6 +120,44 @@ fn parts_that_only_together_are_too_large_are_told_one_after_the_other() {
     }
 }
 
+/// A description of some 700 bytes is told and not answered, and a configuration that fits only without
+/// it is new.
+fn pair_with_two_that_do_not_fit_together(transport: Transport) -> Pair {
+    let mut pair = Pair::new(transport, |config| {
+        with_max_send(1200)(config);
+        config.reply_timeout = seconds(5);
+        config.description = description(&"x".repeat(700));
+    });
+    pair.connect();
+    assert!(parts(&pair.expect()).contains(Parts::DESCRIPTION));
+    pair.core.set_effective_config(Some(effective_of(1000)));
+    pair
+}
+
+#[test]
+fn what_was_not_answered_does_not_keep_away_what_is_new() {
+    let _judged = opamp_spec::judges(&["SIZE-16", "STATUS-04"]);
+    let mut pair = pair_with_two_that_do_not_fit_together(WebSocket);
+    pair.expect_silence();
+    pair.advance(seconds(5));
+    // What is small and not answered goes along.
+    pair.expect_parts(EVERYTHING - Parts::DESCRIPTION);
+    // What went out first is told again beside the next that leaves room for it.
+    pair.core.set_health(Some(health("well")));
+    pair.advance(seconds(5));
+    assert!(parts(&pair.expect()).contains(Parts::DESCRIPTION | Parts::HEALTH));
+}
+
+#[test]
+fn a_stop_tells_what_fits_only_alone_and_says_goodbye() {
+    let _judged = opamp_spec::judges(&["SIZE-16", "CLOSE-01", "CLOSE-05"]);
+    let mut pair = pair_with_two_that_do_not_fit_together(WebSocket);
+    pair.core.stop(pair.now);
+    pair.expect_parts(EVERYTHING - Parts::DESCRIPTION);
+    pair.expect_goodbye();
+    pair.expect_silence();
+}
+
 #[test]
 fn a_full_report_that_does_not_fit_is_told_in_several_messages() {
     let _judged = opamp_spec::judges(&["SEQ-07", "SEQ-08", "SIZE-16", "SIZE-34"]);

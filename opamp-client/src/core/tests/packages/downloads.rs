@@ -290,6 +290,17 @@ fn a_wait_that_was_asked_for_is_kept_within_reason() {
 }
 
 #[test]
+fn a_pause_without_end_is_a_long_one() {
+    let mut depot = Depot::configured(|config| {
+        config.backoff.initial = Duration::MAX;
+        config.backoff.max = Duration::MAX;
+    });
+    depot.offer("all", &[("plugin", addon("1", "one"))]);
+    depot.fetch_failed("plugin", transient());
+    assert!(depot.pair.until_timeout() > Some(seconds(365 * 86_400)));
+}
+
+#[test]
 fn what_cannot_succeed_is_not_tried_again() {
     let mut depot = Depot::new();
     depot.offer("all", &[("plugin", addon("1", "one"))]);
